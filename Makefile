@@ -1,0 +1,51 @@
+# Commands of soft-labels-repro. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= 2
+# Tests run in two processes; more threads than that in each only get in each other's way.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint type check format clean
+
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make the environment .venv, once; later calls reuse it
+
+# requirements.lock pins every version; as constraints it also serves systems that need fewer packages.
+$(READY): pyproject.toml requirements.lock
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## learn labels on real digits and print the table: minutes on two cores, no GPU, no account
+	$(BIN)/python -m sweeps run demo demo_curves --jobs $(JOBS)
+	$(BIN)/python -m analysis tables demo
+	$(BIN)/python -m analysis figures demo_curves
+
+test: $(READY) ## run the whole test suite
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY) ## run the tests that take minutes
+	$(PYTEST) -m slow
+
+lint: $(READY) ## check style and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(READY) ## check types
+	$(BIN)/mypy
+
+check: lint type test ## everything that a change must pass
+
+format: $(READY) ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## delete the environment and caches; runs and data stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

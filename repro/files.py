@@ -1,0 +1,79 @@
+"""Writing files so that a reader never sees half of one.
+
+Every write goes to a temporary file in the same folder, is flushed to the disk, and is then renamed over its target. A crash or
+a full disk at any moment leaves the old file whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill a temporary file, then rename it to ``path``.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; ``path`` is as it was and no temporary file stays behind.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp creates private files; results are shared with a group as the user's umask says.
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    write_atomically(path, lambda file: file.write(content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path`` atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as sorted, indented JSON to ``path`` atomically. NaN and infinities become the strings of :func:`jsonable`."""
+    write_text(path, json.dumps(jsonable(value), sort_keys=True, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; numbers written by :func:`jsonable` as strings come back through :func:`number`."""
+    return json.loads(path.read_text())
+
+
+def jsonable(value: object) -> object:
+    """Replace non-finite floats by ``"NaN"``, ``"Infinity"``, ``"-Infinity"``, which strict JSON has no numbers for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def number(value: object) -> float:
+    """Read a number written through :func:`jsonable` back as a float (``float("NaN")`` and ``float("Infinity")`` included)."""
+    if isinstance(value, int | float | str):
+        return float(value)
+    raise TypeError(f"not a number: {value!r}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

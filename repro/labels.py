@@ -1,0 +1,161 @@
+"""Label trajectories: what the labels of a run were, over its training.
+
+``instances.f16`` holds float16 of shape (epochs, N, K): the target of each training instance at its visit in each epoch (every
+instance is visited exactly once an epoch, so this is well defined in every run). ``classes.f32`` holds float32 of shape (steps, K):
+the per-class parameters after each step. ``layout.json`` says which of the two there is, its shape, and which published training
+image each row is. One epoch is one block at a fixed place, so a resumed run writes the same bytes to the same place.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from repro.errors import UserError
+from repro.files import read_json, write_bytes, write_json
+from repro.methods.base import Method
+
+FILES = {"instance": ("instances.f16", np.dtype("<f2")), "class": ("classes.f32", np.dtype("<f4"))}
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of a trajectory: ``rows`` is N for instance labels, steps an epoch for class labels."""
+
+    kind: str
+    epochs: int
+    rows: int
+    num_classes: int
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in the run's ``labels`` folder."""
+        return FILES[self.kind][0]
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """Type of the stored numbers, little-endian."""
+        return FILES[self.kind][1]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one epoch."""
+        return self.rows * self.num_classes * self.dtype.itemsize
+
+
+class Recorder:
+    """Records the labels of one run, a block an epoch. The open block lives on the device and in the checkpoint."""
+
+    def __init__(self, folder: Path, layout: Layout, method: Method, *, when: str) -> None:
+        self._folder = folder
+        self._layout = layout
+        self._method = method
+        self._when = when
+        dtype = torch.float16 if layout.kind == "instance" else torch.float32
+        self._block = torch.zeros((layout.rows, layout.num_classes), dtype=dtype, device=method.context.device)
+
+    def before_step(self, rows: Tensor, step: int) -> None:
+        """Note the labels of the batch's ``rows`` before the update, if that is what is recorded (C3)."""
+        if self._when == "before":
+            self._note(rows, step)
+
+    def after_step(self, rows: Tensor, step: int) -> None:
+        """Note the labels of the batch's ``rows`` after the update, which Eq. 6 trains on; ``step`` counts within the epoch."""
+        if self._when == "after":
+            self._note(rows, step)
+
+    def _note(self, rows: Tensor, step: int) -> None:
+        if self._layout.kind == "instance":
+            self._block[rows] = self._method.targets(rows).to(self._block.dtype)
+        else:
+            self._block[step] = self._method.class_parameters().to(self._block.dtype)
+
+    def begin(self, train_indices: npt.NDArray[np.int64], *, completed_epochs: int) -> None:
+        """Open the trajectory of a run that has completed so many epochs; what was written after them is cut off.
+
+        Raises:
+            UserError: a resumed run's file is shorter than what its checkpoint says was written.
+        """
+        self._folder.mkdir(exist_ok=True)
+        layout = self._layout
+        write_bytes(self._folder / "indices.i64", train_indices.astype("<i8").tobytes())
+        write_json(
+            self._folder / "layout.json",
+            {"schema": SCHEMA, "kind": layout.kind, "file": layout.file_name, "dtype": layout.dtype.str, "when": self._when}
+            | {"shape": [layout.epochs, layout.rows, layout.num_classes], "indices": "indices.i64", "num_instances": len(train_indices)},
+        )
+        path = self._path()
+        path.touch()
+        expected = completed_epochs * layout.block_bytes
+        if path.stat().st_size < expected:
+            raise UserError(
+                f"{path} has {path.stat().st_size} bytes, but {completed_epochs} completed epochs are {expected}: it was cut or replaced. "
+                "Delete the run folder to train the run anew."
+            )
+        os.truncate(path, expected)
+
+    def end_epoch(self, completed_epochs: int) -> None:
+        """Write the block of the epoch that makes ``completed_epochs`` complete, and force it to the disk."""
+        with self._path().open("r+b") as file:
+            file.seek((completed_epochs - 1) * self._layout.block_bytes)
+            file.write(self._block.cpu().numpy().astype(self._layout.dtype, copy=False).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _path(self) -> Path:
+        return self._folder / self._layout.file_name
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the open block."""
+        return {"block": self._block}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over the open block."""
+        self._block.copy_(state["block"])
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A recorded trajectory, mapped from the disk: nothing is read before it is indexed.
+
+    Attributes:
+        kind: ``instance`` or ``class``.
+        values: (epochs, N, K) float16 distributions, or (epochs, steps, K) float32 class parameters.
+        indices: positions (N,) of the training instances in the published training set.
+    """
+
+    kind: str
+    values: npt.NDArray[np.floating]
+    indices: npt.NDArray[np.int64]
+
+
+def open_trajectory(folder: Path) -> Trajectory:
+    """Map the trajectory in ``folder`` (a run's ``labels``), up to its last whole epoch.
+
+    Raises:
+        UserError: there is none, or its files do not fit together.
+    """
+    try:
+        layout = read_json(folder / "layout.json")
+        _, rows, num_classes = layout["shape"]
+        dtype = np.dtype(layout["dtype"])
+        path = folder / layout["file"]
+        whole = path.stat().st_size // (rows * num_classes * dtype.itemsize)
+        indices = np.fromfile(folder / layout["indices"], dtype="<i8").astype(np.int64)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} holds no readable label trajectory: {error}") from error
+    if len(indices) != layout["num_instances"]:
+        raise UserError(f"{folder / layout['indices']} names {len(indices)} instances, layout.json says {layout['num_instances']}.")
+    values: npt.NDArray[np.floating]
+    if whole == 0:
+        values = np.zeros((0, rows, num_classes), dtype)
+    else:
+        values = np.memmap(path, dtype=dtype, mode="r", shape=(whole, rows, num_classes))
+    return Trajectory(kind=layout["kind"], values=values, indices=indices)

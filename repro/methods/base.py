@@ -1,0 +1,111 @@
+"""What a method is: a choice of the training loss's coefficients.
+
+The training loss of a batch is ``L(theta, C) = -sum_ik C_ik log f_k(x_i; theta)`` with coefficients C of shape (B, K). One-hot
+targets, soft labels and per-example weights are all a choice of C. A meta method is a differentiable map from its own parameters
+to C; the engine (:mod:`repro.lookahead`) hands it dL_meta/dC and it back-propagates that through its own map.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may know before training starts.
+
+    Attributes:
+        num_classes: K.
+        observed: labels (N,) of the training images as annotated, right or wrong, on the device.
+        device: where its parameters live.
+        seed: of the run, for methods that draw random numbers (stream ``method``).
+    """
+
+    num_classes: int
+    observed: Tensor
+    device: torch.device
+    seed: int
+
+
+@dataclass
+class Batch:
+    """One training batch as a method sees it.
+
+    Attributes:
+        rows: positions (B,) of its images in the training set.
+        observed: their labels (B,) as annotated.
+        epoch: completed epochs before this batch.
+        log_probabilities: log f (B, K) of the present forward pass, detached; for methods whose coefficients depend on the loss.
+    """
+
+    rows: Tensor
+    observed: Tensor
+    epoch: int
+    log_probabilities: Tensor
+
+
+class Method(ABC):
+    """Base of all methods. A subclass is registered with ``@registry.method``.
+
+    Subclasses that learn set ``uses_meta`` and implement :meth:`update`; the others only :meth:`coefficients`.
+    """
+
+    #: Whether the look-ahead step on the meta set is taken.
+    uses_meta: ClassVar[bool] = False
+    #: What :mod:`repro.labels` records: "instance" (a distribution per instance), "class" (a number per class), or nothing.
+    trajectory: ClassVar[str | None] = None
+
+    def __init__(self, config: Any, context: Context) -> None:
+        self.context = context
+
+    @abstractmethod
+    def coefficients(self, batch: Batch) -> Tensor:
+        """Return C (B, K) of the real step (Eq. 6), without a gradient."""
+
+    def lookahead_coefficients(self, batch: Batch) -> Tensor:
+        """Return C (B, K) of the look-ahead step (Eq. 3), where dL_meta/dC is evaluated, without a gradient."""
+        return self.coefficients(batch)
+
+    def loss(self, log_probabilities: Tensor, batch: Batch) -> Tensor:
+        """Return the scalar training loss of log f (B, K); a method with a term that is not linear in C extends it."""
+        return -(self.coefficients(batch) * log_probabilities).sum()
+
+    def learns_at(self, epoch: int) -> bool:
+        """Say whether the meta step is taken after ``epoch`` completed epochs (B12: label learning may start late)."""
+        return self.uses_meta
+
+    def update(self, batch: Batch, gradient: Tensor) -> None:
+        """Take one step on the method's own parameters, given dL_meta/dC (B, K)."""
+        raise AssertionError(f"{type(self).__name__} does not learn, so it is never updated")
+
+    @abstractmethod
+    def targets(self, rows: Tensor) -> Tensor:
+        """Return the present target distributions (len(rows), K) of the given training instances; each row sums to 1."""
+
+    def class_parameters(self) -> Tensor:
+        """Return the present per-class numbers (K,) of a method with ``trajectory = "class"``."""
+        raise AssertionError(f"{type(self).__name__} has no per-class parameters")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that training changes, for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over the state of :meth:`state_dict`."""
+        assert not state
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Return float32 one-hot rows (B, K) of integer labels (B,)."""
+    return torch.nn.functional.one_hot(labels, num_classes).to(torch.float32)
+
+
+def smoothed(labels: Tensor, target_probability: Tensor | float, num_classes: int) -> Tensor:
+    """Return rows (B, K) with ``target_probability`` on the label and the rest spread evenly over the other classes (section 2.1)."""
+    hot = one_hot(labels, num_classes)
+    return hot * target_probability + (1.0 - hot) * ((1.0 - target_probability) / (num_classes - 1))

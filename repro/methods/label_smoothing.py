@@ -1,0 +1,52 @@
+"""Label smoothing (Szegedy et al. 2016), the fixed-label baseline of Tables 2, 4 and 8.
+
+Two conventions are in use, and the paper does not say which its baseline has:
+
+* ``uniform``: mass ``a`` is spread over all K classes, the annotated one included (Szegedy et al., Mueller et al.):
+  p = (1 - a) onehot + a / K;
+* ``nontarget``: mass ``a`` goes to the other K - 1 classes only, as the paper's class labels have it (section 2.1).
+
+``uniform`` with ``a`` equals ``nontarget`` with a (K - 1) / K.
+
+Deviation: the paper gives no ``a``; the default 0.1 is the usual one (D).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from repro import registry
+from repro.config import MethodConfig
+from repro.fields import setting
+from repro.methods.base import Batch, Context, Method, smoothed
+
+
+@dataclass
+class LabelSmoothingConfig(MethodConfig):
+    """How much mass is moved, and where to."""
+
+    name: str = "label_smoothing"
+    alpha: float = setting(0.1, help="probability mass that is moved off the annotated class", at_least=0.0, at_most=1.0)
+    form: str = setting("uniform", help="where the mass goes: all classes, or all but the annotated one", choices=("uniform", "nontarget"))
+
+
+@registry.method("label_smoothing", config=LabelSmoothingConfig)
+class LabelSmoothing(Method):
+    """Fixed smoothed targets."""
+
+    def __init__(self, config: LabelSmoothingConfig, context: Context) -> None:
+        super().__init__(config, context)
+        moved = config.alpha
+        if config.form == "uniform":
+            moved *= (context.num_classes - 1) / context.num_classes
+        self._target_probability = 1.0 - moved
+
+    def coefficients(self, batch: Batch) -> Tensor:
+        """See :meth:`Method.coefficients`."""
+        return self.targets(batch.rows) / len(batch.rows)
+
+    def targets(self, rows: Tensor) -> Tensor:
+        """See :meth:`Method.targets`."""
+        return smoothed(self.context.observed[rows], self._target_probability, self.context.num_classes)

@@ -1,0 +1,163 @@
+"""Every logged metric: its name, unit, direction and definition, and the functions that compute what is more than a mean.
+
+Fractions lie in [0, 1]; percent appears only in tables. ``{k}`` stands for a class, as three digits.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Series per class are logged for at most this many classes; W&B recommends fewer than 10,000 names a project.
+MAX_CLASS_SERIES = 200
+
+#: Rank that the label top-5 accuracy of Figure 4 looks at.
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One logged number.
+
+    Attributes:
+        name: ``split/name``, or ``class_.../{k}`` for a series per class.
+        unit: what the number counts.
+        better: ``higher``, ``lower``, or ``neither``.
+        definition: what exactly it is.
+    """
+
+    name: str
+    unit: str
+    better: str
+    definition: str
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("train/loss", "nats", "lower", "mean over the epoch's visits of the training loss (Eq. 6), augmented images, present targets"),
+    Metric("train/accuracy", "fraction", "higher", "share of the epoch's visits at which the most probable class was the annotated one"),
+    Metric("test/loss", "nats", "lower", "mean cross-entropy on the test set, running BatchNorm statistics"),
+    Metric("test/accuracy", "fraction", "higher", "share of test images whose most probable class is right; NaN when an output is not finite"),
+    Metric("meta/loss", "nats", "lower", "mean cross-entropy on the clean meta set, not augmented"),
+    Metric("meta/accuracy", "fraction", "higher", "share of meta images classified rightly"),
+    Metric("val/loss", "nats", "lower", "mean cross-entropy on the validation set; it is the meta set unless split.validation_size says otherwise"),
+    Metric("val/accuracy", "fraction", "higher", "share of validation images classified rightly; all tuning looks at this"),
+    Metric("class_meta_accuracy/{k}", "fraction", "higher", "share of the meta images of class k classified rightly"),
+    Metric("label/target_probability", "fraction", "neither", "mean over training images of the target's mass on the annotated class"),
+    Metric("label/entropy", "nats", "neither", "mean entropy of the targets"),
+    Metric("label/entropy_clean", "nats", "neither", "mean entropy of the targets of rightly annotated images"),
+    Metric("label/entropy_noisy", "nats", "neither", "mean entropy of the targets of wrongly annotated images"),
+    Metric("class_target_probability/{k}", "fraction", "neither", "mean of the target's mass on k over the images annotated as k"),
+    Metric("noise/label_error", "fraction", "lower", "share of training images whose most probable target class is not the true one"),
+    Metric("noise/label_error_noisy", "fraction", "lower", "the same over wrongly annotated images"),
+    Metric("noise/correction_rate", "fraction", "higher", "share of wrongly annotated images whose most probable target class is now the true one"),
+    Metric("noise/damage_rate", "fraction", "lower", "share of rightly annotated images whose most probable target class is no longer the true one"),
+    Metric("noise/top5_accuracy", "fraction", "higher", "share of training images whose true class is among the five most probable of the target"),
+    Metric("noise/top5_accuracy_noisy", "fraction", "higher", "the same over wrongly annotated images"),
+    Metric("optim/learning_rate", "1", "neither", "step size of the epoch just completed"),
+    Metric("time/epoch_s", "s", "lower", "wall-clock time of the epoch, evaluation included; not in final.json"),
+)
+
+_PATTERNS = [(re.compile(re.escape(metric.name).replace(r"\{k\}", r"\d{3}") + "$"), metric) for metric in METRICS]
+
+
+def definition_of(name: str) -> Metric:
+    """Return the metric that a logged name belongs to.
+
+    Raises:
+        KeyError: nothing of that name is defined here.
+    """
+    for pattern, metric in _PATTERNS:
+        if pattern.match(name):
+            return metric
+    raise KeyError(name)
+
+
+def is_headline(name: str) -> bool:
+    """Say whether a logged name is a result of the run: not a series per class, not a time."""
+    return not name.startswith(("class_", "time/", "optim/")) and "/" in name
+
+
+def entropy(distributions: Tensor) -> Tensor:
+    """Return the entropy in nats (B,) of each row of ``distributions`` (B, K)."""
+    return torch.special.entr(distributions).sum(dim=1)
+
+
+def probability_in_top(distributions: Tensor, classes: Tensor, rank: int) -> Tensor:
+    """Return, for each row of ``distributions`` (B, K), the chance that ``classes`` (B,) is among its ``rank`` most probable.
+
+    Equal probabilities are ordered at random, and the expectation over that order is returned: a label that is uniform over the
+    other 99 classes has its true class in the top five with a chance of 4/99, not by the accident of its index (G8).
+    """
+    own = distributions.gather(1, classes.unsqueeze(1))
+    above = (distributions > own).sum(dim=1)
+    tied = (distributions == own).sum(dim=1)
+    return ((rank - above) / tied).clamp(0.0, 1.0)
+
+
+@dataclass
+class LabelTotals:
+    """Sums over the training images from which the label metrics follow; filled block by block, on the device."""
+
+    num_classes: int
+    num_instances: int = 0
+
+    def __post_init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, targets: Tensor, observed: Tensor, true: Tensor) -> None:
+        """Add a block: targets (B, K), annotated classes (B,), true classes (B,)."""
+        targets = targets.double()
+        self.num_instances += len(targets)
+        wrong = (observed != true).double()
+        mass = targets.gather(1, observed.unsqueeze(1)).squeeze(1)
+        block = {
+            "mass": mass.sum(),
+            "wrong": wrong.sum(),
+            "entropy": (row_entropy := entropy(targets)).sum(),
+            "entropy_wrong": (row_entropy * wrong).sum(),
+            "class_mass": torch.zeros(self.num_classes, dtype=torch.float64, device=targets.device).index_add_(0, observed, mass),
+            "class_count": torch.zeros(self.num_classes, dtype=torch.float64, device=targets.device).index_add_(0, observed, torch.ones_like(mass)),
+        }
+        for name, rank in (("first", 1), ("top", TOP)):
+            hit = probability_in_top(targets, true, rank)
+            block[name] = hit.sum()
+            block[f"{name}_wrong"] = (hit * wrong).sum()
+        for name, value in block.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def metrics(self, *, noisy: bool) -> dict[str, float]:
+        """Return the ``label/``, ``class_target_probability/`` and, where labels are noisy, the ``noise/`` metrics."""
+        sums = {name: value.tolist() for name, value in self._sums.items()}
+        count, wrong = self.num_instances, sums["wrong"]
+        row = {
+            "label/target_probability": sums["mass"] / count,
+            "label/entropy": sums["entropy"] / count,
+        }
+        if self.num_classes <= MAX_CLASS_SERIES:
+            row |= {
+                f"class_target_probability/{k:03d}": mass / members
+                for k, (mass, members) in enumerate(zip(sums["class_mass"], sums["class_count"], strict=True))
+                if members > 0
+            }
+        if noisy:
+            right = count - wrong
+            row |= {
+                "noise/label_error": 1.0 - sums["first"] / count,
+                "noise/top5_accuracy": sums["top"] / count,
+            }
+            if wrong > 0:
+                row |= {
+                    "label/entropy_noisy": sums["entropy_wrong"] / wrong,
+                    "noise/label_error_noisy": 1.0 - sums["first_wrong"] / wrong,
+                    "noise/correction_rate": sums["first_wrong"] / wrong,
+                    "noise/top5_accuracy_noisy": sums["top_wrong"] / wrong,
+                }
+            if right > 0:
+                row |= {
+                    "label/entropy_clean": (sums["entropy"] - sums["entropy_wrong"]) / right,
+                    "noise/damage_rate": 1.0 - (sums["first"] - sums["first_wrong"]) / right,
+                }
+        return row

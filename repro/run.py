@@ -1,0 +1,272 @@
+"""One run, from its settings to a finished run folder; or back into an unfinished one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+
+from repro import checkpoint, registry
+from repro.config import Config
+from repro.data.prepare import RunData, prepare
+from repro.determinism import Stream, make_deterministic
+from repro.errors import Interrupted, UserError
+from repro.files import write_atomically, write_json, write_text
+from repro.identity import check_same, identity_document, run_id
+from repro.labels import Layout, Recorder
+from repro.loop import Training
+from repro.methods.base import Context, Method
+from repro.metrics import is_headline
+from repro.provenance import provenance
+from repro.rundir import RunFolder, Stopwatch, read_state
+from repro.step import make_optimizer
+from repro.tracker import Tracker, track
+
+logger = logging.getLogger(__name__)
+
+#: Signals that ask a run to save its state and stop: SLURM's preemption, its warning before a time limit, and Ctrl-C.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+def execute(config: Config) -> Path:
+    """Train the run of ``config``, or what is left of it, and return its folder.
+
+    A finished run is left alone. An unfinished one goes on from its last checkpoint and ends in the same bits as if it had never
+    stopped.
+
+    Raises:
+        UserError: a mistake of the user, a full or read-only disk, a folder of another run, a dataset that is missing or corrupt.
+        Interrupted: a signal asked the run to stop; its state is saved.
+    """
+    name = run_id(config)
+    folder = Path(config.paths.runs) / name
+    _check_folder(folder, config)
+    if read_state(folder) == "done":
+        logger.info("%s is done already.", name)
+        return folder
+    try:
+        with RunFolder(folder).hold(heartbeat_s=config.exec.heartbeat_s, epochs=config.optim.epochs) as held:
+            # Another process may have finished it while this one waited for the lock.
+            _check_folder(folder, config)
+            _train_held(config, name, held)
+    except OSError as error:
+        where = error.filename or folder
+        raise UserError(
+            f"{where}: {error.strerror or error}. What was saved before is intact; make room (or the folder writable) and start the same "
+            "command again to go on."
+        ) from error
+    return folder
+
+
+def _check_folder(folder: Path, config: Config) -> None:
+    if (folder / "identity.json").exists():
+        check_same(folder, config)
+    elif folder.is_dir() and any(path.name not in (".lock", "status.json") for path in folder.iterdir()):
+        raise UserError(f"{folder} exists but has no identity.json, so it is no run folder of ours. Move it away, or set paths.runs elsewhere.")
+
+
+def _train_held(config: Config, name: str, held: RunFolder) -> None:
+    watch = Stopwatch()
+    device = choose_device(config.exec.device)
+    try:
+        with _stop_requests() as requests:
+            training = _train(config, name, held, device, requests)
+    except Interrupted as stop:
+        held.add_cost(wall_s=watch.seconds(), on_gpu=device.type == "cuda", peak_gib=_peak_gib(device))
+        held.end("preempted", error=f"stopped by signal {stop.signal_number}; the same command goes on")
+        raise
+    except BaseException as error:
+        lines = traceback.format_exc().splitlines()
+        # On a full disk even this note may fail; the error itself matters more.
+        try:
+            held.end("failed", error=f"{type(error).__name__}: {error}", traceback_tail=lines[-20:])
+        except OSError:
+            logger.warning("The failure could not be noted in %s.", held.path / "status.json")
+        raise
+    held.add_cost(wall_s=watch.seconds(), on_gpu=device.type == "cuda", peak_gib=_peak_gib(device))
+    held.progress(training.epoch)
+    held.end("done")
+    checkpoint.remove(held.path)
+
+
+def _train(config: Config, name: str, held: RunFolder, device: torch.device, requests: list[int]) -> Training:
+    folder = held.path
+    make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
+    data = prepare(config, device)
+    write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=True))
+    write_json(folder / "identity.json", identity_document(config))
+    write_json(folder / "provenance.json", provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate))
+    training = build(config, data, device, folder)
+    state = checkpoint.load(folder, name)
+    completed = None
+    if state is not None:
+        training.load_state(state)
+        completed = training.epoch
+        logger.info("%s goes on after %d of %d epochs.", name, training.epoch, config.optim.epochs)
+    if training.recorder:
+        training.recorder.begin(data.train_indices, completed_epochs=training.epoch)
+    rows = held.open_metrics(up_to_epoch=completed)
+    with track(config, name, folder) as tracker:
+        for row in rows:
+            tracker.log(row)
+        monitor = _Monitor(config, name, held, tracker, rows, requests)
+        training.run(monitor)
+        monitor.close()
+        results = summarize(monitor.rows, diverged=training.diverged)
+        if config.exec.save_model:
+            _save_model(folder, training)
+        write_json(folder / "final.json", results)
+        tracker.conclude({f"final_{metric.replace('/', '_')}": values["last"] for metric, values in results.items()})
+    return training
+
+
+def build(config: Config, data: RunData, device: torch.device, folder: Path) -> Training:
+    """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
+    torch.manual_seed(Stream(config.seed, "init").torch_seed())
+    model = registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape).to(device)
+    context = Context(num_classes=data.num_classes, observed=data.observed, device=device, seed=config.seed)
+    method: Method = registry.get("method", config.method.name).build(config.method, context)
+    training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)
+    if method.trajectory is not None and config.trajectory.record:
+        rows = len(data.observed) if method.trajectory == "instance" else training.num_batches
+        layout = Layout(kind=method.trajectory, epochs=config.optim.epochs, rows=rows, num_classes=data.num_classes)
+        training.recorder = Recorder(folder / "labels", layout, method, when=config.trajectory.when)
+    return training
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that ``exec.device`` names; ``auto`` is CUDA if there is one, else the CPU.
+
+    Raises:
+        UserError: the named device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[name]:
+        present = ", ".join(kind for kind, found in there.items() if found)
+        raise UserError(f"exec.device={name}: there is no such device here, or PyTorch cannot use it. Present: {present}.")
+    return torch.device(name)
+
+
+class _Monitor:
+    """Watches a training: writes its rows, saves its state in time, and stops it when a signal has asked for that."""
+
+    def __init__(self, config: Config, name: str, held: RunFolder, tracker: Tracker, rows: list[dict[str, Any]], requests: list[int]) -> None:
+        from tqdm import tqdm
+
+        self.rows = rows
+        self._config = config
+        self._name = name
+        self._held = held
+        self._tracker = tracker
+        self._requests = requests
+        self._saved_at = time.monotonic()
+        self._bar = tqdm(
+            total=config.optim.epochs, initial=max((row["epoch"] for row in rows), default=0), unit="epoch", desc=name, disable=not sys.stderr.isatty()
+        )
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        """Write a row to metrics.jsonl first, then to the mirror, then to the screen."""
+        self._held.append_metrics(row)
+        self.rows.append(row)
+        self._held.progress(row["epoch"])
+        self._tracker.log(row)
+        shown = ["train/loss", "test/accuracy", "val/accuracy", "noise/label_error"]
+        text = ", ".join(f"{metric} {row[metric]:.4f}" for metric in shown if metric in row)
+        if self._bar.disable:
+            logger.info("epoch %d/%d: %s", row["epoch"], self._config.optim.epochs, text)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(row["epoch"] - self._bar.n)
+
+    def between_steps(self, training: Training) -> None:
+        """Save the state if it is time or if the run is asked to stop."""
+        due = time.monotonic() - self._saved_at >= self._config.exec.checkpoint_interval_s
+        if self._requests or due:
+            checkpoint.save(self._held.path, {"run_id": self._name, **training.state()})
+            self._saved_at = time.monotonic()
+        if self._requests:
+            self.close()
+            raise Interrupted(self._requests[0])
+
+    def close(self) -> None:
+        """Leave the progress bar's line."""
+        self._bar.close()
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect the stop signals that arrive; a second Ctrl-C stops at once, with the state of the last checkpoint."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        logger.info("signal %s: saving and stopping after this step.", signal.Signals(number).name)
+
+    try:
+        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    except ValueError:  # not the main thread: whoever started the thread handles signals
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def summarize(rows: list[dict[str, Any]], *, diverged: bool) -> dict[str, dict[str, float]]:
+    """Return the results of a run from the rows of its epochs: what ``final.json`` holds.
+
+    For each headline metric: its value after the ``last`` epoch, at the epoch of the best validation accuracy (``best_val``) and at
+    the epoch of the best test accuracy (``best_test``, which looks at the test set and is for comparison with papers that do so).
+    Of equal epochs the first counts; the untrained epoch 0 never does. A diverged run has NaN for its last epoch.
+    """
+    trained = [row for row in rows if row["epoch"] > 0]
+    picked = {"last": trained[-1]}
+    for rule, metric in (("best_val", "val/accuracy"), ("best_test", "test/accuracy")):
+        scored = [row for row in trained if math.isfinite(float(row.get(metric, math.nan)))]
+        if scored:
+            picked[rule] = max(scored, key=lambda row: (float(row[metric]), -row["epoch"]))
+    names = sorted(name for name in trained[-1] if is_headline(name))
+    results = {name: {rule: float(row.get(name, math.nan)) for rule, row in picked.items()} for name in names}
+    if diverged:
+        for values in results.values():
+            values["last"] = math.nan
+    return results | {"epoch": {rule: float(row["epoch"]) for rule, row in picked.items()}}
+
+
+def _save_model(folder: Path, training: Training) -> None:
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in training.model.state_dict().items()}
+    content = save(state)
+    write_atomically(folder / "model.safetensors", lambda file: file.write(content))
+
+
+def _peak_gib(device: torch.device) -> float:
+    """Return the highest memory of this process: of the GPU if it uses one, else resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes.
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,0 +1,1 @@
+"""Where runs go: SLURM clusters, through submitit."""

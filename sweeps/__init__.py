@@ -1,0 +1,1 @@
+"""Which runs a table or a figure needs, and running them."""
