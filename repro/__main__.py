@@ -11,6 +11,9 @@ from omegaconf import DictConfig
 from repro.compose import compose, register_with_hydra, to_config
 from repro.errors import EXIT_USER_ERROR, Interrupted, UserError
 
+#: What the help page shows the settings of, unless the command line says otherwise.
+HELP_EXAMPLE = ("method=instance_labels", "dataset=digits", "seed=0")
+
 
 def run_one(composed: DictConfig) -> None:
     """Train the run of a composed configuration and print its folder; end the process as the shell expects."""
@@ -45,6 +48,10 @@ def main() -> None:
             compose(arguments)
     except UserError as error:
         fail(error)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        # Hydra's help needs a choice for every group; ours have no default on purpose.
+        given = {argument.partition("=")[0] for argument in arguments}
+        sys.argv += [example for example in HELP_EXAMPLE if example.partition("=")[0] not in given]
     hydra.main(config_path="pkg://repro.conf", config_name="train", version_base="1.3")(run_one)()
 
 

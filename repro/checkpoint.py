@@ -6,6 +6,7 @@ numbers only and are read with ``weights_only=True``: a checkpoint cannot run co
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pickle
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from repro.files import write_atomically
+from repro.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,10 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """Write ``state`` as the newest checkpoint of the run in ``folder``; the one it replaces becomes the previous one."""
     newest, previous = (folder / name for name in NAMES)
     waiting = folder / ".checkpoint.new.tmp"
-    write_atomically(waiting, lambda file: torch.save({"schema": SCHEMA, **state}, file))
+    # Through memory: on a full disk torch.save itself ends in an error that hides the reason.
+    content = io.BytesIO()
+    torch.save({"schema": SCHEMA, **state}, content)
+    write_bytes(waiting, content.getvalue())
     if newest.exists():
         os.replace(newest, previous)
     os.replace(waiting, newest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, cast
@@ -21,7 +21,7 @@ from repro import registry
 from repro.config import AugmentConfig, Config, OptimConfig, SplitConfig, TrackerConfig, check
 from repro.errors import UserError, did_you_mean, one_of
 
-#: Settings that a process leaves where they are; ``-m`` and friends belong to Hydra.
+#: The groups whose choices are the presets under ``repro/conf``, and what they hold.
 _BASES: dict[str, type[Any]] = {"split": SplitConfig, "augment": AugmentConfig, "optim": OptimConfig, "tracker": TrackerConfig}
 
 
@@ -30,8 +30,6 @@ def register_with_hydra() -> None:
     """Tell Hydra the schema and every registered choice. Idempotent."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for group, base in _BASES.items():
-        store.store(group=group, name="schema", node=base)
     for group in ("method", "dataset", "model", "noise"):
         for choice in registry.choices(group).values():
             node = OmegaConf.structured(choice.config(name=choice.name))
@@ -92,6 +90,10 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
                 f"{text}: there is no setting '{key}' for this choice of method, dataset, model and noise.{near} "
                 "`python -m repro ... --cfg job` prints all that there are."
             )
+    unchosen = re.match(r"You must specify '(\w+)'", str(error))
+    if unchosen:
+        group = unchosen.group(1)
+        return f"no {group} is chosen. There is no default on purpose; add {group}=NAME. Allowed: {one_of(_options(group))}."
     return _first_lines(error)
 
 
@@ -114,7 +116,7 @@ def _options(group: str) -> list[str]:
         return []
     Plugins.instance()
     loader = ConfigLoaderImpl(create_config_search_path("pkg://repro.conf"))
-    return [name for name in loader.get_group_options(group) if name != "schema"]
+    return list(loader.get_group_options(group))
 
 
 @cache
@@ -138,6 +140,9 @@ def _leaf_names() -> Iterable[str]:
     return {key.rsplit(".", 1)[-1] for key in _known_keys()}
 
 
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "object_type" not in line and "reference_type" not in line]
-    return os.linesep.join(lines[:3])
+def _first_lines(error: BaseException) -> str:
+    """Return what Hydra and OmegaConf say, their inner cause included, without the lines about Python types."""
+    text = str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
+    noise = ("object_type", "reference_type", "full_key")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(noise)]
+    return " ".join(dict.fromkeys(lines[:4]))

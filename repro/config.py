@@ -110,10 +110,14 @@ class MetaConfig:
     batch_size: int = setting(256, help="meta images in a step (paper: 256)", at_least=1)
     augment: bool = setting(True, help="augment meta images as training images are (A10)")
     sampler: str = setting(
-        "cycle", help="cycle: without replacement, reshuffled after each pass; fresh: a new draw each step (A11)", choices=("cycle", "fresh")
+        "cycle",
+        help="cycle: without replacement, reshuffled after each pass; fresh: a new draw each step (A11)",
+        choices=("cycle", "fresh"),
     )
     lookahead_learning_rate: str = setting(
-        "current", help="step size of Eq. 3: the scheduled one, or the one of the first epoch throughout (B5)", choices=("current", "initial")
+        "current",
+        help="step size of Eq. 3: the scheduled one, or the one of the first epoch throughout (B5)",
+        choices=("current", "initial"),
     )
     lookahead_weight_decay: bool = setting(False, help="weight decay in Eq. 3 (B6)")
     lookahead_momentum: bool = setting(False, help="the optimiser's momentum in Eq. 3 (B6)")
@@ -212,12 +216,12 @@ def _contradictions(config: Config) -> list[str]:
     if split.name == "full" and split.validation_size is not None:
         problems.append(f"split.validation_size={split.validation_size} contradicts split=full, which holds nothing out.")
     if split.name == "full" and registry.get("method", config.method.name).build.uses_meta:
-        problems.append(f"split=full contradicts method={config.method.name}, which learns from a meta set: use split=fold or split=clean_meta.")
+        problems.append(
+            f"split=full contradicts method={config.method.name}, which learns from a meta set: use split=fold or split=clean_meta."
+        )
     noisy = config.noise.name != "none"
     if noisy and split.name == "fold":
-        problems.append(
-            f"noise={config.noise.name} contradicts split=fold: held-out images need clean labels (G4). Use split=clean_meta."
-        )
+        problems.append(f"noise={config.noise.name} contradicts split=fold: held-out images need clean labels (G4). Use split=clean_meta.")
     if optim.nesterov and optim.momentum == 0.0:
         problems.append("optim.nesterov=true contradicts optim.momentum=0: Nesterov's form needs a momentum above 0.")
     if optim.schedule == "step" and optim.milestones != sorted(set(optim.milestones)):

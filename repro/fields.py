@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,12 +66,12 @@ def _problem(value: Any, limits: dict[str, Any]) -> str | None:
     wanted = []
     bad = False
     for kind, words, holds in (
-        ("at_least", "at least", lambda limit: value >= limit),
-        ("above", "above", lambda limit: value > limit),
-        ("at_most", "at most", lambda limit: value <= limit),
-        ("below", "below", lambda limit: value < limit),
+        ("at_least", "at least", operator.ge),
+        ("above", "above", operator.gt),
+        ("at_most", "at most", operator.le),
+        ("below", "below", operator.lt),
     ):
         if kind in limits:
             wanted.append(f"{words} {limits[kind]}")
-            bad = bad or not holds(limits[kind])
+            bad = bad or not holds(value, limits[kind])
     return f"must be {' and '.join(wanted)}." if bad else None

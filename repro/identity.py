@@ -71,7 +71,7 @@ def check_same(folder: Path, config: Config) -> None:
         fields, name = stored["fields"], stored["run_id"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / 'identity.json'} cannot be read ({error}), so whose results lie there is unknown. Move the folder away, or delete it."
+            f"{folder / 'identity.json'} cannot be read ({error}), so its owner is unknown. Move the folder away, or delete it."
         ) from error
     wanted = scientific_fields(config)
     differing = sorted(key for key in fields.keys() | wanted.keys() if fields.get(key, "absent") != wanted.get(key, "absent"))

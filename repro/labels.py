@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,10 @@ from repro.errors import UserError
 from repro.files import read_json, write_bytes, write_json
 from repro.methods.base import Method
 
-FILES = {"instance": ("instances.f16", np.dtype("<f2")), "class": ("classes.f32", np.dtype("<f4"))}
+FILES: dict[str, tuple[str, np.dtype[np.floating[Any]]]] = {
+    "instance": ("instances.f16", np.dtype("<f2")),
+    "class": ("classes.f32", np.dtype("<f4")),
+}
 SCHEMA = 1
 
 
@@ -40,7 +44,7 @@ class Layout:
         return FILES[self.kind][0]
 
     @property
-    def dtype(self) -> np.dtype[np.floating]:
+    def dtype(self) -> np.dtype[np.floating[Any]]:
         """Type of the stored numbers, little-endian."""
         return FILES[self.kind][1]
 
@@ -132,7 +136,7 @@ class Trajectory:
     """
 
     kind: str
-    values: npt.NDArray[np.floating]
+    values: npt.NDArray[np.floating[Any]]
     indices: npt.NDArray[np.int64]
 
 
@@ -153,7 +157,7 @@ def open_trajectory(folder: Path) -> Trajectory:
         raise UserError(f"{folder} holds no readable label trajectory: {error}") from error
     if len(indices) != layout["num_instances"]:
         raise UserError(f"{folder / layout['indices']} names {len(indices)} instances, layout.json says {layout['num_instances']}.")
-    values: npt.NDArray[np.floating]
+    values: npt.NDArray[np.floating[Any]]
     if whole == 0:
         values = np.zeros((0, rows, num_classes), dtype)
     else:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -55,14 +56,14 @@ class Lookahead:
 
 def coefficient_gradient(
     model: nn.Module,
-    inputs: Tensor,
-    coefficients: Tensor,
-    meta_inputs: Tensor,
-    meta_targets: Tensor,
+    inputs: Float[Tensor, "batch ..."],
+    coefficients: Float[Tensor, "batch classes"],
+    meta_inputs: Float[Tensor, "meta ..."],
+    meta_targets: Int[Tensor, " meta"],
     learning_rate: float,
     *,
     lookahead: Lookahead | None = None,
-) -> Tensor:
+) -> Float[Tensor, "batch classes"]:
     """Return dL_meta/dC for one look-ahead step (Eq. 3, 4, 7).
 
     The training loss is ``-(coefficients * log_softmax(model(inputs))).sum()``, the meta loss the mean cross-entropy on the meta
@@ -99,21 +100,21 @@ def coefficient_gradient(
 class LookaheadGradient:
     """What one look-ahead yields: dL_meta/dC (B, K), and g = grad_theta L(theta, C), one tensor a parameter."""
 
-    coefficients: Tensor
+    coefficients: Float[Tensor, "batch classes"]
     parameters: tuple[Tensor, ...]
 
 
 def lookahead_gradient(
     model: nn.Module,
-    inputs: Tensor,
-    log_probabilities: Tensor,
-    coefficients: Tensor,
-    meta_inputs: Tensor,
-    meta_targets: Tensor,
+    inputs: Float[Tensor, "batch ..."],
+    log_probabilities: Float[Tensor, "batch classes"],
+    coefficients: Float[Tensor, "..."],
+    meta_inputs: Float[Tensor, "meta ..."],
+    meta_targets: Int[Tensor, " meta"],
     settings: Lookahead,
     *,
     generator_states: list[Tensor] | None = None,
-) -> tuple[LookaheadGradient, Tensor]:
+) -> tuple[LookaheadGradient, Float[Tensor, ""]]:
     """Return dL_meta/dC given the forward pass that the training step has already made, and the meta loss (a scalar).
 
     ``log_probabilities`` is log f (B, K) with its graph, which is kept for the step's second backward pass (Eq. 6). The model
@@ -161,9 +162,9 @@ def _directional_derivative(
     """Return d/ds log f_k(x_i; theta + s * direction) at s = 0, shape (B, K), in one forward-mode pass."""
     _load_forward_mode()
     with torch.no_grad(), frozen_running_statistics(model), _replay(generator_states), forward_ad.dual_level():
-        duals = {n: forward_ad.make_dual(p.detach(), v) for n, p, v in zip(names, parameters, direction, strict=True)}
+        duals = {n: forward_ad.make_dual(p.detach(), v) for n, p, v in zip(names, parameters, direction, strict=True)}  # type: ignore[no-untyped-call]
         log_probabilities = F.log_softmax(functional_call(model, duals, (inputs,)), dim=1)
-        primal, tangent = forward_ad.unpack_dual(log_probabilities)
+        primal, tangent = forward_ad.unpack_dual(log_probabilities)  # type: ignore[no-untyped-call]
         return torch.zeros_like(primal) if tangent is None else tangent
 
 
@@ -172,7 +173,7 @@ def _load_forward_mode() -> None:
     """Make PyTorch load its forward-mode rules once, without the deprecation warning about its own code that this sets off."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore")
-        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
+        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

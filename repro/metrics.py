@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 #: Series per class are logged for at most this many classes; W&B recommends fewer than 10,000 names a project.
@@ -39,10 +41,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/loss", "nats", "lower", "mean over the epoch's visits of the training loss (Eq. 6), augmented images, present targets"),
     Metric("train/accuracy", "fraction", "higher", "share of the epoch's visits at which the most probable class was the annotated one"),
     Metric("test/loss", "nats", "lower", "mean cross-entropy on the test set, running BatchNorm statistics"),
-    Metric("test/accuracy", "fraction", "higher", "share of test images whose most probable class is right; NaN when an output is not finite"),
+    Metric(
+        "test/accuracy", "fraction", "higher", "share of test images whose most probable class is right; NaN when an output is not finite"
+    ),
     Metric("meta/loss", "nats", "lower", "mean cross-entropy on the clean meta set, not augmented"),
     Metric("meta/accuracy", "fraction", "higher", "share of meta images classified rightly"),
-    Metric("val/loss", "nats", "lower", "mean cross-entropy on the validation set; it is the meta set unless split.validation_size says otherwise"),
+    Metric(
+        "val/loss",
+        "nats",
+        "lower",
+        "mean cross-entropy on the validation set; it is the meta set unless split.validation_size says otherwise",
+    ),
     Metric("val/accuracy", "fraction", "higher", "share of validation images classified rightly; all tuning looks at this"),
     Metric("class_meta_accuracy/{k}", "fraction", "higher", "share of the meta images of class k classified rightly"),
     Metric("label/target_probability", "fraction", "neither", "mean over training images of the target's mass on the annotated class"),
@@ -52,9 +61,24 @@ METRICS: tuple[Metric, ...] = (
     Metric("class_target_probability/{k}", "fraction", "neither", "mean of the target's mass on k over the images annotated as k"),
     Metric("noise/label_error", "fraction", "lower", "share of training images whose most probable target class is not the true one"),
     Metric("noise/label_error_noisy", "fraction", "lower", "the same over wrongly annotated images"),
-    Metric("noise/correction_rate", "fraction", "higher", "share of wrongly annotated images whose most probable target class is now the true one"),
-    Metric("noise/damage_rate", "fraction", "lower", "share of rightly annotated images whose most probable target class is no longer the true one"),
-    Metric("noise/top5_accuracy", "fraction", "higher", "share of training images whose true class is among the five most probable of the target"),
+    Metric(
+        "noise/correction_rate",
+        "fraction",
+        "higher",
+        "share of wrongly annotated images whose most probable target class is now the true one",
+    ),
+    Metric(
+        "noise/damage_rate",
+        "fraction",
+        "lower",
+        "share of rightly annotated images whose most probable target class is no longer the true one",
+    ),
+    Metric(
+        "noise/top5_accuracy",
+        "fraction",
+        "higher",
+        "share of training images whose true class is among the five most probable of the target",
+    ),
     Metric("noise/top5_accuracy_noisy", "fraction", "higher", "the same over wrongly annotated images"),
     Metric("optim/learning_rate", "1", "neither", "step size of the epoch just completed"),
     Metric("time/epoch_s", "s", "lower", "wall-clock time of the epoch, evaluation included; not in final.json"),
@@ -80,12 +104,13 @@ def is_headline(name: str) -> bool:
     return not name.startswith(("class_", "time/", "optim/")) and "/" in name
 
 
-def entropy(distributions: Tensor) -> Tensor:
+def entropy(distributions: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
     """Return the entropy in nats (B,) of each row of ``distributions`` (B, K)."""
-    return torch.special.entr(distributions).sum(dim=1)
+    terms: Tensor = torch.special.entr(distributions)
+    return terms.sum(dim=1)
 
 
-def probability_in_top(distributions: Tensor, classes: Tensor, rank: int) -> Tensor:
+def probability_in_top(distributions: Float[Tensor, "batch classes"], classes: Int[Tensor, " batch"], rank: int) -> Float[Tensor, " batch"]:
     """Return, for each row of ``distributions`` (B, K), the chance that ``classes`` (B,) is among its ``rank`` most probable.
 
     Equal probabilities are ordered at random, and the expectation over that order is returned: a label that is uniform over the
@@ -107,7 +132,7 @@ class LabelTotals:
     def __post_init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, targets: Tensor, observed: Tensor, true: Tensor) -> None:
+    def add(self, targets: Float[Tensor, "batch classes"], observed: Int[Tensor, " batch"], true: Int[Tensor, " batch"]) -> None:
         """Add a block: targets (B, K), annotated classes (B,), true classes (B,)."""
         targets = targets.double()
         self.num_instances += len(targets)
@@ -119,7 +144,9 @@ class LabelTotals:
             "entropy": (row_entropy := entropy(targets)).sum(),
             "entropy_wrong": (row_entropy * wrong).sum(),
             "class_mass": torch.zeros(self.num_classes, dtype=torch.float64, device=targets.device).index_add_(0, observed, mass),
-            "class_count": torch.zeros(self.num_classes, dtype=torch.float64, device=targets.device).index_add_(0, observed, torch.ones_like(mass)),
+            "class_count": torch.zeros(self.num_classes, dtype=torch.float64, device=targets.device).index_add_(
+                0, observed, torch.ones_like(mass)
+            ),
         }
         for name, rank in (("first", 1), ("top", TOP)):
             hit = probability_in_top(targets, true, rank)
@@ -130,7 +157,7 @@ class LabelTotals:
 
     def metrics(self, *, noisy: bool) -> dict[str, float]:
         """Return the ``label/``, ``class_target_probability/`` and, where labels are noisy, the ``noise/`` metrics."""
-        sums = {name: value.tolist() for name, value in self._sums.items()}
+        sums: dict[str, Any] = {name: value.tolist() for name, value in self._sums.items()}
         count, wrong = self.num_instances, sums["wrong"]
         row = {
             "label/target_probability": sums["mass"] / count,

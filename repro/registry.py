@@ -41,7 +41,7 @@ class Choice:
     group: str
     name: str
     config: type[Any]
-    build: Callable[..., Any]
+    build: Any
     version: int = 1
     overrides: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ def _register(group: str, name: str, config: type[Any], **more: Any) -> Callable
         known = _choices[group].get(name)
         # Running a module as a script or reloading it registers it twice; two different files with one name are a bug.
         assert known is None or known.build.__module__ == build.__module__, f"two {group}s are named {name}"
-        _choices[group][name] = Choice(group=group, name=name, config=config, build=build, **more)  # type: ignore[arg-type]  # Built is callable
+        _choices[group][name] = Choice(group=group, name=name, config=config, build=build, **more)
         return build
 
     return decorate

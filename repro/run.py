@@ -23,7 +23,7 @@ from repro.config import Config
 from repro.data.prepare import RunData, prepare
 from repro.determinism import Stream, make_deterministic
 from repro.errors import Interrupted, UserError
-from repro.files import write_atomically, write_json, write_text
+from repro.files import write_bytes, write_json, write_text
 from repro.identity import check_same, identity_document, run_id
 from repro.labels import Layout, Recorder
 from repro.loop import Training
@@ -74,7 +74,9 @@ def _check_folder(folder: Path, config: Config) -> None:
     if (folder / "identity.json").exists():
         check_same(folder, config)
     elif folder.is_dir() and any(path.name not in (".lock", "status.json") for path in folder.iterdir()):
-        raise UserError(f"{folder} exists but has no identity.json, so it is no run folder of ours. Move it away, or set paths.runs elsewhere.")
+        raise UserError(
+            f"{folder} exists but has no identity.json, so it is no run folder of ours. Move it away, or set paths.runs elsewhere."
+        )
 
 
 def _train_held(config: Config, name: str, held: RunFolder) -> None:
@@ -86,6 +88,9 @@ def _train_held(config: Config, name: str, held: RunFolder) -> None:
     except Interrupted as stop:
         held.add_cost(wall_s=watch.seconds(), on_gpu=device.type == "cuda", peak_gib=_peak_gib(device))
         held.end("preempted", error=f"stopped by signal {stop.signal_number}; the same command goes on")
+        raise
+    except KeyboardInterrupt:
+        held.end("preempted", error="stopped at once by a second Ctrl-C; the same command goes on from the last checkpoint")
         raise
     except BaseException as error:
         lines = traceback.format_exc().splitlines()
@@ -135,7 +140,9 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, req
 def build(config: Config, data: RunData, device: torch.device, folder: Path) -> Training:
     """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
     torch.manual_seed(Stream(config.seed, "init").torch_seed())
-    model = registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape).to(device)
+    model = (
+        registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape).to(device)
+    )
     context = Context(num_classes=data.num_classes, observed=data.observed, device=device, seed=config.seed)
     method: Method = registry.get("method", config.method.name).build(config.method, context)
     training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)
@@ -164,7 +171,9 @@ def choose_device(name: str) -> torch.device:
 class _Monitor:
     """Watches a training: writes its rows, saves its state in time, and stops it when a signal has asked for that."""
 
-    def __init__(self, config: Config, name: str, held: RunFolder, tracker: Tracker, rows: list[dict[str, Any]], requests: list[int]) -> None:
+    def __init__(
+        self, config: Config, name: str, held: RunFolder, tracker: Tracker, rows: list[dict[str, Any]], requests: list[int]
+    ) -> None:
         from tqdm import tqdm
 
         self.rows = rows
@@ -175,7 +184,11 @@ class _Monitor:
         self._requests = requests
         self._saved_at = time.monotonic()
         self._bar = tqdm(
-            total=config.optim.epochs, initial=max((row["epoch"] for row in rows), default=0), unit="epoch", desc=name, disable=not sys.stderr.isatty()
+            total=config.optim.epochs,
+            initial=max((row["epoch"] for row in rows), default=0),
+            unit="epoch",
+            desc=name,
+            disable=not sys.stderr.isatty(),
         )
 
     def evaluated(self, row: dict[str, Any]) -> None:
@@ -255,8 +268,7 @@ def _save_model(folder: Path, training: Training) -> None:
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in training.model.state_dict().items()}
-    content = save(state)
-    write_atomically(folder / "model.safetensors", lambda file: file.write(content))
+    write_bytes(folder / "model.safetensors", save(state))
 
 
 def _peak_gib(device: torch.device) -> float:

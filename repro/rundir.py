@@ -106,7 +106,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.path} cannot be made: {error.strerror}. Set paths.runs or $REPRO_RUNS to a folder you can write.") from error
+            raise UserError(
+                f"{self.path} cannot be made: {error.strerror}. Set paths.runs or $REPRO_RUNS to a folder you can write."
+            ) from error
         lock = filelock.FileLock(self.path / ".lock", blocking=False)
         try:
             lock.acquire()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from repro.config import MetaConfig, OptimConfig
@@ -22,8 +23,8 @@ from repro.methods.base import Batch, Method
 class MetaBatch:
     """A batch of clean images (M, C, H, W) and their classes (M,)."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Float[Tensor, "meta ..."]
+    targets: Int[Tensor, " meta"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,15 @@ class TrainingStep:
         self._optim = optim
         self._meta = meta
 
-    def __call__(self, inputs: Tensor, rows: Tensor, observed: Tensor, *, epoch: int, meta: MetaBatch | None) -> StepResult:
+    def __call__(
+        self,
+        inputs: Float[Tensor, "batch ..."],
+        rows: Int[Tensor, " batch"],
+        observed: Int[Tensor, " batch"],
+        *,
+        epoch: int,
+        meta: MetaBatch | None,
+    ) -> StepResult:
         """Take one step on ``inputs`` (B, C, H, W), the training images at ``rows`` (B,) annotated ``observed`` (B,).
 
         ``meta`` is ``None`` at steps that take no look-ahead: another method, label warm-up, or between two meta intervals.
@@ -95,7 +104,9 @@ class TrainingStep:
     def _lookahead(self) -> Lookahead:
         """Return the settings of Eq. 3 at the optimiser's present state (B5, B6, B7)."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        learning_rate = self.optimizer.param_groups[0]["lr"] if self._meta.lookahead_learning_rate == "current" else self._optim.learning_rate
+        learning_rate = (
+            self.optimizer.param_groups[0]["lr"] if self._meta.lookahead_learning_rate == "current" else self._optim.learning_rate
+        )
         decay: float | list[float] = 0.0
         if self._meta.lookahead_weight_decay:
             by_parameter = {p: group["weight_decay"] for group in self.optimizer.param_groups for p in group["params"]}

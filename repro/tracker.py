@@ -106,6 +106,9 @@ def _start_wandb(config: Config, run_id: str, folder: Path) -> WandbTracker | No
     # These would tie runs that share an environment, such as those of one sweep, to one W&B run.
     for name in ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_DIR", "WANDB_MODE"):
         os.environ.pop(name, None)
+    if "wandb" not in sys.modules:
+        # The W&B service of a parent process: it would keep this run's id as in use when this process is killed.
+        os.environ.pop("WANDB_SERVICE", None)
     try:
         last_epoch = _last_offline_epoch(folder)
         import wandb

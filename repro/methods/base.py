@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -27,7 +28,7 @@ class Context:
     """
 
     num_classes: int
-    observed: Tensor
+    observed: Int[Tensor, " instances"]
     device: torch.device
     seed: int
 
@@ -43,10 +44,10 @@ class Batch:
         log_probabilities: log f (B, K) of the present forward pass, detached; for methods whose coefficients depend on the loss.
     """
 
-    rows: Tensor
-    observed: Tensor
+    rows: Int[Tensor, " batch"]
+    observed: Int[Tensor, " batch"]
     epoch: int
-    log_probabilities: Tensor
+    log_probabilities: Float[Tensor, "batch classes"]
 
 
 class Method(ABC):
@@ -64,14 +65,14 @@ class Method(ABC):
         self.context = context
 
     @abstractmethod
-    def coefficients(self, batch: Batch) -> Tensor:
+    def coefficients(self, batch: Batch) -> Float[Tensor, "batch classes"]:
         """Return C (B, K) of the real step (Eq. 6), without a gradient."""
 
-    def lookahead_coefficients(self, batch: Batch) -> Tensor:
+    def lookahead_coefficients(self, batch: Batch) -> Float[Tensor, "batch classes"]:
         """Return C (B, K) of the look-ahead step (Eq. 3), where dL_meta/dC is evaluated, without a gradient."""
         return self.coefficients(batch)
 
-    def loss(self, log_probabilities: Tensor, batch: Batch) -> Tensor:
+    def loss(self, log_probabilities: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
         """Return the scalar training loss of log f (B, K); a method with a term that is not linear in C extends it."""
         return -(self.coefficients(batch) * log_probabilities).sum()
 
@@ -79,15 +80,15 @@ class Method(ABC):
         """Say whether the meta step is taken after ``epoch`` completed epochs (B12: label learning may start late)."""
         return self.uses_meta
 
-    def update(self, batch: Batch, gradient: Tensor) -> None:
+    def update(self, batch: Batch, gradient: Float[Tensor, "batch classes"]) -> None:
         """Take one step on the method's own parameters, given dL_meta/dC (B, K)."""
         raise AssertionError(f"{type(self).__name__} does not learn, so it is never updated")
 
     @abstractmethod
-    def targets(self, rows: Tensor) -> Tensor:
+    def targets(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows classes"]:
         """Return the present target distributions (len(rows), K) of the given training instances; each row sums to 1."""
 
-    def class_parameters(self) -> Tensor:
+    def class_parameters(self) -> Float[Tensor, " classes"]:
         """Return the present per-class numbers (K,) of a method with ``trajectory = "class"``."""
         raise AssertionError(f"{type(self).__name__} has no per-class parameters")
 
@@ -100,12 +101,14 @@ class Method(ABC):
         assert not state
 
 
-def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+def one_hot(labels: Int[Tensor, " batch"], num_classes: int) -> Float[Tensor, "batch {num_classes}"]:
     """Return float32 one-hot rows (B, K) of integer labels (B,)."""
     return torch.nn.functional.one_hot(labels, num_classes).to(torch.float32)
 
 
-def smoothed(labels: Tensor, target_probability: Tensor | float, num_classes: int) -> Tensor:
+def smoothed(
+    labels: Int[Tensor, " batch"], target_probability: Float[Tensor, "batch 1"] | float, num_classes: int
+) -> Float[Tensor, "batch {num_classes}"]:
     """Return rows (B, K) with ``target_probability`` on the label and the rest spread evenly over the other classes (section 2.1)."""
     hot = one_hot(labels, num_classes)
     return hot * target_probability + (1.0 - hot) * ((1.0 - target_probability) / (num_classes - 1))

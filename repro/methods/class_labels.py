@@ -30,7 +30,9 @@ class ClassLabelsConfig(MethodConfig):
     name: str = "class_labels"
     learning_rate: float = setting(0.3, help="step size of Eq. 5 (paper's grid: 0.01 ... 3); no schedule", at_least=0.0)
     momentum: float = setting(0.0, help="factor of the velocity of alpha (B4)", at_least=0.0, below=1.0)
-    initial_target_probability: float = setting(0.9, help="1 - alpha at the start (B1; paper's grid: 0.3 0.5 0.7 0.9)", above=0.0, at_most=1.0)
+    initial_target_probability: float = setting(
+        0.9, help="1 - alpha at the start (B1; paper's grid: 0.3 0.5 0.7 0.9)", above=0.0, at_most=1.0
+    )
     class_reduction: str = setting("sum", help="over the batch's images of a class (B9)", choices=("sum", "mean"))
     warmup_epochs: int = setting(0, help="epochs before the labels begin to learn (B12)", at_least=0)
 

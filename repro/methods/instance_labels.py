@@ -124,7 +124,7 @@ class InstanceLabels(Method):
         """Return w (B, 1) of the implicit curriculum, or 1."""
         if self.config.curriculum == "none":
             return 1.0
-        entropy = torch.special.entr(targets).sum(1, keepdim=True)
+        entropy: Tensor = torch.special.entr(targets).sum(1, keepdim=True)
         if self.config.curriculum == "one_minus_entropy":
             weights = 1.0 - entropy / math.log(self.context.num_classes)
         elif self.config.curriculum == "exp_negative_entropy":

@@ -1,0 +1,1 @@
+"""Datasets, one a file: being there is enough (:mod:`repro.registry`)."""

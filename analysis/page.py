@@ -1,0 +1,184 @@
+"""What every generated page ends with: how to read it, what it is made of, and how to make it again.
+
+Nothing here looks at a clock, a path or a locale: the same runs give the same bytes, wherever and whenever the page is made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from analysis.collect import Collected, Run, command_name
+from repro.errors import UserError
+from repro.files import write_bytes
+from sweeps.spec import Epoch, Spec
+
+_Item = TypeVar("_Item", str, tuple[str, str])
+
+_RULES = {
+    "last": "after the last epoch (`last`)",
+    "best_val": "at the epoch of the best validation accuracy (`best_val`)",
+    "best_test": "at the epoch of the best test accuracy (`best_test`; this looks at the test set and flatters every method)",
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one table or figure: name -> content; the page itself is ``<spec>.md``."""
+
+    spec: Spec
+    contents: dict[str, bytes]
+
+    @property
+    def page(self) -> str:
+        """The Markdown page."""
+        return self.contents[f"{self.spec.name}.md"].decode()
+
+    def write(self, out: Path) -> list[Path]:
+        """Write the files and return their paths: those of the paper's tables and figures to ``out``, others to a folder of their own.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = out if re.fullmatch(r"(table|figure)\d+", self.spec.name) else out / self.spec.name
+        paths = [folder / name for name in self.contents]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, content in zip(paths, self.contents.values(), strict=True):
+                write_bytes(path, content)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}. Set --out to a folder you can write.") from error
+        return paths
+
+
+def heading(spec: Spec) -> list[str]:
+    """Return the lines of the title and the caption."""
+    return [f"# {spec.title}", "", *([" ".join(spec.caption.split()), ""] if spec.caption else [])]
+
+
+def epoch_rule(epoch: Epoch) -> str:
+    """Return the epoch rule in words."""
+    return f"after epoch {epoch.number}" if epoch.number is not None else _RULES[epoch.rule]
+
+
+def unique_runs(cells: Iterable[Collected]) -> list[tuple[str, Run]]:
+    """Return every run once, with the first place it stands at: ``One-hot, 40%, seed=0``."""
+    places: dict[str, tuple[str, Run]] = {}
+    for cell in cells:
+        for repeat in cell.repeats:
+            places.setdefault(repeat.run.run_id, (f"{cell.label}, {repeat.label}", repeat.run))
+    return list(places.values())
+
+
+def spread_note(spec: Spec, cells: Sequence[Collected]) -> str:
+    """Return what ± is, over what, and how many runs a cell has."""
+    over = " and ".join(dict.fromkeys(key for cell in cells for repeat in cell.repeats for key in repeat.repeat))
+    sizes = sorted({len(cell.repeats) for cell in cells if cell.repeats})
+    count = f"n = {' or '.join(map(str, sizes))} runs a cell" if sizes else "no cell has runs"
+    if spec.spread == "none":
+        return f"Means over {over}; {count}; no spread is given."
+    return (
+        f"± is the sample standard deviation over {over} (n - 1 in the denominator), not a confidence interval; {count}; nothing at n = 1."
+    )
+
+
+def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], command: str) -> list[str]:
+    """Return the last lines of a page: ``notes`` on how to read it, then fill state, code, software, dates, cost and the command."""
+    runs = unique_runs(cells)
+    done = [run for _, run in runs if run.done]
+    lines = ["---", "", *(f"- {note}" for note in notes)]
+    lines += [f"- Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip is not None]
+    lines += _fill_state(runs)
+    if done:
+        lines += _commits(done)
+        lines += [
+            f"- PyTorch {torch}, {device}: {_runs(count)}."
+            for (torch, device), count in _counted(
+                (_version(run, "torch"), str(run.provenance.get("device", "unknown device"))) for run in done
+            )
+        ]
+        lines.append(f"- Newest run: {max(run.ended for run in done)}.")
+        hours, gpu_hours = _sum(done, "wall_s") / 3600, _sum(done, "gpu_hours")
+        lines.append(f"- Cost: {hours:.2f} hours of wall time, {gpu_hours:.2f} GPU-hours, over all runs and attempts.")
+    name = command_name(spec)
+    lines.append(f"- To make this page again: `python -m sweeps run {name}`, then `python -m analysis {command} {name}`.")
+    return lines
+
+
+def _fill_state(runs: Sequence[tuple[str, Run]]) -> list[str]:
+    counts = Counter(run.state for _, run in runs)
+    text = f"- Filled: {counts['done']} of {len(runs)} runs are done"
+    others = [f"{counts[state]} {state}" for state in ("failed", "unfinished", "unreadable", "missing") if counts[state]]
+    lines = [f"{text}; {', '.join(others)}:" if others else f"{text}."]
+    return lines + [f"  - {run.state}: {place} (`{run.run_id}`): {_one_line(run.problem)}" for place, run in runs if not run.done]
+
+
+def _commits(done: Sequence[Run]) -> list[str]:
+    counted = _counted(commit(run) for run in done)
+    if len(counted) == 1:
+        return [f"- Code: {counted[0][0]}."]
+    return [
+        f"- **Mixed code**: the runs come from {len(counted)} states of the code, so differences between them may be the code's:",
+        *(f"  - {name}: {_runs(count)}" for name, count in counted),
+    ]
+
+
+def commit(run: Run) -> str:
+    """Return the state of the code that made a run, in words."""
+    git = run.provenance.get("git") or {}
+    sha, dirty = git.get("sha"), git.get("dirty_sha256")
+    return f"commit {sha[:12] if sha else 'unknown'}" + (f" with uncommitted changes (sha256 {dirty[:12]})" if dirty else "")
+
+
+def _version(run: Run, package: str) -> str:
+    return str((run.provenance.get("versions") or {}).get(package, "unknown"))
+
+
+def _sum(runs: Sequence[Run], key: str) -> float:
+    return sum(float(run.cost.get(key, 0.0)) for run in runs)
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
+def _counted(items: Iterable[_Item]) -> list[tuple[_Item, int]]:
+    return sorted(Counter(items).items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def run_columns(run: Run) -> dict[str, Any]:
+    """Return where a run comes from and what it cost, as columns of a CSV."""
+    git = run.provenance.get("git") or {}
+    return {
+        "run_id": run.run_id,
+        "state": run.state,
+        "problem": _one_line(run.problem),
+        "git_sha": git.get("sha"),
+        "dirty_sha256": git.get("dirty_sha256"),
+        "torch": _version(run, "torch") if run.done else None,
+        "device": run.provenance.get("device"),
+        "ended": run.ended,
+        "wall_s": run.cost.get("wall_s"),
+        "gpu_hours": run.cost.get("gpu_hours"),
+        "peak_gib": run.cost.get("peak_gib"),
+    }
+
+
+def csv_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Return ``rows`` as CSV: numbers at full precision, ``None`` as an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "NaN" if isinstance(value, float) and value != value else value for key, value in row.items()})
+    return text.getvalue().encode()

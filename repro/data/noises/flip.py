@@ -1,0 +1,31 @@
+"""Flip noise, as the Meta-Weight-Net code has it (G10; not in the paper): every class is mistaken for one other class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from repro import registry
+from repro.config import NoiseConfig
+from repro.data.types import Labels
+from repro.determinism import Stream
+from repro.fields import setting
+
+
+@dataclass
+class FlipNoiseConfig(NoiseConfig):
+    """How often, and for what."""
+
+    rate: float = setting(help="probability that a label is mistaken", at_least=0.0, at_most=1.0)
+    # Apart from the noise's seed: repetitions of an experiment mistake other images, but the same classes.
+    map_seed: int = setting(1, help="seed of which class each class is mistaken for", at_least=0)
+
+
+@registry.noise("flip", config=FlipNoiseConfig)
+def build(config: FlipNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
+    """Return noisy labels (N,). The effective flip rate is ``rate``: a mistaken label is always wrong."""
+    classes = np.arange(num_classes)
+    other = (classes + 1 + Stream(config.map_seed, "noise", "flip", "map").integers(num_classes, num_classes - 1)) % num_classes
+    mistaken = Stream(seed, "noise", "flip", "which").uniform(len(labels)) < config.rate
+    return np.where(mistaken, other[labels], labels)

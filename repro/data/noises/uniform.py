@@ -1,0 +1,49 @@
+"""Uniform (symmetric) noise: a label is replaced by one drawn from all classes (section 3.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from repro import registry
+from repro.config import NoiseConfig
+from repro.data.types import Labels
+from repro.determinism import Stream
+from repro.fields import setting
+
+
+@dataclass
+class UniformNoiseConfig(NoiseConfig):
+    """How many labels are drawn anew, and from what."""
+
+    rate: float = setting(help="probability that a label is drawn anew", at_least=0.0, at_most=1.0)
+    # G1: the paper's wording includes it. The label then stays right in 1 of K cases.
+    include_true: bool = setting(True, help="the true class may be drawn again")
+    # G2
+    draw: str = setting(
+        "bernoulli", help="bernoulli: each label on its own; exact: rate * N labels, rounded", choices=("bernoulli", "exact")
+    )
+
+
+@registry.noise("uniform", config=UniformNoiseConfig)
+def build(config: UniformNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
+    """Return noisy labels (N,).
+
+    The effective flip rate, the probability that a label really becomes wrong, is ``rate * (K - 1) / K`` with ``include_true``
+    and ``rate`` without: 0.36 and 0.4 for ten classes at rate 0.4.
+    """
+    count = len(labels)
+    chance = Stream(seed, "noise", "uniform", "which")
+    if config.draw == "exact":
+        replaced = np.zeros(count, dtype=np.bool_)
+        replaced[chance.permutation(count)[: round(config.rate * count)]] = True
+    else:
+        replaced = chance.uniform(count) < config.rate
+    classes = Stream(seed, "noise", "uniform", "class")
+    if config.include_true:
+        drawn = classes.integers(count, num_classes)
+    else:
+        # A step of 1 to K - 1 around the circle of classes reaches every class but the one it starts from.
+        drawn = (labels + 1 + classes.integers(count, num_classes - 1)) % num_classes
+    return np.where(replaced, drawn, labels)

@@ -1,0 +1,119 @@
+"""Everything a run trains and is measured on, on its device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from repro import registry
+from repro.config import Config
+from repro.data.splits import Indices, make_split
+from repro.data.transform import Transform
+from repro.data.types import ImageSet, Labels, RawDataset
+from repro.determinism import sha256_of
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images (N, C, H, W) as uint8 and labels (N,) as int64, on the device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The sets of one run, on its device.
+
+    Attributes:
+        train: the training images with their observed labels.
+        observed: labels (N,) of the training images as annotated, noise included; ``train.labels``.
+        true: clean labels (N,) of the training images; for measuring only.
+        meta: the clean meta set; ``None`` when nothing is held out.
+        validation: the clean validation set; the same object as ``meta`` when the meta set validates (A8).
+        test: the published test set.
+        num_classes: K.
+        image_shape: (C, H, W).
+        class_names: K names.
+        train_indices: positions (N,) of the training images in the published training set, on the CPU.
+        transform: pixels to network inputs.
+        hashes: sha256 of the ``dataset``, the ``split`` and the ``noise`` (the observed labels).
+        effective_noise_rate: fraction of training images whose observed label is not the true one.
+    """
+
+    train: LabelledImages
+    observed: Tensor
+    true: Tensor
+    meta: LabelledImages | None
+    validation: LabelledImages | None
+    test: LabelledImages
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    train_indices: npt.NDArray[np.int64]
+    transform: Transform
+    hashes: dict[str, str]
+    effective_noise_rate: float
+
+
+def prepare(config: Config, device: torch.device) -> RunData:
+    """Load the dataset, cut it, put noise on the labels of the training part only, and move it all to ``device``.
+
+    Raises:
+        UserError: a file of the dataset is missing or damaged, or a setting does not fit the dataset.
+    """
+    raw: RawDataset = registry.get("dataset", config.dataset.name).build(config.dataset, Path(config.paths.data).expanduser())
+    transform = Transform(config.augment, raw.mean, raw.std, raw.image_shape, device)
+    split = make_split(config.split, raw.train.labels, config.seed)
+    true = raw.train.labels[split.train]
+    observed = _observed(config, true, raw.num_classes)
+    train = _move(ImageSet(raw.train.images[split.train], observed), device)
+    meta = None if split.meta is None else _part(raw.train, split.meta, device)
+    if split.validation is None:
+        validation = None
+    else:
+        validation = meta if split.validation is split.meta else _part(raw.train, split.validation, device)
+    return RunData(
+        train=train,
+        observed=train.labels,
+        true=torch.from_numpy(true).to(device),
+        meta=meta,
+        validation=validation,
+        test=_move(raw.test, device),
+        num_classes=raw.num_classes,
+        image_shape=raw.image_shape,
+        class_names=raw.class_names,
+        train_indices=split.train,
+        transform=transform,
+        hashes={
+            "dataset": sha256_of(raw.train.images, raw.train.labels, raw.test.images, raw.test.labels),
+            "split": split.sha256,
+            "noise": sha256_of(observed),
+        },
+        effective_noise_rate=float(np.mean(observed != true)),
+    )
+
+
+def _observed(config: Config, true: Labels, num_classes: int) -> Labels:
+    seed = config.seed if config.noise.seed is None else config.noise.seed
+    observed: Labels = registry.get("noise", config.noise.name).build(config.noise, true, num_classes, seed)
+    assert observed.shape == true.shape
+    assert observed.dtype == np.int64
+    assert not np.shares_memory(observed, true), "the clean labels would change with the observed ones"
+    return observed
+
+
+def _part(images: ImageSet, indices: Indices, device: torch.device) -> LabelledImages:
+    return _move(ImageSet(images.images[indices], images.labels[indices]), device)
+
+
+def _move(images: ImageSet, device: torch.device) -> LabelledImages:
+    return LabelledImages(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))

@@ -1,0 +1,54 @@
+"""CIFAR-10 (Krizhevsky 2009): 60,000 color images of ten classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro import registry
+from repro.config import DatasetConfig
+from repro.data.published_files import PublishedFiles, cifar_dataset
+from repro.data.types import RawDataset
+
+_FOLDER = "cifar-10-batches-py"
+_TRAIN = tuple(f"{_FOLDER}/data_batch_{number}" for number in range(1, 6))
+_TEST = f"{_FOLDER}/test_batch"
+_META = f"{_FOLDER}/batches.meta"
+
+FILES = PublishedFiles(
+    dataset="cifar10",
+    torchvision_class="CIFAR10",
+    md5={
+        _TRAIN[0]: "c99cafc152244af753f735de768cd75f",
+        _TRAIN[1]: "d4bba439e000b95fd0a9bffe97cbabec",
+        _TRAIN[2]: "54ebc095f3ab1f0389bbae665268c751",
+        _TRAIN[3]: "634d18415352ddfa80567beed471001a",
+        _TRAIN[4]: "482c414d41f54cd18b22e5b47cb7c3cb",
+        _TEST: "40351d587109b95175f43aff81a1287e",
+        _META: "5ff9c542aee3614f3951f8cda6e48888",
+    },
+)
+
+
+@dataclass
+class CIFAR10Config(DatasetConfig):
+    """Nothing to set."""
+
+
+@registry.dataset("cifar10", config=CIFAR10Config, overrides={"model": "resnet18", "augment": "crop_flip"})
+def build(config: CIFAR10Config, folder: Path) -> RawDataset:
+    """Return 50,000 training and 10,000 test images (3, 32, 32) from ``folder/cifar-10-batches-py``.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    return cifar_dataset(
+        FILES.read(folder),
+        train=_TRAIN,
+        test=_TEST,
+        meta=_META,
+        label_key="labels",
+        names_key="label_names",
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    )

@@ -1,0 +1,47 @@
+"""CIFAR-100 (Krizhevsky 2009): 60,000 color images of a hundred classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro import registry
+from repro.config import DatasetConfig
+from repro.data.published_files import PublishedFiles, cifar_dataset
+from repro.data.types import RawDataset
+
+_FOLDER = "cifar-100-python"
+
+FILES = PublishedFiles(
+    dataset="cifar100",
+    torchvision_class="CIFAR100",
+    md5={
+        f"{_FOLDER}/train": "16019d7e3df5f24257cddd939b257f8d",
+        f"{_FOLDER}/test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        f"{_FOLDER}/meta": "7973b15100ade9c7d40fb424638fde48",
+    },
+)
+
+
+@dataclass
+class CIFAR100Config(DatasetConfig):
+    """Nothing to set."""
+
+
+@registry.dataset("cifar100", config=CIFAR100Config, overrides={"model": "resnet18", "augment": "crop_flip"})
+def build(config: CIFAR100Config, folder: Path) -> RawDataset:
+    """Return 50,000 training and 10,000 test images (3, 32, 32) with their fine labels from ``folder/cifar-100-python``.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    return cifar_dataset(
+        FILES.read(folder),
+        train=(f"{_FOLDER}/train",),
+        test=f"{_FOLDER}/test",
+        meta=f"{_FOLDER}/meta",
+        label_key="fine_labels",
+        names_key="fine_label_names",
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+    )

@@ -1,0 +1,120 @@
+"""Cutting the published training images into training, meta and validation sets.
+
+A cut is a function of its settings, the clean labels and a seed: the same on every platform and in every process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from repro.config import SplitConfig
+from repro.data.types import Labels
+from repro.determinism import Stream, sha256_of
+from repro.errors import UserError
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions in the published training set: sorted, and in no set twice.
+
+    Attributes:
+        train: images that are trained on (N,).
+        meta: images (M,) of the meta set; ``None`` when nothing is held out.
+        validation: images (V,) of the validation set; the same array as ``meta`` when the meta set validates (A8).
+        sha256: of the three.
+    """
+
+    train: Indices
+    meta: Indices | None
+    validation: Indices | None
+    sha256: str
+
+
+def make_split(config: SplitConfig, labels: Labels, seed: int) -> Split:
+    """Cut the images with the clean ``labels`` (N,) as ``config`` says.
+
+    ``fold`` holds out one fold of a k-fold cut. A validation set of its own is cut out of that fold, so that the training set
+    stays as it is. ``clean_meta`` holds out ``meta_size`` images, and ``validation_size`` further ones, so that the meta set
+    stays as it is. ``config.seed`` comes before ``seed``, the run's.
+
+    Raises:
+        UserError: a size does not fit the number of images.
+    """
+    if config.seed is not None:
+        seed = config.seed
+    count = len(labels)
+    if config.name == "full":
+        return _split(count, meta=None, validation=None)
+    if config.name == "fold":
+        assert config.fold is not None, "repro.config.check passed a fold without its number"
+        if config.num_folds > count:
+            raise UserError(f"split.num_folds={config.num_folds}: must be at most the {count} training images.")
+        folds = fold_of_each(labels, config.num_folds, Stream(seed, "folds", "fold"), stratified=config.stratified)
+        held_out = np.flatnonzero(folds == config.fold)
+        if config.validation_size is None:
+            return _split(count, meta=held_out, validation=held_out)
+        if config.validation_size >= len(held_out):
+            raise UserError(
+                f"split.validation_size={config.validation_size}: must be below the {len(held_out)} images of the held-out fold, "
+                "out of which it is cut; the rest is the meta set."
+            )
+        chosen = draw(labels[held_out], config.validation_size, Stream(seed, "folds", "validation"), stratified=config.stratified)
+        return _split(count, meta=np.delete(held_out, chosen), validation=held_out[chosen])
+    assert config.meta_size is not None, "repro.config.check passed a clean_meta without a size"
+    wanted = config.meta_size + (config.validation_size or 0)
+    if wanted >= count:
+        raise UserError(
+            f"split.meta_size={config.meta_size}, split.validation_size={config.validation_size}: "
+            f"together they must be below the {count} training images of the dataset."
+        )
+    meta = draw(labels, config.meta_size, Stream(seed, "folds", "clean_meta"), stratified=config.stratified)
+    if config.validation_size is None:
+        return _split(count, meta=meta, validation=meta)
+    others = np.delete(np.arange(count, dtype=np.int64), meta)
+    chosen = draw(labels[others], config.validation_size, Stream(seed, "folds", "validation"), stratified=config.stratified)
+    return _split(count, meta=meta, validation=others[chosen])
+
+
+def fold_of_each(labels: Labels, num_folds: int, stream: Stream, *, stratified: bool) -> Indices:
+    """Return the fold (N,) of each image; sizes differ by at most 1, and with ``stratified`` so do the counts of each class."""
+    order = _shuffled(labels, stream, by_class=stratified)
+    folds = np.empty(len(labels), dtype=np.int64)
+    # Dealt like cards, without a break between classes: both the folds and the classes within them come out even.
+    folds[order] = np.arange(len(labels)) % num_folds
+    return folds
+
+
+def draw(labels: Labels, count: int, stream: Stream, *, stratified: bool) -> Indices:
+    """Return ``count`` sorted positions drawn without replacement.
+
+    With ``stratified``, a class that makes up the share s of ``labels`` gets ``count * s`` of them, rounded down or up.
+    """
+    assert count <= len(labels)
+    order = _shuffled(labels, stream, by_class=stratified)
+    # Evenly spaced positions in an order sorted by class; exact integers, so that no rounding depends on the platform.
+    spaced = (np.arange(count, dtype=np.int64) * len(labels) + len(labels) // 2) // max(count, 1)
+    return np.sort(order[spaced])
+
+
+def _shuffled(labels: Labels, stream: Stream, *, by_class: bool) -> Indices:
+    order = stream.permutation(len(labels))
+    return order[np.argsort(labels[order], kind="stable")] if by_class else order
+
+
+def _split(count: int, *, meta: Indices | None, validation: Indices | None) -> Split:
+    """Everything that is not held out is trained on."""
+    absent = np.empty(0, dtype=np.int64)
+    held_out = absent if meta is None else meta
+    if validation is not None and validation is not meta:
+        held_out = np.concatenate([held_out, validation])
+    trained = np.ones(count, dtype=np.bool_)
+    trained[held_out] = False
+    train = np.flatnonzero(trained)
+    assert len(train) + len(held_out) == count, "training, meta and validation sets overlap"
+    digest = sha256_of(train, absent if meta is None else meta, absent if validation is None else validation)
+    return Split(train=train, meta=meta, validation=validation, sha256=digest)

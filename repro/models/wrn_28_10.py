@@ -1,0 +1,99 @@
+"""Wide residual network (Zagoruyko and Komodakis 2016): WRN-28-10 as it is, other sizes by its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repro import registry
+from repro.config import ModelConfig
+from repro.errors import UserError
+from repro.fields import setting
+
+
+@dataclass
+class WideResNetConfig(ModelConfig):
+    """Its size; the defaults are WRN-28-10 without dropout (Table 9)."""
+
+    depth: int = setting(28, help="6 n + 4, for n blocks of two convolutions in each of three stages", at_least=10)
+    widen_factor: int = setting(10, help="times 16: channels of the first of three stages", at_least=1)
+    dropout: float = setting(0.0, help="probability of dropping an activation between a block's two convolutions", at_least=0.0, below=1.0)
+
+
+class _Block(nn.Module):
+    """BatchNorm, ReLU, 3x3 convolution, twice, beside a shortcut that is a 1x1 convolution where the shape changes.
+
+    Where it does, the shortcut starts from the activated input, as in the authors' network.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = _convolution(inputs, outputs, kernel_size=3, stride=stride)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        # Absent rather than of probability 0: a network without dropout draws no random numbers.
+        self.dropout = nn.Dropout(dropout) if dropout > 0.0 else nn.Identity()
+        self.conv2 = _convolution(outputs, outputs, kernel_size=3)
+        self.shortcut = _convolution(inputs, outputs, kernel_size=1, stride=stride) if inputs != outputs or stride != 1 else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        active = F.relu(self.norm1(features))
+        shortcut = features if self.shortcut is None else self.shortcut(active)
+        hidden = F.relu(self.norm2(self.conv1(active)))
+        result: Tensor = shortcut + self.conv2(self.dropout(hidden))
+        return result
+
+
+class WideResNet(nn.Module):
+    """A 3x3 convolution, three stages of blocks, BatchNorm and ReLU, the mean over positions, one linear layer."""
+
+    def __init__(self, *, depth: int, widen_factor: int, dropout: float, channels: int, num_classes: int) -> None:
+        super().__init__()
+        num_blocks = (depth - 4) // 6
+        self.stem = _convolution(channels, 16, kernel_size=3)
+        blocks: list[nn.Module] = []
+        inputs = 16
+        for stage, stride in enumerate((1, 2, 2)):
+            outputs = 16 * 2**stage * widen_factor
+            for index in range(num_blocks):
+                blocks.append(_Block(inputs, outputs, stride=stride if index == 0 else 1, dropout=dropout))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.BatchNorm2d(inputs)
+        self.classifier = nn.Linear(inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K) of normalised images (B, C, H, W)."""
+        features = F.relu(self.norm(self.blocks(self.stem(images))))
+        logits: Tensor = self.classifier(torch.mean(features, dim=(2, 3)))
+        return logits
+
+
+def _convolution(inputs: int, outputs: int, *, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+
+
+@registry.model("wrn_28_10", config=WideResNetConfig)
+def build(config: WideResNetConfig, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """Return the network for images of ``image_shape`` (C, H, W) of any size: convolutions normal with a variance of 2 / fan-out.
+
+    Raises:
+        UserError: there is no network of that depth.
+    """
+    if (config.depth - 4) % 6:
+        below = config.depth - (config.depth - 4) % 6
+        raise UserError(f"model.depth={config.depth}: must be 6 n + 4, such as {below} or {below + 6}.")
+    return WideResNet(
+        depth=config.depth,
+        widen_factor=config.widen_factor,
+        dropout=config.dropout,
+        channels=image_shape[0],
+        num_classes=num_classes,
+    )

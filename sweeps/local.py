@@ -1,0 +1,272 @@
+"""Executes the runs of a plan on this machine, some at a time, each in a process of its own.
+
+The workers are forked from a server process that has imported PyTorch and nothing else of the planner's, so a run starts within
+milliseconds and its death, by whatever signal, is its own. Which runs are done is read from the run folders alone: calling this
+again goes on with what is left, two planners may share a folder, and a planner that was killed leaves nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import FrameType
+
+from repro.errors import EXIT_USER_ERROR
+from repro.files import read_json
+from sweeps.plan import Plan, PlannedRun, planned_state
+from sweeps.progress import Progress
+from sweeps.schema import override_value
+from sweeps.worker import PRELOAD, Worker, enter, train
+
+#: Signals that end a sweep: Ctrl-C, a scheduler's or a shutdown's request, and the end of the terminal.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+#: What a run says when another process holds its lock.
+LOCKED = "another process is training this run"
+
+#: The exit code of workers whose server process, which would know the real one, was killed.
+SERVER_GONE = 255
+
+#: Seconds between two looks at the workers and the run folders.
+POLL_S = 0.2
+
+#: Seconds before a run that another process held, but that shows no sign of life, is tried again.
+TRY_AGAIN_S = 15.0
+
+
+@dataclass
+class Outcome:
+    """How a call of :func:`run_missing` ended.
+
+    Attributes:
+        done: runs of the plan that are done now.
+        failed: run_id -> the last error.
+        stopped_by: the signal that ended the call early, or ``None``.
+    """
+
+    done: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped_by: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything is done, 1 when a run failed, 128 + N after signal N."""
+        if self.stopped_by is not None:
+            return 128 + self.stopped_by
+        return 1 if self.failed else 0
+
+
+@dataclass
+class _Running:
+    run: PlannedRun
+    process: ForkServerProcess
+    log: Path
+    started: float
+
+
+def run_missing(plan: Plan, *, jobs: int, retry: bool = False, worker: Worker = train, preload: Sequence[str] = PRELOAD) -> Outcome:
+    """Train every run of ``plan`` that is not done, ``jobs`` at a time, and return how it went.
+
+    Lost and preempted runs go on from their checkpoints. A run that failed before is left alone unless ``retry``; a run that fails
+    now does not stop the others. A run that another process is training is waited for. On SIGINT, SIGTERM or SIGHUP the workers
+    are asked to save their state and stop, and are waited for; a second signal kills them.
+    """
+    queue = _Queue(plan, jobs=jobs, retry=retry, worker=worker, preload=preload)
+    with _stop_signals() as received:
+        try:
+            queue.work(received)
+        finally:
+            queue.stop(received)
+            queue.progress.close()
+    queue.outcome.stopped_by = received[0] if received else None
+    return queue.outcome
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Queue:
+    """The runs that are waiting, running here, or running elsewhere."""
+
+    def __init__(self, plan: Plan, *, jobs: int, retry: bool, worker: Worker, preload: Sequence[str]) -> None:
+        self.outcome = Outcome()
+        self._folder = plan.folder.resolve()
+        self._jobs = jobs
+        self._worker = worker
+        self._threads = max(1, _num_cores() // jobs)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
+        self._running: dict[str, _Running] = {}
+        self._elsewhere: dict[str, tuple[PlannedRun, float]] = {}
+        self._waiting: deque[PlannedRun] = deque()
+        for run in plan.runs.values():
+            if run.state == "done":
+                self.outcome.done.add(run.run_id)
+            elif run.state == "failed" and not retry:
+                self.outcome.failed[run.run_id] = f"{_last_error(self._folder / run.run_id)} (failed before; --retry tries it again)"
+            else:
+                self._waiting.append(run)
+        self.progress = Progress(
+            list(self._waiting), self._folder, total=len(plan.runs), finished=len(self.outcome.done), failed=len(self.outcome.failed)
+        )
+
+    def work(self, received: list[int]) -> None:
+        """Start and watch workers until nothing is left, or a signal has arrived in ``received``."""
+        while (self._waiting or self._running or self._elsewhere) and not received:
+            while self._waiting and len(self._running) < self._jobs and not received:
+                self._begin(self._waiting.popleft())
+            self._wait()
+            self._look_elsewhere()
+
+    def stop(self, received: list[int]) -> None:
+        """Ask the workers to save their state and stop, and wait for them; after a second signal, kill them."""
+        if not self._running:
+            return
+        self.progress.say(f"stopping: {len(self._running)} runs save their state; the same command goes on. A second Ctrl-C kills them.")
+        asked = len(received)
+        for running in self._running.values():
+            running.process.terminate()
+        while self._running:
+            if len(received) > asked:
+                asked = len(received)
+                for running in self._running.values():
+                    running.process.kill()
+            self._wait(stopping=True)
+
+    def _begin(self, run: PlannedRun) -> None:
+        folder = self._folder / run.run_id
+        # Hours may have passed since the plan was made, and another planner may have been here.
+        state = planned_state(folder)
+        if state == "done":
+            self._done(run, "elsewhere")
+        elif state == "running":
+            self._elsewhere[run.run_id] = (run, 0.0)
+        elif state == "failed" and run.state != "failed":
+            self._failed(run, _last_error(folder))
+        else:
+            self._start(run, folder)
+
+    def _start(self, run: PlannedRun, folder: Path) -> None:
+        overrides = [*run.overrides, f"paths.runs={override_value(str(self._folder))}"]
+        if not any(override.startswith("exec.threads=") for override in overrides):
+            overrides.append(f"exec.threads={_threads_before(folder) or self._threads}")
+        log = self._folder / "logs" / f"{run.run_id}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        process = self._context.Process(target=enter, args=(self._worker, overrides, log), name=run.run_id)
+        process.start()
+        self._running[run.run_id] = _Running(run, process, log, time.monotonic())
+
+    def _wait(self, *, stopping: bool = False) -> None:
+        """Wait a moment, and note the workers that have ended."""
+        self.progress.refresh([item.run for item in self._running.values()], [run for run, _ in self._elsewhere.values()])
+        multiprocessing.connection.wait([item.process.sentinel for item in self._running.values()], timeout=POLL_S)
+        ended = [(item, code) for item in self._running.values() if (code := self._exit_code(item)) is not None]
+        if not ended:
+            # Also when the server process was killed: its workers then look ended at once, and would be asked without a pause.
+            time.sleep(POLL_S / 10)
+        for item, code in ended:
+            item.process.join()
+            del self._running[item.run.run_id]
+            self._ended(item, code, stopping=stopping)
+
+    def _exit_code(self, item: _Running) -> int | None:
+        """Return the exit code of a worker, or ``None`` while it lives."""
+        code = item.process.exitcode
+        if code == SERVER_GONE and planned_state(self._folder / item.run.run_id) == "running":
+            return None
+        return code
+
+    def _ended(self, item: _Running, code: int, *, stopping: bool) -> None:
+        folder = self._folder / item.run.run_id
+        state = planned_state(folder)
+        last_line = _last_line(item.log)
+        if state == "done":
+            self._done(item.run, f"in {time.monotonic() - item.started:.0f} s")
+        elif code == EXIT_USER_ERROR and (state == "running" or LOCKED in last_line):
+            self._elsewhere[item.run.run_id] = (item.run, time.monotonic() + TRY_AGAIN_S)
+        elif not stopping or state == "failed":
+            self._failed(item.run, _last_error(folder) if state == "failed" else _how_it_ended(code, last_line, item.log))
+
+    def _look_elsewhere(self) -> None:
+        """Note what became of the runs that other processes were training."""
+        for name, (run, try_again_at) in list(self._elsewhere.items()):
+            state = planned_state(self._folder / name)
+            if state == "running":
+                continue
+            if state == "done":
+                self._done(run, "elsewhere")
+            elif state == "failed":
+                self._failed(run, _last_error(self._folder / name))
+            elif time.monotonic() >= try_again_at:
+                self._waiting.append(run)
+            else:
+                continue
+            del self._elsewhere[name]
+
+    def _done(self, run: PlannedRun, how: str) -> None:
+        self.outcome.done.add(run.run_id)
+        self.progress.finished(run, how)
+
+    def _failed(self, run: PlannedRun, error: str) -> None:
+        self.outcome.failed[run.run_id] = error
+        self.progress.failed(run, error)
+
+
+def _how_it_ended(code: int, last_line: str, log: Path) -> str:
+    if code < 0:
+        how = f"killed by signal {-code} ({signal.Signals(-code).name})"
+    elif code > 128:
+        how = f"stopped by signal {code - 128}"
+    else:
+        return f"exit code {code}: {last_line or 'no message'} (see {log})"
+    return f"{how}; the same command goes on from its last checkpoint"
+
+
+def _last_error(folder: Path) -> str:
+    """Return the error that the run itself noted."""
+    try:
+        return str(read_json(folder / "status.json")["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its status.json cannot be read"
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _threads_before(folder: Path) -> int | None:
+    """Return the threads of the run's earlier attempt: a resumed run repeats its bits only with the same number."""
+    try:
+        return int(read_json(folder / "provenance.json")["threads"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _num_cores() -> int:
+    """Return the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,13 @@
+"""Shared set-up. Tensor shapes in annotations are checked at run time here, and only here."""
+
+from __future__ import annotations
+
+import os
+
+# Forked test workers and the runs that tests start share few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["WANDB_ERROR_REPORTING"] = "false"
+
+import jaxtyping
+
+_hook = jaxtyping.install_import_hook(["repro.lookahead", "repro.step", "repro.methods", "repro.metrics"], "beartype.beartype")

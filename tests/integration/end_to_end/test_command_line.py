@@ -1,0 +1,139 @@
+"""``python -m repro`` as a user meets it: its output, its exit codes, and its answers to mistakes and to a hostile disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SMALL = ["method=one_hot", "dataset=digits", "seed=0", "optim.epochs=1", "tracker=none", "exec.threads=1"]
+
+
+def command(*arguments: str, runs: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "REPRO_RUNS": str(runs), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "repro", *arguments], env=environment, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_last_line_is_the_run_folder_and_nothing_else_is_left(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    result = command(*SMALL, runs=tmp_path / "runs", cwd=work)
+    assert result.returncode == 0, result.stderr
+    folder = Path(result.stdout.splitlines()[-1])
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    assert "epoch 1/1" in result.stderr
+    assert not list(work.iterdir())
+
+
+def test_flags_of_hydra(tmp_path: Path) -> None:
+    helped = command("--help", runs=tmp_path)
+    assert helped.returncode == 0
+    assert "instance_labels" in helped.stdout
+    assert "learning_rate" in helped.stdout
+    printed = command(*SMALL, "--cfg", "job", runs=tmp_path)
+    assert printed.returncode == 0
+    assert "epochs: 1" in printed.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_multirun_trains_each(tmp_path: Path) -> None:
+    result = command("-m", *SMALL[:2], "seed=0,1", *SMALL[3:], runs=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.glob("one_hot-digits-*/final.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["method=one_hot", "dataset=digits"], "error: not set: seed"),
+        ([*SMALL, "optim.epoch=3"], "Did you mean 'optim.epochs'?"),
+        (["method=one_hot", "dataset=cifar100", "seed=0", "tracker=none"], "cifar-100-python"),
+        ([*SMALL, "exec.device=cuda"], "error: exec.device=cuda"),
+        ([*SMALL[:3], "method=instance_labels", "meta.batch_size=101", "tracker=none"], "error: meta.batch_size=101"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
+    if "exec.device=cuda" in arguments:
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("there is a CUDA device here")
+    result = command(*arguments, f"paths.data={tmp_path / 'data'}", runs=tmp_path / "runs")
+    assert result.returncode == 2
+    assert message in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_folder_of_another_run_is_refused_by_field(tmp_path: Path) -> None:
+    first = Path(command(*SMALL, runs=tmp_path).stdout.splitlines()[-1])
+    second = Path(command(*SMALL, "seed=1", runs=tmp_path).stdout.splitlines()[-1])
+    shutil.rmtree(first)
+    second.rename(first)
+    before = sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
+    result = command(*SMALL, runs=tmp_path)
+    assert result.returncode == 2
+    assert "seed: there 1, here 0" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
+
+
+def test_foreign_folder_is_refused(tmp_path: Path) -> None:
+    folder = Path(command(*SMALL, runs=tmp_path).stdout.splitlines()[-1])
+    (folder / "identity.json").unlink()
+    result = command(*SMALL, runs=tmp_path)
+    assert result.returncode == 2
+    assert "no run folder of ours" in result.stderr
+    assert (folder / "final.json").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB: enough to start a run, too small to end it."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)], capture_output=True, check=False)
+    if made.returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def test_full_disk(small_disk: Path) -> None:
+    """The error names the file; what was saved stays whole; with room, the same command goes on."""
+    arguments = [
+        *SMALL[:2],
+        "seed=0",
+        "tracker=none",
+        "exec.threads=1",
+        "optim.epochs=30",
+        "exec.checkpoint_interval_s=0",
+        "method=instance_labels",
+    ]
+    result = command(*arguments, runs=small_disk)
+    assert result.returncode == 2, result.stderr
+    assert "No space left on device" in result.stderr
+    assert str(small_disk) in result.stderr
+    assert "Traceback" not in result.stderr
+    (folder,) = small_disk.iterdir()
+    for path in folder.glob("*.json"):
+        json.loads(path.read_text())
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    again = command(*arguments, runs=small_disk)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+
+
+def test_read_only_folder(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    result = command(*SMALL, runs=small_disk)
+    assert result.returncode == 2
+    assert "Read-only file system" in result.stderr
+    assert "REPRO_RUNS" in result.stderr
+    assert "Traceback" not in result.stderr

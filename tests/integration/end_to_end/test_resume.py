@@ -1,0 +1,201 @@
+"""A run that is killed anywhere and started again ends in the same bytes as one that never stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro import checkpoint
+from repro.compose import compose
+from repro.errors import Interrupted, UserError
+from repro.identity import run_id
+from repro.run import execute
+from repro.rundir import read_metrics, read_state
+
+RESULTS = ("final.json", "model.safetensors", "labels/layout.json", "labels/indices.i64")
+
+# Children that have PyTorch imported already: a kill test spends its time training, not importing.
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(["repro.run"])
+
+
+def settings(runs: Path, *more: str) -> list[str]:
+    return [
+        *("method=instance_labels", "dataset=digits", "seed=0", "noise=uniform", "noise.rate=0.4"),
+        *("method.learning_rate=500", "optim.epochs=4", "tracker=none", "exec.threads=1", "exec.device=cpu"),
+        *("exec.checkpoint_interval_s=0.05", f"paths.runs={runs}", *more),
+    ]
+
+
+def train(overrides: list[str]) -> None:
+    execute(compose(overrides))
+
+
+def start(overrides: list[str], target: Callable[[list[str]], None] = train) -> Any:
+    process = forkserver.Process(target=target, args=(overrides,))
+    process.start()
+    return process
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    trajectory = [path.relative_to(folder).as_posix() for path in folder.glob("labels/*.f*")]
+    assert trajectory
+    return {name: (folder / name).read_bytes() for name in (*RESULTS, *trajectory)}
+
+
+def folder_of(overrides: list[str]) -> Path:
+    config = compose(overrides)
+    return Path(config.paths.runs) / run_id(config)
+
+
+def kill_until_done(overrides: list[str], *, kills: int, seed: int, longest_s: float) -> int:
+    """Start the run again and again and SIGKILL it after random times, then let it end. Return the number of kills that hit it."""
+    chance = random.Random(seed)
+    folder, hits = folder_of(overrides), 0
+    for _ in range(kills):
+        process = start(overrides)
+        deadline = time.monotonic() + chance.uniform(0.0, longest_s)
+        while time.monotonic() < deadline and process.is_alive():
+            time.sleep(0.005)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            hits += 1
+        process.join()
+        if folder.exists():
+            assert read_state(folder) in ("lost", "done", "queued")
+    process = start(overrides)
+    process.join()
+    assert process.exitcode == 0
+    return hits
+
+
+@pytest.mark.parametrize(
+    ("more", "kills"),
+    [
+        ([], 20),
+        (["method=class_labels", "method.learning_rate=0.3", "optim.momentum=0.9", "meta.lookahead_momentum=true", "meta.interval=2"], 4),
+        (["method.momentum=0.5", "trajectory.when=before", "meta.sampler=fresh", "optim.batch_size=100"], 4),
+    ],
+)
+def test_killed_at_random_moments(tmp_path: Path, more: list[str], kills: int) -> None:
+    more = [*more, "optim.epochs=8"]
+    execute(compose(settings(tmp_path / "whole", *more)))
+    killed = settings(tmp_path / "killed", *more)
+    hits = kill_until_done(killed, kills=kills, seed=20, longest_s=1.0)
+    assert hits >= kills // 2
+    whole = results(folder_of(settings(tmp_path / "whole", *more)))
+    again = results(folder_of(killed))
+    assert whole.keys() == again.keys()
+    for name, content in whole.items():
+        assert content == again[name], f"{name} differs"
+    rows = read_metrics(folder_of(killed))
+    assert [row["epoch"] for row in rows] == list(range(9))
+    assert not list(folder_of(killed).glob("**/.*.tmp"))
+
+
+def test_checkpoint_cadence_changes_no_number(tmp_path: Path) -> None:
+    often, never = settings(tmp_path / "often"), settings(tmp_path / "never", "exec.checkpoint_interval_s=1000")
+    assert results(execute(compose(often))) == results(execute(compose(never)))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_stop_signal_saves_and_leaves(tmp_path: Path, stop: signal.Signals) -> None:
+    """Within an epoch, far from a timed checkpoint: the state is saved at once, the exit code is the shell's, the run goes on later."""
+    overrides = settings(tmp_path, "exec.checkpoint_interval_s=1000", "optim.epochs=8")
+    folder = folder_of(overrides)
+    process = start(overrides, train_with_exit_code)
+    while not read_metrics(folder):
+        time.sleep(0.01)
+    os.kill(process.pid, stop)
+    process.join()
+    assert process.exitcode == 128 + stop
+    assert read_state(folder) == "preempted"
+    state = checkpoint.load(folder, folder.name)
+    assert state is not None
+    done = state["epoch"]
+    assert [row["epoch"] for row in read_metrics(folder)] == list(range(done + 1))
+    execute(compose(overrides))
+    assert read_state(folder) == "done"
+    assert [row["epoch"] for row in read_metrics(folder)] == list(range(9))
+
+
+def train_with_exit_code(overrides: list[str]) -> None:
+    try:
+        execute(compose(overrides))
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
+
+
+def preempt_in_process(overrides: list[str]) -> Path:
+    """Leave a run with a mid-training checkpoint behind."""
+    folder = folder_of(overrides)
+    process = start(overrides, train_with_exit_code)
+    while len(read_metrics(folder)) < 3:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert read_state(folder) == "preempted"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return results(execute(compose(settings(tmp_path_factory.mktemp("whole"), "optim.epochs=6"))))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "foreign", "empty", "code"])
+def test_damaged_checkpoint_is_named_and_the_previous_one_used(
+    tmp_path: Path, damage: str, whole_run: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = settings(tmp_path / "damaged", "optim.epochs=6")
+    folder = preempt_in_process(overrides)
+    newest = folder / "checkpoint.pt"
+    assert (folder / "checkpoint.previous.pt").exists()
+    content = newest.read_bytes()
+    if damage == "truncated":
+        newest.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped bit":
+        middle = len(content) // 2
+        newest.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif damage == "foreign":
+        checkpoint.save(folder, {"run_id": "another-run"})
+        (folder / "checkpoint.previous.pt").write_bytes(content)
+    elif damage == "empty":
+        newest.write_bytes(b"")
+    else:
+        import torch
+
+        torch.save({"run_id": folder.name, "schema": 1, "epoch": Path("/")}, newest)
+    execute(compose(overrides))
+    assert str(newest) in caplog.text
+    assert "is not used" in caplog.text
+    assert results(folder) == whole_run
+
+
+def test_finished_run_is_left_alone(tmp_path: Path) -> None:
+    overrides = settings(tmp_path, "optim.epochs=1")
+    folder = execute(compose(overrides))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert execute(compose(overrides)) == folder
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert not (folder / "checkpoint.pt").exists()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    overrides = settings(tmp_path, "optim.epochs=60")
+    process = start(overrides, train_with_exit_code)
+    while not read_metrics(folder_of(overrides)):
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another process is training this run"):
+        execute(compose(overrides))
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert read_state(folder_of(overrides)) == "preempted"

@@ -1,0 +1,142 @@
+"""The offline W&B mirror, written by the real client and decoded by its own reader, against metrics.jsonl row by row."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro.compose import compose
+from repro.metrics import definition_of
+from repro.run import execute
+from repro.rundir import read_metrics, read_state
+
+SETTINGS = ["method=instance_labels", "dataset=digits", "seed=0", "noise=uniform", "noise.rate=0.4", "exec.threads=1", "tracker=offline"]
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return every record of every offline fragment, in the order they were written."""
+    found = []
+    for file in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
+        output = subprocess.run(
+            [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        ).stdout
+        found += [json.loads(line) for line in output.splitlines()]
+    return found
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    items = [record["history"]["item"] for record in records(folder) if record["type"] == "history"]
+    return [{name: value for name, value in item.items() if name == "_step" or not name.startswith("_")} for item in items]
+
+
+def same(mirrored: dict[str, Any], truth: dict[str, Any]) -> bool:
+    expected = {**truth, "_step": truth["epoch"]}
+    return mirrored.keys() == expected.keys() and all(mirrored[name] == pytest.approx(value, abs=1e-6) for name, value in expected.items())
+
+
+def test_mirror_equals_the_truth(tmp_path: Path) -> None:
+    folder = execute(compose([*SETTINGS, "optim.epochs=3", f"paths.runs={tmp_path / 'runs'}"]))
+    truth, mirrored = read_metrics(folder), history(folder)
+    assert len(truth) == 4
+    assert all(same(*pair) for pair in zip(mirrored, truth, strict=True))
+    for name in truth[-1]:
+        if name not in ("epoch", "step"):
+            definition_of(name)
+    (run,) = [record["run"] for record in records(folder) if record["type"] == "run"]
+    assert run["run_id"] == folder.name
+    config = run["config"]["update"]
+    assert config["method"]["name"] == "instance_labels"
+    assert "paths" not in config
+    assert [record["exit"]["exit_code"] for record in records(folder) if record["type"] == "exit"] == [0]
+
+
+def test_everything_stays_in_the_run_folder(tmp_path: Path) -> None:
+    """W&B's caches, its staging area and its settings included."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home), "TMPDIR": str(home)}
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        environment.pop(name, None)
+    result = subprocess.run(
+        [sys.executable, "-m", "repro", *SETTINGS, "optim.epochs=1", f"paths.runs={tmp_path / 'runs'}"],
+        env=environment,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    left = [path for path in home.rglob("*") if path.is_file() and "torch" not in path.as_posix()]
+    assert not left, left
+
+
+def test_a_killed_run_has_every_epoch_once(tmp_path: Path) -> None:
+    """Killed in the middle and started again: the fragments together hold each epoch exactly once."""
+    arguments = [*SETTINGS, "optim.epochs=8", f"paths.runs={tmp_path}", "exec.checkpoint_interval_s=0"]
+    process = subprocess.Popen([sys.executable, "-m", "repro", *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not (folders := list(tmp_path.glob("*/metrics.jsonl"))) or len(read_metrics(folders[0].parent)) < 4:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    folder = execute(compose(arguments))
+    assert read_state(folder) == "done"
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
+    assert [row["epoch"] for row in history(folder)] == list(range(9))
+    assert all(same(*pair) for pair in zip(history(folder), read_metrics(folder), strict=True))
+
+
+def test_a_broken_wandb_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    import wandb
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(28, "No space left on device")
+
+        settings = type("Settings", (), {"sync_dir": str(tmp_path)})()
+
+        def define_metric(self, *arguments: Any, **more: Any) -> None:
+            return None
+
+        def log(self, *arguments: Any, **more: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(wandb, "init", lambda **more: Broken())
+    folder = execute(compose([*SETTINGS, "optim.epochs=2", f"paths.runs={tmp_path}"]))
+    assert read_state(folder) == "done"
+    assert caplog.text.count("W&B failed") == 1
+
+
+def test_a_failing_start_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    import wandb
+
+    def refuse(**more: Any) -> None:
+        raise wandb.errors.CommError("no server")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    folder = execute(compose([*SETTINGS, "optim.epochs=1", f"paths.runs={tmp_path}"]))
+    assert read_state(folder) == "done"
+    assert "W&B could not start" in caplog.text
+
+
+def test_a_run_left_open_does_not_swallow_the_next(tmp_path: Path) -> None:
+    """A job that raised leaves its W&B run active in the process; the next run must have its own."""
+    import wandb
+
+    left_open = wandb.init(mode="offline", dir=str(tmp_path), project="other", settings=wandb.Settings(silent=True, console="off"))
+    folder = execute(compose([*SETTINGS, "optim.epochs=1", f"paths.runs={tmp_path}"]))
+    assert [row["epoch"] for row in history(folder)] == [0, 1]
+    assert left_open.id != folder.name

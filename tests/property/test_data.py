@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repro import registry
+from repro.config import AugmentConfig, SplitConfig
+from repro.data.splits import make_split
+from repro.data.transform import Transform
+from repro.data.types import Labels
+from repro.determinism import Stream, sha256_of
+
+COUNT = 4000
+
+seeds = st.integers(0, 2**40)
+rates = st.floats(0.0, 1.0)
+num_classes_at_least_3 = st.integers(3, 30)
+
+
+@st.composite
+def label_arrays(draw: st.DrawFn) -> Labels:
+    """Labels of up to eight classes of very different sizes, in any order."""
+    counts = draw(st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(lambda counts: sum(counts) >= 10))
+    ordered = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    return ordered[Stream(draw(seeds), "labels").permutation(len(ordered))]
+
+
+def noisy(name: str, labels: Labels, num_classes: int, seed: int, **values: Any) -> Labels:
+    choice = registry.get("noise", name)
+    result: Labels = choice.build(choice.config(name=name, **values), labels, num_classes, seed)
+    return result
+
+
+def some_labels(num_classes: int, seed: int) -> Labels:
+    return Stream(seed, "some labels").integers(COUNT, num_classes)
+
+
+# -- splits -------------------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(labels=label_arrays(), num_folds=st.integers(2, 10), stratified=st.booleans(), seed=seeds)
+def test_folds_partition_the_images_evenly(labels: Labels, num_folds: int, stratified: bool, seed: int) -> None:
+    config = {"name": "fold", "num_folds": num_folds, "stratified": stratified}
+    splits = [make_split(SplitConfig(fold=fold, **config), labels, seed) for fold in range(num_folds)]  # type: ignore[arg-type]
+    held_out = [split.meta for split in splits if split.meta is not None]
+    assert sorted(np.concatenate(held_out)) == list(range(len(labels)))
+    assert np.ptp([len(part) for part in held_out]) <= 1
+    for split in splits:
+        assert split.meta is not None
+        assert sorted([*split.train, *split.meta]) == list(range(len(labels)))
+    if stratified:
+        per_class = np.array([np.bincount(labels[part], minlength=8) for part in held_out])
+        assert np.ptp(per_class, axis=0).max() <= 1
+
+
+@settings(deadline=None)
+@given(labels=label_arrays(), data=st.data(), seed=seeds)
+def test_a_clean_meta_set_has_each_class_s_share(labels: Labels, data: st.DataObject, seed: int) -> None:
+    size = data.draw(st.integers(1, len(labels) - 2))
+    validation_size = data.draw(st.none() | st.integers(1, len(labels) - 1 - size))
+    split = make_split(SplitConfig(name="clean_meta", meta_size=size, validation_size=validation_size), labels, seed)
+    assert split.meta is not None
+    assert split.validation is not None
+    held_out = [split.meta] if validation_size is None else [split.meta, split.validation]
+    assert sorted(np.concatenate([split.train, *held_out])) == list(range(len(labels)))
+    pool = labels
+    for part, wanted in zip(held_out, (size, validation_size), strict=False):
+        assert len(part) == wanted
+        share = np.bincount(pool, minlength=8) * (wanted / len(pool))
+        assert np.all(np.abs(np.bincount(labels[part], minlength=8) - share) < 1)
+        pool = np.delete(labels, part)
+
+
+@settings(deadline=None)
+@given(labels=label_arrays(), seed=seeds)
+def test_renaming_the_classes_in_order_leaves_the_cut_as_it_is(labels: Labels, seed: int) -> None:
+    config = SplitConfig(name="clean_meta", meta_size=5)
+    assert make_split(config, labels, seed).sha256 == make_split(config, labels * 3 + 1, seed).sha256
+
+
+# -- noise --------------------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(num_classes=num_classes_at_least_3, rate=rates, seed=seeds, kind=st.sampled_from(["with", "without", "flip", "flip2", "next"]))
+def test_effective_rates_are_binomial(num_classes: int, rate: float, seed: int, kind: str) -> None:
+    name, values, effective = {
+        "with": ("uniform", {}, rate * (num_classes - 1) / num_classes),
+        "without": ("uniform", {"include_true": False}, rate),
+        "flip": ("flip", {}, rate),
+        "flip2": ("flip2", {}, rate),
+        "next": ("patrini", {"pairs": "next"}, rate),
+    }[kind]
+    labels = some_labels(num_classes, seed)
+    flipped = np.sum(noisy(name, labels, num_classes, seed, rate=rate, **values) != labels)
+    # Seven standard deviations, so that no run of the tests is a false alarm; ten labels more for rates near 0 and 1, where counts
+    # are far from normal.
+    assert abs(flipped - COUNT * effective) <= 7 * math.sqrt(COUNT * effective * (1 - effective)) + 10
+
+
+@settings(deadline=None)
+@given(num_classes=st.integers(2, 30), rate=rates, seed=seeds)
+def test_exact_counts_are_exact_and_the_true_class_stays_out(num_classes: int, rate: float, seed: int) -> None:
+    labels = some_labels(num_classes, seed)
+    observed = noisy("uniform", labels, num_classes, seed, rate=rate, draw="exact", include_true=False)
+    # Every replaced label is wrong, so the wrong ones can be counted.
+    assert np.sum(observed != labels) == round(rate * COUNT)
+    assert observed.min() >= 0
+    assert observed.max() < num_classes
+
+
+@settings(deadline=None)
+@given(num_classes=num_classes_at_least_3, rate=rates, seed=seeds, shift=st.integers(1, 30))
+def test_uniform_noise_does_not_know_the_names_of_the_classes(num_classes: int, rate: float, seed: int, shift: int) -> None:
+    labels = some_labels(num_classes, seed)
+    for name, values in (("uniform", {"include_true": False}), ("patrini", {"pairs": "next"})):
+        plain = noisy(name, labels, num_classes, seed, rate=rate, **values)
+        shifted = noisy(name, (labels + shift) % num_classes, num_classes, seed, rate=rate, **values)
+        np.testing.assert_array_equal(shifted, (plain + shift) % num_classes)
+
+
+@settings(deadline=None)
+@given(num_classes=num_classes_at_least_3, rate=rates, seed=seeds, name=st.sampled_from(["uniform", "flip", "flip2"]))
+def test_more_noise_only_adds_to_less_noise(num_classes: int, rate: float, seed: int, name: str) -> None:
+    """A label that is kept at a rate is kept at every lower one: rates are compared on the same images."""
+    labels = some_labels(num_classes, seed)
+    wrong = noisy(name, labels, num_classes, seed, rate=rate) != labels
+    wrong_at_half = noisy(name, labels, num_classes, seed, rate=rate / 2) != labels
+    assert not np.any(wrong_at_half & ~wrong)
+
+
+@settings(deadline=None)
+@given(num_classes=num_classes_at_least_3, seed=seeds, name=st.sampled_from(["flip", "flip2"]))
+def test_a_label_s_noise_depends_on_its_position_and_class_alone(num_classes: int, seed: int, name: str) -> None:
+    labels, others = some_labels(num_classes, seed), some_labels(num_classes, seed + 1)
+    same = labels == others
+    first, second = noisy(name, labels, num_classes, seed, rate=0.5), noisy(name, others, num_classes, seed, rate=0.5)
+    np.testing.assert_array_equal(first[same], second[same])
+
+
+# -- every process and platform ------------------------------------------------------------------------------------------------
+
+# A change of any of these makes every finished run a different one: raise the version of what changed, then pin anew.
+PINNED_SPLITS = {
+    "fold": "c7b3bbfd3b1b3fa3bb7c31325433c6bf1f90ab9ccfcfb8f7fbfd2cf7bfab9838",
+    "clean_meta": "9bc0915b91e3b0157724113febc5f01206cc9f7fcb72282c46194eed3bc1cab0",
+    "unstratified": "da04fda3bacbbc5988b4bb79126b8f07632a509395325bfd8c180df57d94e26e",
+}
+PINNED_NOISE = {
+    "uniform": "f7dc57376d328d337a882bd4f0bf888ecea4adcdaf27f2cb9e2e33edcc50d16b",
+    "flip": "a8e5758bdeb247c1a6b5339a3ef60c730834592a505b87d388d130937056c139",
+    "flip2": "b638fe9474b28fe739cb459245e8aa6e4a934d32d511496e3d97fed3f4099a25",
+    "patrini": "a8f394bb6fe91d0fd318f4f81e8d13ed233397241b3d55ed6f58f6554fd39fd0",
+}
+PINNED_DRAWS = "e6a58c0d8a417a95e065380f6d70541bfd1772a30bab8a96c48d60b0ab2ecffc"
+
+
+def test_splits_are_the_same_everywhere() -> None:
+    labels = np.arange(1000, dtype=np.int64) ** 2 % 11
+    assert {
+        "fold": make_split(SplitConfig(name="fold", fold=2), labels, 0).sha256,
+        "clean_meta": make_split(SplitConfig(name="clean_meta", meta_size=100, validation_size=50), labels, 3).sha256,
+        "unstratified": make_split(SplitConfig(name="fold", fold=2, stratified=False), labels, 0).sha256,
+    } == PINNED_SPLITS
+
+
+@pytest.mark.parametrize("name", ["uniform", "flip", "flip2", "patrini"])
+def test_noise_is_the_same_everywhere(name: str) -> None:
+    labels = np.arange(1000, dtype=np.int64) ** 2 % 11
+    assert sha256_of(noisy(name, labels, 11, 3, rate=0.4)) == PINNED_NOISE[name]
+
+
+def test_augmentation_is_the_same_everywhere() -> None:
+    config = AugmentConfig(padding=4, horizontal_flip=True)
+    draws = Transform(config, (0.5,), (0.5,), (1, 8, 8), torch.device("cpu")).draw(Stream(0, "augment", "train", 3), 1000)
+    assert draws is not None
+    assert sha256_of(draws.values.numpy()) == PINNED_DRAWS
