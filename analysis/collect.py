@@ -169,12 +169,21 @@ def value_at(run: Run, metric: str, epoch: Epoch) -> float | None:
 
 
 def read_curves(run: Run, metrics: tuple[str, ...]) -> dict[str, dict[int, float]]:
-    """Return for each of ``metrics`` its value by completed epochs; epoch 0 is the untrained model."""
+    """Return for each of ``metrics`` its value by completed epochs; epoch 0 is the untrained model.
+
+    Raises:
+        UserError: the run is done but a line of its metrics.jsonl is damaged.
+    """
     curves: dict[str, dict[int, float]] = {metric: {} for metric in metrics}
-    with contextlib.suppress(FileNotFoundError), (run.folder / "metrics.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            for metric in metrics:
-                if metric in row:
-                    curves[metric][int(row["epoch"])] = number(row[metric])
+    path = run.folder / "metrics.jsonl"
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as lines:
+        for index, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                epoch = int(row["epoch"])
+                for metric in metrics:
+                    if metric in row:
+                        curves[metric][epoch] = number(row[metric])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}:{index}: the line is damaged ({error}). Move the folder away and run it again.") from error
     return curves

@@ -96,7 +96,9 @@ def make_figure(spec: FigureSpec, runs: Path) -> Files:
         spec,
         {
             **{f"{spec.name}.{kind}": content for kind, content in images.items()},
-            f"{spec.name}.csv": csv_bytes(_rows(spec, curves)),
+            f"{spec.name}.csv": csv_bytes(
+                _rows(spec, curves), columns=("spec", "row", "column", "metric", "epoch", "mean", "sd", "n", "expected", "diverged")
+            ),
             f"{spec.name}.provenance.json": _provenance(spec, cells),
             f"{spec.name}.md": ("\n".join(page) + "\n").encode(),
         },

@@ -174,10 +174,10 @@ def run_columns(run: Run) -> dict[str, Any]:
     }
 
 
-def csv_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Return ``rows`` as CSV: numbers at full precision, ``None`` as an empty field."""
+def csv_bytes(rows: Sequence[dict[str, Any]], *, columns: Sequence[str] = ()) -> bytes:
+    """Return ``rows`` as CSV: numbers at full precision, ``None`` as an empty field; ``columns`` is the header where there is no row."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else list(columns), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({key: "NaN" if isinstance(value, float) and value != value else value for key, value in row.items()})

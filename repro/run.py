@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from repro import checkpoint, registry
+from repro.allocator import keep_freed_memory
 from repro.config import Config
 from repro.data.prepare import RunData, prepare
 from repro.determinism import Stream, make_deterministic
@@ -109,6 +110,7 @@ def _train_held(config: Config, name: str, held: RunFolder) -> None:
 def _train(config: Config, name: str, held: RunFolder, device: torch.device, requests: list[int]) -> Training:
     folder = held.path
     make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
+    keep_freed_memory()
     data = prepare(config, device)
     write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=True))
     write_json(folder / "identity.json", identity_document(config))

@@ -145,14 +145,19 @@ class _Queue:
             return
         self.progress.say(f"stopping: {len(self._running)} runs save their state; the same command goes on. A second Ctrl-C kills them.")
         asked = len(received)
-        for running in self._running.values():
-            running.process.terminate()
+        self._signal_workers(signal.SIGTERM)
         while self._running:
             if len(received) > asked:
                 asked = len(received)
-                for running in self._running.values():
-                    running.process.kill()
+                self._signal_workers(signal.SIGKILL)
             self._wait(stopping=True)
+
+    def _signal_workers(self, number: signal.Signals) -> None:
+        for item in self._running.values():
+            # Not through process.terminate(): a worker whose server was killed looks ended to it.
+            if item.process.pid is not None and item.process.exitcode in (None, SERVER_GONE):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(item.process.pid, number)
 
     def _begin(self, run: PlannedRun) -> None:
         folder = self._folder / run.run_id
@@ -203,7 +208,7 @@ class _Queue:
         last_line = _last_line(item.log)
         if state == "done":
             self._done(item.run, f"in {time.monotonic() - item.started:.0f} s")
-        elif code == EXIT_USER_ERROR and (state == "running" or LOCKED in last_line):
+        elif (code == EXIT_USER_ERROR and (state == "running" or LOCKED in last_line)) or (code == SERVER_GONE and not stopping):
             self._elsewhere[item.run.run_id] = (item.run, time.monotonic() + TRY_AGAIN_S)
         elif not stopping or state == "failed":
             self._failed(item.run, _last_error(folder) if state == "failed" else _how_it_ended(code, last_line, item.log))

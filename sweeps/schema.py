@@ -14,6 +14,7 @@ BETTER = ("higher", "lower", "neither")
 #: Where in a run a value is read: after the last epoch, at the best validation accuracy, at the best test accuracy.
 EPOCH_RULES = ("last", "best_val", "best_test")
 
+_BEFORE_QUOTE = re.compile(r"(\\*)('|\Z)")
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 
@@ -162,5 +163,6 @@ def override_value(value: Value) -> str:
         return repr(value)
     if _PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "inf", "nan"):
         return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra takes a backslash as it is, but for those in front of a quote.
+    escaped = _BEFORE_QUOTE.sub(lambda found: found[1] * 2 + (found[2] and "\\'"), value)
     return f"'{escaped}'"

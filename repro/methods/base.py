@@ -102,8 +102,8 @@ class Method(ABC):
 
 
 def one_hot(labels: Int[Tensor, " batch"], num_classes: int) -> Float[Tensor, "batch {num_classes}"]:
-    """Return float32 one-hot rows (B, K) of integer labels (B,)."""
-    return torch.nn.functional.one_hot(labels, num_classes).to(torch.float32)
+    """Return one-hot rows (B, K) of integer labels (B,), in PyTorch's default type."""
+    return torch.nn.functional.one_hot(labels, num_classes).to(torch.get_default_dtype())
 
 
 def smoothed(

@@ -1,0 +1,98 @@
+"""Loss traces of twenty steps in float64. A change that should not alter numbers must leave them as they are.
+
+``python tests/golden/test_traces.py`` rewrites the golden file; that needs a line under Numerics in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from repro import registry
+from repro.config import MetaConfig, OptimConfig
+from repro.determinism import Stream
+from repro.methods.base import Context, Method
+from repro.step import MetaBatch, TrainingStep, make_optimizer
+
+GOLDEN = Path(__file__).with_name("traces.json")
+STEPS, BATCH, META = 20, 16, 24
+
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "one_hot": {"method": {"name": "one_hot"}},
+    "one_hot, momentum": {"method": {"name": "one_hot"}, "optim": {"momentum": 0.9, "nesterov": True}},
+    "label_smoothing": {"method": {"name": "label_smoothing"}},
+    "label_smoothing, nontarget": {"method": {"name": "label_smoothing", "form": "nontarget"}},
+    "class_labels": {"method": {"name": "class_labels", "learning_rate": 1.0}},
+    "class_labels, alpha 0, mean": {
+        "method": {"name": "class_labels", "learning_rate": 1.0, "initial_target_probability": 1.0, "class_reduction": "mean"}
+    },
+    "instance_labels": {"method": {"name": "instance_labels", "learning_rate": 100.0}},
+    "instance_labels, momentum look-ahead": {
+        "method": {"name": "instance_labels", "learning_rate": 100.0, "momentum": 0.5},
+        "optim": {"momentum": 0.9},
+        "meta": {"lookahead_momentum": True, "lookahead_weight_decay": True},
+    },
+    "instance_labels, curriculum": {"method": {"name": "instance_labels", "learning_rate": 100.0, "curriculum": "one_minus_entropy"}},
+    "instance_labels, simplex": {"method": {"name": "instance_labels", "learning_rate": 10.0, "parametrization": "simplex"}},
+    "instance_labels, old labels": {"method": {"name": "instance_labels", "learning_rate": 100.0}, "meta": {"use_updated": False}},
+    "instance_labels, running statistics": {
+        "method": {"name": "instance_labels", "learning_rate": 100.0},
+        "meta": {"batch_norm": "running"},
+    },
+}
+
+
+def trace(case: dict[str, dict[str, Any]]) -> list[float]:
+    """Train on real digits, a third of them annotated wrongly; return the loss after each step and the final label statistics."""
+    raw = registry.get("dataset", "digits").build(None, Path())
+    order = Stream(0, "golden").permutation(len(raw.train.labels))
+    images = torch.from_numpy(raw.train.images[order]).double() / 255 - 0.3
+    true = torch.from_numpy(raw.train.labels[order])
+    observed = torch.where(torch.arange(len(true)) % 3 == 0, (true + 1) % 10, true)
+    torch.manual_seed(Stream(0, "init").torch_seed())
+    choice = registry.get("model", "digits_cnn")
+    model = choice.build(choice.config(width=4), num_classes=10, image_shape=raw.image_shape).double()
+    settings = dict(case["method"])
+    method_choice = registry.get("method", settings.pop("name"))
+    method: Method = method_choice.build(method_choice.config(**settings), Context(10, observed[:160], torch.device("cpu"), 0))
+    optim = OptimConfig(**{"name": "golden", "epochs": 1, "learning_rate": 0.2, "weight_decay": 1e-3, **case.get("optim", {})})
+    step = TrainingStep(model, make_optimizer(model, optim), method, optim, MetaConfig(**case.get("meta", {})))
+    values = []
+    for index in range(STEPS):
+        rows = torch.arange(index * BATCH, (index + 1) * BATCH) % 160
+        meta_rows = 160 + torch.arange(index * META, (index + 1) * META)
+        meta = MetaBatch(images[meta_rows], true[meta_rows]) if method.uses_meta else None
+        values.append(step(images[rows], rows, observed[rows], epoch=0, meta=meta).loss.item() / BATCH)
+    targets = method.targets(torch.arange(160))
+    return [*values, targets.max(1).values.mean().item(), float((targets.argmax(1) == true[:160]).double().mean())]
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_trace(name: str) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    assert golden.keys() == CASES.keys()
+    # Rounding differs between processors and PyTorch versions, and twenty steps amplify it; a change of the algorithm is far above.
+    assert trace(CASES[name]) == pytest.approx(golden[name], rel=1e-8)
+
+
+def test_the_cases_differ() -> None:
+    golden = json.loads(GOLDEN.read_text())
+    assert len({tuple(values) for values in golden.values()}) == len(golden)
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)
+    GOLDEN.write_text(json.dumps({name: trace(case) for name, case in CASES.items()}, indent=1) + "\n")

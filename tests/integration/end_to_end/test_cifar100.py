@@ -1,0 +1,105 @@
+"""The real CIFAR-100 through the real files, at the paper's sizes. Minutes on a CPU, so marked slow."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from repro.allocator import keep_freed_memory
+from repro.compose import compose
+from repro.config import MetaConfig, OptimConfig
+from repro.data.prepare import prepare
+from repro.determinism import make_deterministic
+from repro.errors import Interrupted
+from repro.loop import Training
+from repro.methods.base import Context
+from repro.registry import get
+from repro.run import build
+from repro.step import MetaBatch, TrainingStep, make_optimizer
+
+pytestmark = pytest.mark.slow
+
+
+class StopAfter:
+    """Stops a training after a number of steps, and evaluates nothing before."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        raise AssertionError("an epoch ended")
+
+    def between_steps(self, training: Training) -> None:
+        if training.batch == self.steps:
+            raise Interrupted(0)
+
+
+def train_20_steps(data: str, folder: str, results: Any) -> None:
+    config = compose(["method=instance_labels", "dataset=cifar100", "split=fold", "split.fold=0", "seed=0", f"paths.data={data}"])
+    make_deterministic(threads=None, allow_tf32=False)
+    keep_freed_memory()
+    device = torch.device("cpu")
+    training = build(config, prepare(config, device), device, Path(folder))
+    before = training.method.state_dict()["logits"].clone()
+    start = time.monotonic()
+    try:
+        training._train_epoch(StopAfter(20))
+    except Interrupted:
+        pass
+    loss = float(training._loss) / (20 * config.optim.batch_size)
+    moved = int((training.method.state_dict()["logits"] != before).any(1).sum())
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    results.put({"loss": loss, "moved": moved, "seconds": time.monotonic() - start, "peak_gib": peak_kib / 2**20})
+
+
+def test_20_steps_of_resnet18_with_instance_labels(tmp_path: Path) -> None:
+    data = os.environ.get("REPRO_TEST_CIFAR100")
+    if data is None:
+        pytest.skip("REPRO_TEST_CIFAR100 does not name the folder that holds cifar-100-python")
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=train_20_steps, args=(data, str(tmp_path), results))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    result = results.get()
+    print(result)
+    assert 3.0 < result["loss"] < 8.0
+    assert result["moved"] == 20 * 128
+    assert result["peak_gib"] < 4.0
+
+
+def test_meta_step_costs_at_most_5_1_plain_steps() -> None:
+    """ResNet18 at 128 / 256 in eager float32, medians of one process. The floor of the algorithm is 13 / 3 = 4.33."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    choice = get("model", "resnet18")
+    model = choice.build(choice.config(), num_classes=100, image_shape=(3, 32, 32)).train()
+    observed = torch.randint(0, 100, (128,))
+    optim = OptimConfig(name="test", epochs=1, learning_rate=0.4, weight_decay=1e-3)
+    optimizer = make_optimizer(model, optim)
+    inputs, rows = torch.randn(128, 3, 32, 32), torch.arange(128)
+    meta = MetaBatch(torch.randn(256, 3, 32, 32), torch.randint(0, 100, (256,)))
+    seconds: dict[str, list[float]] = {"one_hot": [], "instance_labels": []}
+    steps = {}
+    for name in seconds:
+        method = get("method", name)
+        built = method.build(method.config(), Context(100, observed, torch.device("cpu"), 0))
+        steps[name] = TrainingStep(model, optimizer, built, optim, MetaConfig())
+    for round_number in range(6):
+        for name, step in steps.items():
+            start = time.monotonic()
+            step(inputs, rows, observed, epoch=0, meta=meta if name == "instance_labels" else None)
+            if round_number > 0:  # the first calls also fill caches
+                seconds[name].append(time.monotonic() - start)
+    plain, learned = (statistics.median(values) for values in seconds.values())
+    print(f"plain {plain:.2f} s, meta {learned:.2f} s, ratio {learned / plain:.2f}")
+    assert learned / plain <= 5.1

@@ -1,0 +1,84 @@
+"""Laws of the label methods: names of classes do not matter, an identical meta set moves nothing twice, order does not matter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repro import registry
+from repro.config import MetaConfig, OptimConfig
+from repro.methods.base import Context, Method
+from repro.metrics import LabelTotals, probability_in_top
+from repro.step import MetaBatch, TrainingStep, make_optimizer
+
+K, N = 4, 24
+METHODS = ["one_hot", "label_smoothing", "class_labels", "instance_labels"]
+
+
+def trained_targets(name: str, permutation: torch.Tensor, seed: int) -> torch.Tensor:
+    """Train three steps of a linear model whose classes are named by ``permutation``; return the targets, named back."""
+    torch.manual_seed(seed)
+    images, labels = torch.randn(N, 5).double(), torch.randint(0, K, (N,))
+    meta_images, meta_labels = torch.randn(10, 5).double(), torch.randint(0, K, (10,))
+    model = torch.nn.Linear(5, K).double()
+    with torch.no_grad():
+        model.weight[permutation] = model.weight.clone()
+        model.bias[permutation] = model.bias.clone()
+    choice = registry.get("method", name)
+    more = {"learning_rate": 5.0} if choice.build.uses_meta else {}
+    method: Method = choice.build(choice.config(**more), Context(K, permutation[labels], torch.device("cpu"), 0))
+    optim = OptimConfig(name="test", epochs=1, learning_rate=0.5, weight_decay=0.0)
+    step = TrainingStep(model, make_optimizer(model, optim), method, optim, MetaConfig())
+    for index in range(3):
+        rows = torch.arange(8) + 8 * index
+        meta = MetaBatch(meta_images, permutation[meta_labels]) if method.uses_meta else None
+        step(images[rows], rows, permutation[labels][rows], epoch=0, meta=meta)
+    return method.targets(torch.arange(N))[:, permutation]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@given(order=st.permutations(range(K)), seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_equivariant_under_renaming_classes(name: str, order: list[int], seed: int) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        named = trained_targets(name, torch.tensor(order), seed)
+        plain = trained_targets(name, torch.arange(K), seed)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(named, plain)
+    torch.testing.assert_close(named.sum(1), torch.ones(N, dtype=torch.float64))
+
+
+distributions = st.lists(st.lists(st.floats(0.0, 1.0), min_size=K, max_size=K), min_size=1, max_size=8)
+
+
+@given(rows=distributions, rank=st.integers(1, K), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_chances_to_be_in_the_top_sum_to_the_rank(rows: list[list[float]], rank: int, data: st.DataObject) -> None:
+    """Exactly ``rank`` of the classes are in the top ``rank``, however many are tied."""
+    scores = torch.tensor(rows, dtype=torch.float64)
+    chances = torch.stack([probability_in_top(scores, torch.full((len(rows),), k), rank) for k in range(K)]).double()
+    assert ((chances >= 0) & (chances <= 1)).all()
+    torch.testing.assert_close(chances.sum(0), torch.full((len(rows),), float(rank), dtype=torch.float64))
+
+
+@given(seed=st.integers(0, 1000), cut=st.integers(1, N - 1))
+@settings(max_examples=30, deadline=None)
+def test_label_metrics_do_not_depend_on_blocks(seed: int, cut: int) -> None:
+    torch.manual_seed(seed)
+    targets = torch.softmax(3 * torch.randn(N, K), 1)
+    observed, true = torch.randint(0, K, (N,)), torch.randint(0, K, (N,))
+    whole, parts = LabelTotals(K), LabelTotals(K)
+    whole.add(targets, observed, true)
+    parts.add(targets[:cut], observed[:cut], true[:cut])
+    parts.add(targets[cut:], observed[cut:], true[cut:])
+    first, second = whole.metrics(noisy=True), parts.metrics(noisy=True)
+    assert first.keys() == second.keys()
+    assert all(second[name] == pytest.approx(value, abs=1e-12) for name, value in first.items())
+    wrong = (observed != true).double().mean().item()
+    assert first["noise/label_error"] == pytest.approx(
+        first.get("noise/label_error_noisy", 0.0) * wrong + first.get("noise/damage_rate", 0.0) * (1 - wrong), abs=1e-9
+    )

@@ -1,0 +1,56 @@
+"""Workers that behave as they are told and train nothing. Each takes the real lock and writes the real states."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from repro.errors import EXIT_USER_ERROR, UserError
+from repro.files import write_json
+from repro.rundir import RunFolder, read_state
+
+
+def behave(overrides: Sequence[str]) -> int:
+    """Do what the override ``behave=...`` says: done, fail, die (the first time),
+    quit (a user's mistake without a folder), while (1.5 s the first time), slow (6 s the first time).
+    """
+    settings = dict(override.split("=", 1) for override in overrides)
+    runs = Path(settings["paths.runs"].strip("'"))
+    folder = runs / settings["name"]
+    what = settings["behave"]
+    with (runs / "calls.txt").open("a") as calls:
+        calls.write(f"{settings['name']} {settings['exec.threads']} {os.getpid()} {os.getpgrp()}\n")
+    if what == "quit":
+        print("error: the file is not there", file=sys.stderr)
+        return EXIT_USER_ERROR
+    if read_state(folder) == "done":
+        return 0
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        with RunFolder(folder).hold(heartbeat_s=0.5, epochs=2) as held:
+            assert held.status is not None
+            write_json(folder / "provenance.json", {"threads": int(settings["exec.threads"])})
+            if what == "fail":
+                held.end("failed", error="ValueError: as it was told")
+                raise ValueError("as it was told")
+            if what == "die" and held.status.attempt == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            steps = {"slow": 300, "while": 75}.get(what, 10) if held.status.attempt == 1 else 10
+            for _ in range(steps):
+                time.sleep(0.02)
+                if received:
+                    # Saving takes a moment, in which nobody may lose patience.
+                    time.sleep(0.5)
+                    held.end("preempted", error=f"stopped by {received}")
+                    return 128 + received[0]
+            held.end("done")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0

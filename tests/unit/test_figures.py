@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_folders import done_run, ended_run, plan_by_hand
+
+from analysis.__main__ import main
+from analysis.figures import COLORS, DASHES, make_figure
+from analysis.page import Files
+from repro.errors import UserError
+from sweeps.spec import FigureSpec, load_spec
+
+SPEC = """\
+title: Curves
+kind: figure
+caption: What they show.
+rows:
+  - {label: One-hot, set: {method: one_hot}}
+  - {label: Instance, set: {method: instance_labels}}
+columns:
+  - {label: "40%", set: {noise: uniform}}
+repeats: {seed: [0, 1, 2]}
+x: epoch
+panels:
+  - {metric: noise/label_error, label: Label error (%), scale: percent}
+  - {metric: test/accuracy, label: Test accuracy (%), scale: percent}
+"""
+ERROR = [0.4, 0.3, 0.2]
+
+
+class Suite:
+    def __init__(self, folder: Path, text: str = SPEC) -> None:
+        self.path = folder / "curves.yaml"
+        self.path.write_text(text)
+        self.runs = folder / "runs"
+        spec = load_spec(str(self.path))
+        assert isinstance(spec, FigureSpec)
+        self.spec = spec
+        self.names = plan_by_hand(spec, self.runs)
+
+    def folder(self, row: str, seed: int) -> Path:
+        return self.runs / self.names[row, "40%", seed]
+
+    def fill(self, *but: tuple[str, int]) -> None:
+        for row, _, seed in self.names:
+            if (row, seed) not in but:
+                self.done(row, seed)
+
+    def done(self, row: str, seed: int, error: list[float] | None = None) -> None:
+        shift = 0.01 * seed
+        error = [value + shift for value in (error or ERROR)]
+        done_run(self.folder(row, seed), curve={"noise/label_error": error, "test/accuracy": [1 - value for value in error]})
+
+    def make(self) -> Files:
+        return make_figure(self.spec, self.runs)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return Suite(tmp_path)
+
+
+def plotted(files: Files) -> dict[tuple[str, str, int], dict[str, str]]:
+    rows = csv.DictReader(files.contents["curves.csv"].decode().splitlines())
+    return {(row["row"], row["metric"], int(row["epoch"])): row for row in rows}
+
+
+def test_a_full_figure(suite: Suite) -> None:
+    suite.fill()
+    files = suite.make()
+    assert list(files.contents) == ["curves.png", "curves.svg", "curves.pdf", "curves.csv", "curves.provenance.json", "curves.md"]
+    points = plotted(files)
+    assert len(points) == 2 * 2 * 3
+    point = points["Instance", "noise/label_error", 2]
+    assert float(point["mean"]) == pytest.approx(0.21, rel=1e-12)
+    assert float(point["sd"]) == pytest.approx(0.01, rel=1e-12)
+    assert (point["n"], point["expected"], point["diverged"]) == ("3", "3", "0")
+    width, height = struct.unpack(">II", files.contents["curves.png"][16:24])
+    assert width == 1440
+    assert height > 500
+    assert files.contents["curves.pdf"].startswith(b"%PDF")
+    page = files.page
+    assert "![Curves](curves.png)" in page
+    assert "Filled: 6 of 6 runs are done." in page
+    assert "`python -m analysis figures curves.yaml`" in page
+    lines = json.loads(files.contents["curves.provenance.json"])["lines"]
+    assert [run["run_id"] for run in lines[1]["runs"]] == [f"Instance-40-{seed}" for seed in range(3)]
+
+
+def test_missing_and_failed_runs_are_said_in_legend_and_page(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite.fill(("Instance", 0), ("Instance", 1))
+    ended_run(suite.folder("Instance", 1), "failed", "ValueError: no")
+    files = suite.make()
+    point = plotted(files)["Instance", "test/accuracy", 1]
+    assert (point["n"], point["expected"], point["sd"]) == ("1", "3", "")
+    assert "failed: Instance, 40%, seed=1 (`Instance-40-1`): ValueError: no" in files.page
+    assert "(n/N): only n of the line's N runs" in files.page
+    assert legend(suite, monkeypatch) == ["One-hot", "Instance (1/3)"]
+
+
+def legend(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    from matplotlib.figure import Figure
+
+    seen: list[str] = []
+    real = Figure.legend
+
+    def noting(self: Figure, *args: object, **options: object) -> object:
+        seen.extend(handle.get_label() for handle in options["handles"])  # type: ignore[attr-defined]
+        return real(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Figure, "legend", noting)
+    suite.make()
+    return seen
+
+
+def test_a_diverged_run_ends_the_line(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite.fill(("Instance", 1), ("One-hot", 2))
+    suite.done("Instance", 1, [0.4, 0.3, math.nan])
+    suite.done("One-hot", 2, [0.4, 0.3])
+    points = plotted(suite.make())
+    assert points["Instance", "test/accuracy", 2]["mean"] == "NaN"
+    assert points["Instance", "test/accuracy", 2]["diverged"] == "1"
+    # A run that has no such epoch any more is not averaged around either.
+    assert points["One-hot", "test/accuracy", 2]["mean"] == "NaN"
+    assert float(points["Instance", "test/accuracy", 1]["mean"]) == pytest.approx(0.69, rel=1e-12)
+    assert legend(suite, monkeypatch) == ["One-hot div (1/3)", "Instance div (1/3)"]
+
+
+def test_a_metric_that_a_method_has_not_is_no_error(suite: Suite) -> None:
+    suite.fill(("One-hot", 0), ("One-hot", 1), ("One-hot", 2))
+    for seed in range(3):
+        done_run(suite.folder("One-hot", seed), curve={"test/accuracy": [0.1, 0.2, 0.3]})
+    files = suite.make()
+    assert ("One-hot", "noise/label_error", 1) not in plotted(files)
+    assert ("One-hot", "test/accuracy", 1) in plotted(files)
+    assert "have the metric" in files.page
+
+
+def test_nothing_done_still_makes_a_page(suite: Suite) -> None:
+    files = suite.make()
+    assert files.contents["curves.csv"] == b"spec,row,column,metric,epoch,mean,sd,n,expected,diverged\n"
+    assert "Filled: 0 of 6 runs are done" in files.page
+
+
+def test_damaged_metrics_are_named_with_their_line(suite: Suite) -> None:
+    suite.fill()
+    path = suite.folder("One-hot", 1) / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 3, "test/acc')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:4: the line is damaged"):
+        suite.make()
+
+
+def test_many_lines_are_told_apart() -> None:
+    looks = {(COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]) for i in range(28)}
+    assert len(looks) == 28
+
+
+def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_settings(suite: Suite, tmp_path: Path) -> None:
+    suite.fill()
+    made = []
+    for index, (locale, zone) in enumerate([("C.UTF-8", "UTC"), ("de_DE.UTF-8", "Asia/Tokyo")]):
+        cwd = tmp_path / f"cwd{index}"
+        cwd.mkdir()
+        if index:
+            (cwd / "matplotlibrc").write_text(
+                "axes.facecolor: black\nfont.size: 20\nsavefig.dpi: 30\nsavefig.bbox: tight\npath.simplify: False\n"
+            )
+        command = [sys.executable, "-m", "analysis", "figures", str(suite.path), "--runs", os.path.relpath(suite.runs, cwd), "--out", "out"]
+        environment = os.environ | {"LC_ALL": locale, "TZ": zone, "PYTHONHASHSEED": str(index), "SOURCE_DATE_EPOCH": str(index)}
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        made.append({path.name: path.read_bytes() for path in sorted((cwd / "out" / "curves").iterdir())})
+    assert made[0] == made[1]
+    everything = b"".join(made[0].values())
+    assert b"Date" not in made[0]["curves.pdf"]
+    assert str(tmp_path).encode() not in everything
+
+
+def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite.fill()
+    assert main(["figures", str(suite.path), "--runs", str(suite.runs), "--out", str(tmp_path / "out")]) == 0
+    assert "curves.png" in capsys.readouterr().out
+    assert main(["tables", str(suite.path), "--runs", str(suite.runs)]) == 2
+    assert "Call: python -m analysis figures" in capsys.readouterr().err
