@@ -118,14 +118,17 @@ def _curves(spec: FigureSpec, cell: Collected) -> list[Curve]:
     return found
 
 
+def look(index: int) -> dict[str, Any]:
+    """Return colour and dashes of the line number ``index``; the first 28 all differ."""
+    return {"color": COLORS[index % len(COLORS)], "linestyle": DASHES[index % len(DASHES)]}
+
+
 def _draw(spec: FigureSpec, curves: Sequence[Curve]) -> dict[str, bytes]:
     with matplotlib.style.context(["default", _STYLE], after_reset=True):
         width, height = _PANEL_INCHES
         figure = Figure(figsize=(width * len(spec.panels), height * len(spec.columns) + 0.35), layout="constrained")
         grid = figure.subplots(len(spec.columns), len(spec.panels), squeeze=False)
-        looks: dict[str, dict[str, Any]] = {
-            row.label: {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]} for i, row in enumerate(spec.rows)
-        }
+        looks = {row.label: look(index) for index, row in enumerate(spec.rows)}
         for line, column in enumerate(spec.columns):
             for index, panel in enumerate(spec.panels):
                 here = [curve for curve in curves if curve.cell.column == column.label and curve.panel == panel]
@@ -143,15 +146,15 @@ def _draw(spec: FigureSpec, curves: Sequence[Curve]) -> dict[str, bytes]:
 def _draw_panel(axes: Axes, curves: Sequence[Curve], panel: Panel, *, title: str, looks: dict[str, dict[str, Any]], spread: bool) -> None:
     factor = 100.0 if panel.scale == "percent" else 1.0
     for curve in curves:
-        look = looks[curve.cell.row]
+        style = looks[curve.cell.row]
         epochs = list(curve.points)
         means = [math.nan if point.mean is None else point.mean * factor for point in curve.points.values()]
-        axes.plot(epochs, means, **look)
+        axes.plot(epochs, means, **style)
         sds = [math.nan if point.sd is None else point.sd * factor for point in curve.points.values()]
         if spread and any(not math.isnan(sd) for sd in sds):
             lower = [mean - sd for mean, sd in zip(means, sds, strict=True)]
             upper = [mean + sd for mean, sd in zip(means, sds, strict=True)]
-            axes.fill_between(epochs, lower, upper, color=look["color"], alpha=0.18, linewidth=0)
+            axes.fill_between(epochs, lower, upper, color=style["color"], alpha=0.18, linewidth=0)
     if not any(curve.points for curve in curves):
         axes.text(0.5, 0.5, "no run is done", transform=axes.transAxes, ha="center", va="center", color="#555555")
     axes.set_xlabel("Epoch")

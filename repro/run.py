@@ -24,7 +24,7 @@ from repro.config import Config
 from repro.data.prepare import RunData, prepare
 from repro.determinism import Stream, make_deterministic
 from repro.errors import Interrupted, UserError
-from repro.files import write_bytes, write_json, write_text
+from repro.files import read_json, write_bytes, write_json, write_text
 from repro.identity import check_same, identity_document, run_id
 from repro.labels import Layout, Recorder
 from repro.loop import Training
@@ -114,7 +114,7 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, req
     data = prepare(config, device)
     write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=True))
     write_json(folder / "identity.json", identity_document(config))
-    write_json(folder / "provenance.json", provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate))
+    write_json(folder / "provenance.json", _provenance(folder, device, data))
     training = build(config, data, device, folder)
     state = checkpoint.load(folder, name)
     completed = None
@@ -137,6 +137,17 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, req
         write_json(folder / "final.json", results)
         tracker.conclude({f"final_{metric.replace('/', '_')}": values["last"] for metric, values in results.items()})
     return training
+
+
+def _provenance(folder: Path, device: torch.device, data: RunData) -> dict[str, Any]:
+    """Return the provenance of this attempt, and the states of the code that earlier attempts ran, where they differ."""
+    present = provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate)
+    try:
+        before = read_json(folder / "provenance.json")
+        earlier = [state for state in [*before.get("earlier_git", []), before["git"]] if state != present["git"]]
+    except (FileNotFoundError, ValueError, KeyError):
+        earlier = []
+    return present | ({"earlier_git": earlier} if earlier else {})
 
 
 def build(config: Config, data: RunData, device: torch.device, folder: Path) -> Training:

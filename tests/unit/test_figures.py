@@ -13,7 +13,7 @@ import pytest
 from run_folders import done_run, ended_run, plan_by_hand
 
 from analysis.__main__ import main
-from analysis.figures import COLORS, DASHES, make_figure
+from analysis.figures import look, make_figure
 from analysis.page import Files
 from repro.errors import UserError
 from sweeps.spec import FigureSpec, load_spec
@@ -98,6 +98,8 @@ def test_a_full_figure(suite: Suite) -> None:
 def test_missing_and_failed_runs_are_said_in_legend_and_page(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     suite.fill(("Instance", 0), ("Instance", 1))
     ended_run(suite.folder("Instance", 1), "failed", "ValueError: no")
+    # What an unfinished run has written so far is not plotted.
+    (suite.folder("Instance", 1) / "metrics.jsonl").write_text('{"epoch": 1, "test/accuracy": 0.0}\n')
     files = suite.make()
     point = plotted(files)["Instance", "test/accuracy", 1]
     assert (point["n"], point["expected"], point["sd"]) == ("1", "3", "")
@@ -135,7 +137,7 @@ def test_a_diverged_run_ends_the_line(suite: Suite, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_metric_that_a_method_has_not_is_no_error(suite: Suite) -> None:
-    suite.fill(("One-hot", 0), ("One-hot", 1), ("One-hot", 2))
+    suite.fill(*(("One-hot", seed) for seed in range(3)))
     for seed in range(3):
         done_run(suite.folder("One-hot", seed), curve={"test/accuracy": [0.1, 0.2, 0.3]})
     files = suite.make()
@@ -159,8 +161,7 @@ def test_damaged_metrics_are_named_with_their_line(suite: Suite) -> None:
 
 
 def test_many_lines_are_told_apart() -> None:
-    looks = {(COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]) for i in range(28)}
-    assert len(looks) == 28
+    assert len({(look(index)["color"], look(index)["linestyle"]) for index in range(28)}) == 28
 
 
 def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_settings(suite: Suite, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_every_run_gets_a_process_of_its_own_and_is_done_once(tmp_path: Path, ca
     assert "[3/3] done in" in written
     assert call(plan_of(tmp_path, a="done", b="done", c="done")).done == {"a", "b", "c"}
     assert len(calls(tmp_path)) == 3
+    assert capsys.readouterr().err == ""
 
 
 def test_no_more_than_jobs_at_a_time_and_the_cores_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -50,10 +51,8 @@ def train_20_steps(data: str, folder: str, results: Any) -> None:
     training = build(config, prepare(config, device), device, Path(folder))
     before = training.method.state_dict()["logits"].clone()
     start = time.monotonic()
-    try:
+    with contextlib.suppress(Interrupted):
         training._train_epoch(StopAfter(20))
-    except Interrupted:
-        pass
     loss = float(training._loss) / (20 * config.optim.batch_size)
     moved = int((training.method.state_dict()["logits"] != before).any(1).sum())
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

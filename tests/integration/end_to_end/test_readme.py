@@ -1,0 +1,72 @@
+"""The commands of the README are real ones: each is run, at a small size where training is involved."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    ")]
+
+
+def run(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(command)
+    environment = {**os.environ, "REPRO_RUNS": str(tmp_path / "runs"), "REPRO_DATA": str(tmp_path / "data")}
+    return subprocess.run(
+        [sys.executable, *words[1:]], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_length() -> None:
+    assert len(README.splitlines()) < 200
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m repro ") and "..." not in c])
+def test_training_commands(command: str, tmp_path: Path) -> None:
+    if "cifar" in command:
+        result = run(command, tmp_path)
+        assert result.returncode == 2
+        assert "python -m repro.data download cifar100" in result.stderr
+        return
+    flags = "" if "--help" in command or "--cfg" in command else " optim.epochs=1 tracker=none exec.threads=1"
+    result = run(command + flags, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("python -m sweeps", "python -m analysis")) and " run " not in c])
+def test_other_commands(command: str, tmp_path: Path) -> None:
+    if "analysis" in command:
+        run("python -m sweeps plan demo", tmp_path)
+        assert run("python -m sweeps run demo --help", tmp_path).returncode == 0
+    result = run(command, tmp_path)
+    assert "Traceback" not in result.stderr
+    assert result.returncode == (2 if "analysis" in command else 0), result.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_make_targets_exist(command: str) -> None:
+    target = command.split()[1]
+    assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_python_snippet() -> None:
+    import torch
+
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {
+        "model": torch.nn.Linear(4, 3),
+        "inputs": torch.randn(5, 4),
+        "coefficients": torch.rand(5, 3),
+        "meta_inputs": torch.randn(6, 4),
+        "meta_targets": torch.randint(0, 3, (6,)),
+        "learning_rate": 0.1,
+    }
+    exec(snippet, names)
+    assert names["gradient"].shape == (5, 3)  # type: ignore[attr-defined]
