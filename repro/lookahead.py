@@ -131,6 +131,7 @@ def lookahead_gradient(
         meta_logits = functional_call(model, dict(zip(names, ahead, strict=True)), (meta_inputs,))
     meta_loss = F.cross_entropy(meta_logits, meta_targets)
     meta_gradients = torch.autograd.grad(meta_loss, ahead, materialize_grads=True)
+    del ahead, meta_logits  # a copy of the parameters that the product below has no use for
     derivative = _directional_derivative(model, inputs, names, parameters, meta_gradients, generator_states)
     # With Nesterov's momentum the gradient enters the step twice: s(g) = g + momentum * (momentum * velocity + g).
     scale = settings.learning_rate * (1.0 + settings.momentum if settings.nesterov else 1.0)

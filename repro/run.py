@@ -110,8 +110,9 @@ def _train_held(config: Config, name: str, held: RunFolder) -> None:
 def _train(config: Config, name: str, held: RunFolder, device: torch.device, requests: list[int]) -> Training:
     folder = held.path
     make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
-    keep_freed_memory()
     data = prepare(config, device)
+    # Only now: what reading the files took goes back to the system.
+    keep_freed_memory()
     write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=True))
     write_json(folder / "identity.json", identity_document(config))
     write_json(folder / "provenance.json", _provenance(folder, device, data))
