@@ -14,8 +14,8 @@ from repro.errors import EXIT_USER_ERROR, Interrupted, UserError
 Worker = Callable[[Sequence[str]], int]
 
 #: Imported once, before the first worker is forked, instead of in each, where they would take five seconds: the run's own code, and
-#: what it imports late (PyTorch's compiler with the deterministic mode, scikit-learn with its digits, W&B with the tracker).
-PRELOAD = ("repro.compose", "repro.run", "repro.loop", "torch._inductor.config", "sklearn.datasets", "wandb")
+#: what it imports late (scikit-learn with its digits, W&B with the tracker).
+PRELOAD = ("repro.compose", "repro.run", "repro.loop", "sklearn.datasets", "wandb")
 
 
 def train(overrides: Sequence[str]) -> int:
