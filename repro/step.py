@@ -19,7 +19,6 @@ from repro.config import MetaConfig, OptimConfig
 from repro.lookahead import Lookahead, dropout_states, lookahead_gradient
 from repro.methods.base import Batch, Method
 
-
 #: Numbers in a meta batch above which a step's memory on a CPU is worth keeping down: 256 CIFAR images are three times as many.
 LARGE_META_BATCH = 2**18
 

@@ -42,12 +42,11 @@ def test_training_commands(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("python -m sweeps", "python -m analysis")) and " run " not in c])
 def test_other_commands(command: str, tmp_path: Path) -> None:
-    if "analysis" in command:
-        run("python -m sweeps plan demo", tmp_path)
-        assert run("python -m sweeps run demo --help", tmp_path).returncode == 0
+    assert run("python -m sweeps plan demo", tmp_path).returncode == 0
     result = run(command, tmp_path)
-    assert "Traceback" not in result.stderr
-    assert result.returncode == (2 if "analysis" in command else 0), result.stderr
+    assert result.returncode == 0, result.stderr
+    if "analysis" in command:
+        assert "0 of 48 runs are done" in result.stdout
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
