@@ -49,6 +49,19 @@ def test_other_commands(command: str, tmp_path: Path) -> None:
         assert "0 of 48 runs are done" in result.stdout
 
 
+def test_the_demo_table_is_the_generated_one() -> None:
+    shown = README.partition("<!-- demo table: begin -->\n")[2].partition("<!-- demo table: end -->")[0]
+    generated = (ROOT / "paper_tables/demo/demo.md").read_text()
+    assert shown
+    assert shown == "".join(line for line in generated.splitlines(keepends=True) if line.startswith("|"))
+
+
+def test_links_lead_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
 def test_make_targets_exist(command: str) -> None:
     target = command.split()[1]
