@@ -26,7 +26,7 @@ from repro.registry import get
 from repro.run import build
 from repro.step import MetaBatch, TrainingStep, make_optimizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class StopAfter:
