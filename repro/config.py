@@ -8,7 +8,6 @@ change a result; everything else is a run's identity (:mod:`repro.identity`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import MISSING
 
@@ -236,17 +235,3 @@ def _contradictions(config: Config) -> list[str]:
     if method_check is not None:
         problems.extend(method_check(config))
     return problems
-
-
-def settings_help(settings: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Return (name, meaning) of every field below a dataclass, for generated documentation."""
-    import dataclasses
-
-    rows: list[tuple[str, str]] = []
-    for item in dataclasses.fields(settings):
-        value = getattr(settings, item.name)
-        if dataclasses.is_dataclass(value):
-            rows.extend(settings_help(value, f"{prefix}{item.name}."))
-        else:
-            rows.append((f"{prefix}{item.name}", str(item.metadata.get("help", ""))))
-    return rows

@@ -7,6 +7,7 @@ pass through the *same* forward pass with the new coefficients, and the optimise
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -138,8 +139,6 @@ def learning_rate_at(config: OptimConfig, epoch: int) -> float:
         passed = sum(milestone <= epoch for milestone in config.milestones)
         return config.learning_rate * config.gamma**passed
     if config.schedule == "cosine":
-        import math
-
         done = (epoch - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
         return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
     return config.learning_rate

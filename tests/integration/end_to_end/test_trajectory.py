@@ -1,0 +1,78 @@
+"""The recorded label trajectories, read back as docs/run-folder.md says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from repro.compose import compose
+from repro.data.prepare import prepare
+from repro.errors import UserError
+from repro.labels import open_trajectory
+from repro.loop import Training
+from repro.run import build, execute
+from repro.rundir import read_metrics
+
+EPOCHS = 3
+
+
+class Silent:
+    """Watches a training and does nothing."""
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        pass
+
+    def between_steps(self, training: Training) -> None:
+        pass
+
+
+def record(tmp_path: Path, *more: str) -> Path:
+    common = ["dataset=digits", "seed=0", f"optim.epochs={EPOCHS}", "tracker=none", "exec.threads=1", f"paths.runs={tmp_path}"]
+    return execute(compose([*common, *more]))
+
+
+def test_instance_labels_at_their_last_visit_are_the_final_labels(tmp_path: Path) -> None:
+    """No label moves after its visit, so row i of the last epoch's block is the label that instance i ends with."""
+    config = compose(["method=instance_labels", "method.learning_rate=500", "dataset=digits", "seed=0", f"optim.epochs={EPOCHS}"])
+    device = torch.device("cpu")
+    data = prepare(config, device)
+    training = build(config, data, device, tmp_path)
+    assert training.recorder is not None
+    training.recorder.begin(data.train_indices, completed_epochs=0)
+    for _ in range(EPOCHS):
+        training._train_epoch(Silent())
+    trajectory = open_trajectory(tmp_path / "labels")
+    assert trajectory.kind == "instance"
+    assert trajectory.values.shape == (EPOCHS, 1337, 10)
+    np.testing.assert_array_equal(trajectory.indices, data.train_indices)
+    final = training.method.targets(torch.arange(1337)).to(torch.float16).numpy()
+    np.testing.assert_array_equal(trajectory.values[-1], final)
+    assert not np.array_equal(trajectory.values[0], trajectory.values[-1])
+
+
+def test_class_labels_after_the_last_step_are_the_final_ones(tmp_path: Path) -> None:
+    folder = record(tmp_path, "method=class_labels")
+    trajectory = open_trajectory(folder / "labels")
+    assert trajectory.kind == "class"
+    assert trajectory.values.shape == (EPOCHS, 21, 10)
+    row = read_metrics(folder)[-1]
+    final = [row[f"class_target_probability/{k:03d}"] for k in range(10)]
+    np.testing.assert_allclose(1.0 - trajectory.values[-1, -1], final, atol=1e-6)
+
+
+def test_only_whole_epochs_are_read_and_damage_is_named(tmp_path: Path) -> None:
+    labels = record(tmp_path, "method=instance_labels") / "labels"
+    file = labels / "instances.f16"
+    os.truncate(file, file.stat().st_size - 1)
+    assert open_trajectory(labels).values.shape[0] == EPOCHS - 1
+    os.truncate(labels / "indices.i64", 80)
+    with pytest.raises(UserError, match="names 10 instances"):
+        open_trajectory(labels)
+    (labels / "layout.json").unlink()
+    with pytest.raises(UserError, match="no readable label trajectory"):
+        open_trajectory(labels)
