@@ -128,7 +128,7 @@ def _known_keys() -> frozenset[str]:
         keys.add(str(group))
     for group, base in _BASES.items():
         keys.update(f"{group}.{name}" for name in OmegaConf.structured(base))
-    for section in ("meta", "trajectory", "exec", "paths"):
+    for section in ("meta", "trajectory", "inputs", "exec", "paths"):
         keys.update(f"{section}.{name}" for name in tree[section])
     for group in ("method", "dataset", "model", "noise"):
         for choice in registry.choices(group).values():

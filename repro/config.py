@@ -135,6 +135,19 @@ class TrajectoryConfig:
 
     record: bool = setting(True, help="record the labels of methods that learn them")
     when: str = setting("after", help="an instance's label before or after the update at its visit (C3)", choices=("before", "after"))
+    # C8
+    dtype: str = setting("float16", help="how instance labels are stored", choices=("float16", "float32"), neutral="float16")
+
+
+@dataclass
+class InputsConfig:
+    """The finished runs that this run reads, by run id; their ids are part of this run's identity.
+
+    ``python -m sweeps`` finds the ids and trains those runs first; each must lie in ``paths.runs`` and be done.
+    """
+
+    labels: list[str] = setting([], help="runs whose label trajectories are averaged, such as the five folds", neutral=[])
+    teacher: str | None = setting(None, help="run whose model teaches; only with method=distillation", neutral=None)
 
 
 @dataclass
@@ -180,6 +193,7 @@ class Config:
     optim: OptimConfig = MISSING
     meta: MetaConfig = field(default_factory=MetaConfig)
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    inputs: InputsConfig = field(default_factory=InputsConfig)
     seed: int = setting(help="names every random stream of the run; 0 is a seed like any other", at_least=0)
     exec: ExecConfig = field(default_factory=ExecConfig)
     tracker: TrackerConfig = MISSING

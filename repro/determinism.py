@@ -50,6 +50,11 @@ class Stream:
         return int(self.raw(1)[0] >> np.uint64(1))
 
 
+def visit_order(seed: int, epoch: int, num_instances: int) -> npt.NDArray[np.int64]:
+    """Return the training rows (N,) in the order in which a run with ``seed`` visits them after ``epoch`` completed epochs."""
+    return Stream(seed, "order", epoch).permutation(num_instances)
+
+
 def sha256_of(*arrays: npt.NDArray[np.generic]) -> str:
     """Return the sha256 over the shapes, types and little-endian bytes of ``arrays``."""
     digest = hashlib.sha256()

@@ -1,9 +1,10 @@
 """Label trajectories: what the labels of a run were, over its training.
 
 ``instances.f16`` holds float16 of shape (epochs, N, K): the target of each training instance at its visit in each epoch (every
-instance is visited exactly once an epoch, so this is well defined in every run). ``classes.f32`` holds float32 of shape (steps, K):
-the per-class parameters after each step. ``layout.json`` says which of the two there is, its shape, and which published training
-image each row is. One epoch is one block at a fixed place, so a resumed run writes the same bytes to the same place.
+instance is visited exactly once an epoch, so this is well defined in every run); ``trajectory.dtype=float32`` makes it
+``instances.f32`` (C8). ``classes.f32`` holds float32 of shape (steps, K): the per-class parameters after each step. ``layout.json``
+says which of them there is, its shape, and which published training image each row is. One epoch is one block at a fixed place, so
+a resumed run writes the same bytes to the same place, and a reader reads a block at a time. Averaging: :mod:`repro.averaging`.
 """
 
 from __future__ import annotations
@@ -22,31 +23,38 @@ from repro.errors import UserError
 from repro.files import read_json, write_bytes, write_json
 from repro.methods.base import Method
 
-FILES: dict[str, tuple[str, np.dtype[np.floating[Any]]]] = {
-    "instance": ("instances.f16", np.dtype("<f2")),
-    "class": ("classes.f32", np.dtype("<f4")),
+#: (kind, type of the numbers) -> file and its type.
+FILES: dict[tuple[str, str], tuple[str, np.dtype[np.floating[Any]]]] = {
+    ("instance", "float16"): ("instances.f16", np.dtype("<f2")),
+    ("instance", "float32"): ("instances.f32", np.dtype("<f4")),
+    ("class", "float32"): ("classes.f32", np.dtype("<f4")),
 }
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape of a trajectory: ``rows`` is N for instance labels, steps an epoch for class labels."""
+    """Shape of a trajectory: ``rows`` is N for instance labels, steps an epoch for class labels, whose numbers are always float32."""
 
     kind: str
     epochs: int
     rows: int
     num_classes: int
+    precision: str = "float16"
+
+    @property
+    def _file(self) -> tuple[str, np.dtype[np.floating[Any]]]:
+        return FILES[self.kind, "float32" if self.kind == "class" else self.precision]
 
     @property
     def file_name(self) -> str:
         """Name of the file in the run's ``labels`` folder."""
-        return FILES[self.kind][0]
+        return self._file[0]
 
     @property
     def dtype(self) -> np.dtype[np.floating[Any]]:
         """Type of the stored numbers, little-endian."""
-        return FILES[self.kind][1]
+        return self._file[1]
 
     @property
     def block_bytes(self) -> int:
@@ -62,7 +70,7 @@ class Recorder:
         self._layout = layout
         self._method = method
         self._when = when
-        dtype = torch.float16 if layout.kind == "instance" else torch.float32
+        dtype = torch.float16 if layout.dtype.itemsize == 2 else torch.float32
         self._block = torch.zeros((layout.rows, layout.num_classes), dtype=dtype, device=method.context.device)
 
     def before_step(self, rows: Tensor, step: int) -> None:
@@ -127,21 +135,39 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A recorded trajectory, mapped from the disk: nothing is read before it is indexed.
+    """A recorded trajectory on the disk. Nothing is read before it is asked for, and never more than an epoch at a time.
 
     Attributes:
         kind: ``instance`` or ``class``.
-        values: (epochs, N, K) float16 distributions, or (epochs, steps, K) float32 class parameters.
+        epochs: whole epochs that were recorded.
+        rows: N for instance labels, steps of an epoch for class labels.
+        num_classes: K.
+        when: whether labels were noted ``before`` or ``after`` the update of their visit (C3).
         indices: positions (N,) of the training instances in the published training set.
+        path: the file of blocks.
+        dtype: type of its numbers.
     """
 
     kind: str
-    values: npt.NDArray[np.floating[Any]]
+    epochs: int
+    rows: int
+    num_classes: int
+    when: str
     indices: npt.NDArray[np.int64]
+    path: Path
+    dtype: np.dtype[np.floating[Any]]
+
+    def block(self, epoch: int) -> npt.NDArray[np.float32]:
+        """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K)."""
+        assert 0 <= epoch < self.epochs
+        size = self.rows * self.num_classes
+        # Not a memory map: the pages of a map count as this process's memory until the system takes them back.
+        flat = np.fromfile(self.path, dtype=self.dtype, count=size, offset=epoch * size * self.dtype.itemsize)
+        return flat.reshape(self.rows, self.num_classes).astype(np.float32)
 
 
 def open_trajectory(folder: Path) -> Trajectory:
-    """Map the trajectory in ``folder`` (a run's ``labels``), up to its last whole epoch.
+    """Return the trajectory in ``folder`` (a run's ``labels``), up to its last whole epoch.
 
     Raises:
         UserError: there is none, or its files do not fit together.
@@ -153,13 +179,9 @@ def open_trajectory(folder: Path) -> Trajectory:
         path = folder / layout["file"]
         whole = path.stat().st_size // (rows * num_classes * dtype.itemsize)
         indices = np.fromfile(folder / layout["indices"], dtype="<i8").astype(np.int64)
+        kind, when = str(layout["kind"]), str(layout["when"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} holds no readable label trajectory: {error}") from error
     if len(indices) != layout["num_instances"]:
         raise UserError(f"{folder / layout['indices']} names {len(indices)} instances, layout.json says {layout['num_instances']}.")
-    values: npt.NDArray[np.floating[Any]]
-    if whole == 0:
-        values = np.zeros((0, rows, num_classes), dtype)
-    else:
-        values = np.memmap(path, dtype=dtype, mode="r", shape=(whole, rows, num_classes))
-    return Trajectory(kind=layout["kind"], values=values, indices=indices)
+    return Trajectory(kind, whole, rows, num_classes, when, indices, path, dtype)

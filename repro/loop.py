@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from repro.config import Config
 from repro.data.prepare import LabelledImages, RunData
 from repro.data.transform import Draws
-from repro.determinism import Stream
+from repro.determinism import Stream, visit_order
 from repro.errors import UserError
 from repro.evaluate import class_accuracy_row, evaluate, label_metrics
 from repro.labels import Recorder
 from repro.methods.base import Method
-from repro.step import MetaBatch, TrainingStep, learning_rate_at
+from repro.step import MetaBatch, TrainingStep, learning_rate_at, steps_per_epoch
 
 
 class Observer(Protocol):
@@ -71,15 +71,12 @@ class Training:
         self.diverged = False
         self._step = TrainingStep(model, optimizer, method, config.optim, config.meta)
         self._device = data.observed.device
-        size, batch_size = len(data.observed), config.optim.batch_size
-        self.num_batches = size // batch_size if config.optim.drop_last else math.ceil(size / batch_size)
-        self._visited = min(size, self.num_batches * batch_size)
+        self.num_batches = steps_per_epoch(config.optim, len(data.observed))
+        self._visited = min(len(data.observed), self.num_batches * config.optim.batch_size)
         # float64 sums on the device; mps has none.
         exact = torch.float32 if self._device.type == "mps" else torch.float64
         self._loss = torch.zeros((), dtype=exact, device=self._device)
         self._correct = torch.zeros((), dtype=torch.int64, device=self._device)
-        if self.num_batches == 0:
-            raise UserError(f"optim.batch_size={batch_size}: with optim.drop_last=true it must be at most the {size} training images.")
         if method.uses_meta and data.meta is not None and config.meta.batch_size > len(data.meta):
             raise UserError(f"meta.batch_size={config.meta.batch_size}: must be at most the {len(data.meta)} images of the meta set.")
 
@@ -161,7 +158,7 @@ class Training:
         inputs = self.data.transform(self.data.train.images[rows], None if plan.draws is None else plan.draws[visits])
         if self.recorder:
             self.recorder.before_step(rows, self.batch)
-        result = self._step(inputs, rows, self.data.observed[rows], epoch=self.epoch, meta=self._meta_batch(plan))
+        result = self._step(inputs, rows, self.data.observed[rows], epoch=self.epoch, meta=self._meta_batch(plan), step=self.batch)
         if self.recorder:
             self.recorder.after_step(rows, self.batch)
         self._loss += result.loss
@@ -171,7 +168,7 @@ class Training:
 
     def _plan(self, epoch: int) -> EpochPlan:
         config, data = self.config, self.data
-        order = Stream(config.seed, "order", epoch).permutation(len(data.observed))
+        order = visit_order(config.seed, epoch, len(data.observed))
         draws = data.transform.draw(Stream(config.seed, "augment", "train", epoch), len(order))
         meta_order = meta_draws = None
         if data.meta is not None and self.method.learns_at(epoch):

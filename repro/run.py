@@ -7,7 +7,6 @@ import logging
 import math
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +25,16 @@ from repro.determinism import Stream, make_deterministic
 from repro.errors import Interrupted, UserError
 from repro.files import read_json, write_bytes, write_json, write_text
 from repro.identity import check_same, identity_document, run_id
+from repro.inputs import Inputs, open_inputs
 from repro.labels import Layout, Recorder
 from repro.loop import Training
 from repro.methods.base import Context, Method
 from repro.metrics import is_headline
+from repro.monitor import Monitor
 from repro.provenance import provenance
 from repro.rundir import RunFolder, Stopwatch, read_state
-from repro.step import make_optimizer
-from repro.tracker import Tracker, track
+from repro.step import make_optimizer, steps_per_epoch
+from repro.tracker import track
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,12 @@ def execute(config: Config) -> Path:
     if read_state(folder) == "done":
         logger.info("%s is done already.", name)
         return folder
+    inputs = open_inputs(config)
     try:
         with RunFolder(folder).hold(heartbeat_s=config.exec.heartbeat_s, epochs=config.optim.epochs) as held:
             # Another process may have finished it while this one waited for the lock.
             _check_folder(folder, config)
-            _train_held(config, name, held)
+            _train_held(config, name, held, inputs)
     except OSError as error:
         where = error.filename or folder
         raise UserError(
@@ -80,12 +82,12 @@ def _check_folder(folder: Path, config: Config) -> None:
         )
 
 
-def _train_held(config: Config, name: str, held: RunFolder) -> None:
+def _train_held(config: Config, name: str, held: RunFolder, inputs: Inputs) -> None:
     watch = Stopwatch()
     device = choose_device(config.exec.device)
     try:
         with _stop_requests() as requests:
-            training = _train(config, name, held, device, requests)
+            training = _train(config, name, held, device, inputs, requests)
     except Interrupted as stop:
         held.add_cost(wall_s=watch.seconds(), on_gpu=device.type == "cuda", peak_gib=_peak_gib(device))
         held.end("preempted", error=f"stopped by signal {stop.signal_number}; the same command goes on")
@@ -107,7 +109,7 @@ def _train_held(config: Config, name: str, held: RunFolder) -> None:
     checkpoint.remove(held.path)
 
 
-def _train(config: Config, name: str, held: RunFolder, device: torch.device, requests: list[int]) -> Training:
+def _train(config: Config, name: str, held: RunFolder, device: torch.device, inputs: Inputs, requests: list[int]) -> Training:
     folder = held.path
     make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
     data = prepare(config, device)
@@ -115,8 +117,8 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, req
     keep_freed_memory()
     write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=True))
     write_json(folder / "identity.json", identity_document(config))
-    write_json(folder / "provenance.json", _provenance(folder, device, data))
-    training = build(config, data, device, folder)
+    write_json(folder / "provenance.json", _provenance(folder, device, data, inputs))
+    training = build(config, data, device, folder, inputs)
     state = checkpoint.load(folder, name)
     completed = None
     if state is not None:
@@ -129,7 +131,7 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, req
     with track(config, name, folder) as tracker:
         for row in rows:
             tracker.log(row)
-        monitor = _Monitor(config, name, held, tracker, rows, requests)
+        monitor = Monitor(config, name, held, tracker, rows, requests)
         training.run(monitor)
         monitor.close()
         results = summarize(monitor.rows, diverged=training.diverged)
@@ -140,7 +142,7 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, req
     return training
 
 
-def _provenance(folder: Path, device: torch.device, data: RunData) -> dict[str, Any]:
+def _provenance(folder: Path, device: torch.device, data: RunData, inputs: Inputs) -> dict[str, Any]:
     """Return the provenance of this attempt, and the states of the code that earlier attempts ran, where they differ."""
     present = provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate)
     try:
@@ -148,21 +150,33 @@ def _provenance(folder: Path, device: torch.device, data: RunData) -> dict[str, 
         earlier = [state for state in [*before.get("earlier_git", []), before["git"]] if state != present["git"]]
     except (FileNotFoundError, ValueError, KeyError):
         earlier = []
-    return present | ({"earlier_git": earlier} if earlier else {})
+    read = {run.run_id: run.final_sha256 for run in inputs.all}
+    return present | ({"earlier_git": earlier} if earlier else {}) | ({"inputs": read} if read else {})
 
 
-def build(config: Config, data: RunData, device: torch.device, folder: Path) -> Training:
+def build(config: Config, data: RunData, device: torch.device, folder: Path, inputs: Inputs | None = None) -> Training:
     """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
     torch.manual_seed(Stream(config.seed, "init").torch_seed())
     model = (
         registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape).to(device)
     )
-    context = Context(num_classes=data.num_classes, observed=data.observed, device=device, seed=config.seed)
+    context = Context(
+        num_classes=data.num_classes,
+        observed=data.observed,
+        device=device,
+        seed=config.seed,
+        epochs=config.optim.epochs,
+        steps_per_epoch=steps_per_epoch(config.optim, len(data.observed)),
+        inputs=inputs or Inputs(),
+        data=data,
+    )
     method: Method = registry.get("method", config.method.name).build(config.method, context)
     training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)
     if method.trajectory is not None and config.trajectory.record:
         rows = len(data.observed) if method.trajectory == "instance" else training.num_batches
-        layout = Layout(kind=method.trajectory, epochs=config.optim.epochs, rows=rows, num_classes=data.num_classes)
+        layout = Layout(
+            kind=method.trajectory, epochs=config.optim.epochs, rows=rows, num_classes=data.num_classes, precision=config.trajectory.dtype
+        )
         training.recorder = Recorder(folder / "labels", layout, method, when=config.trajectory.when)
     return training
 
@@ -180,58 +194,6 @@ def choose_device(name: str) -> torch.device:
         present = ", ".join(kind for kind, found in there.items() if found)
         raise UserError(f"exec.device={name}: there is no such device here, or PyTorch cannot use it. Present: {present}.")
     return torch.device(name)
-
-
-class _Monitor:
-    """Watches a training: writes its rows, saves its state in time, and stops it when a signal has asked for that."""
-
-    def __init__(
-        self, config: Config, name: str, held: RunFolder, tracker: Tracker, rows: list[dict[str, Any]], requests: list[int]
-    ) -> None:
-        from tqdm import tqdm
-
-        self.rows = rows
-        self._config = config
-        self._name = name
-        self._held = held
-        self._tracker = tracker
-        self._requests = requests
-        self._saved_at = time.monotonic()
-        self._bar = tqdm(
-            total=config.optim.epochs,
-            initial=max((row["epoch"] for row in rows), default=0),
-            unit="epoch",
-            desc=name,
-            disable=not sys.stderr.isatty(),
-        )
-
-    def evaluated(self, row: dict[str, Any]) -> None:
-        """Write a row to metrics.jsonl first, then to the mirror, then to the screen."""
-        self._held.append_metrics(row)
-        self.rows.append(row)
-        self._held.progress(row["epoch"])
-        self._tracker.log(row)
-        shown = ["train/loss", "test/accuracy", "val/accuracy", "noise/label_error"]
-        text = ", ".join(f"{metric} {row[metric]:.4f}" for metric in shown if metric in row)
-        if self._bar.disable:
-            logger.info("epoch %d/%d: %s", row["epoch"], self._config.optim.epochs, text)
-        else:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(row["epoch"] - self._bar.n)
-
-    def between_steps(self, training: Training) -> None:
-        """Save the state if it is time or if the run is asked to stop."""
-        due = time.monotonic() - self._saved_at >= self._config.exec.checkpoint_interval_s
-        if self._requests or due:
-            checkpoint.save(self._held.path, {"run_id": self._name, **training.state()})
-            self._saved_at = time.monotonic()
-        if self._requests:
-            self.close()
-            raise Interrupted(self._requests[0])
-
-    def close(self) -> None:
-        """Leave the progress bar's line."""
-        self._bar.close()
 
 
 @contextmanager

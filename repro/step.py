@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from repro.allocator import return_free_pages
 from repro.config import MetaConfig, OptimConfig
+from repro.errors import UserError
 from repro.lookahead import Lookahead, dropout_states, lookahead_gradient
 from repro.methods.base import Batch, Method
 
@@ -51,6 +52,20 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov)
 
 
+def steps_per_epoch(config: OptimConfig, num_images: int) -> int:
+    """Return the training steps of an epoch (A7).
+
+    Raises:
+        UserError: there is none, since an incomplete batch is left out.
+    """
+    steps = num_images // config.batch_size if config.drop_last else math.ceil(num_images / config.batch_size)
+    if steps == 0:
+        raise UserError(
+            f"optim.batch_size={config.batch_size}: with optim.drop_last=true it must be at most the {num_images} training images."
+        )
+    return steps
+
+
 class TrainingStep:
     """Trains ``model`` with ``method``, one batch a call."""
 
@@ -69,16 +84,18 @@ class TrainingStep:
         *,
         epoch: int,
         meta: MetaBatch | None,
+        step: int = 0,
     ) -> StepResult:
         """Take one step on ``inputs`` (B, C, H, W), the training images at ``rows`` (B,) annotated ``observed`` (B,).
 
-        ``meta`` is ``None`` at steps that take no look-ahead: another method, label warm-up, or between two meta intervals.
+        ``meta`` is ``None`` at steps that take no look-ahead: another method, label warm-up, or between two meta intervals; ``step``
+        counts the epoch's steps before this one.
         """
         # Before the meta pass, where memory peaks, not after it.
         self.optimizer.zero_grad(set_to_none=True)
         states = dropout_states(self.model) if meta is not None else None
         log_probabilities = F.log_softmax(self.model(inputs), dim=1)
-        batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=log_probabilities.detach())
+        batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=log_probabilities.detach(), step=step, inputs=inputs)
         if meta is not None:
             coefficients = self.method.lookahead_coefficients(batch)
             if inputs.device.type == "cpu" and meta.inputs.numel() >= LARGE_META_BATCH:

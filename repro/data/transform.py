@@ -64,6 +64,7 @@ class Transform:
             UserError: the settings do not fit images of ``image_shape`` (C, H, W).
         """
         channels, height, width = image_shape
+        self.normalization = config.normalization
         if config.normalization != "dataset":
             mean, std = _STATISTICS[config.normalization]
         if len(mean) != channels:

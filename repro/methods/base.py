@@ -8,12 +8,17 @@ to C; the engine (:mod:`repro.lookahead`) hands it dL_meta/dC and it back-propag
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from repro.inputs import Inputs
+
+if TYPE_CHECKING:
+    from repro.data.prepare import RunData
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,20 @@ class Context:
         observed: labels (N,) of the training images as annotated, right or wrong, on the device.
         device: where its parameters live.
         seed: of the run, for methods that draw random numbers (stream ``method``).
+        epochs: how many the run trains.
+        steps_per_epoch: training steps of an epoch.
+        inputs: the finished runs that the method reads.
+        data: the run's images, for methods that look at more of them than the batch.
     """
 
     num_classes: int
     observed: Int[Tensor, " instances"]
     device: torch.device
     seed: int
+    epochs: int = 1
+    steps_per_epoch: int = 1
+    inputs: Inputs = field(default_factory=Inputs)
+    data: RunData | None = None
 
 
 @dataclass
@@ -42,12 +55,16 @@ class Batch:
         observed: their labels (B,) as annotated.
         epoch: completed epochs before this batch.
         log_probabilities: log f (B, K) of the present forward pass, detached; for methods whose coefficients depend on the loss.
+        step: completed steps of the present epoch.
+        inputs: what the network sees (B, C, H, W), augmented and normalised; for methods with a network of their own.
     """
 
     rows: Int[Tensor, " batch"]
     observed: Int[Tensor, " batch"]
     epoch: int
     log_probabilities: Float[Tensor, "batch classes"]
+    step: int = 0
+    inputs: Float[Tensor, "batch ..."] | None = None
 
 
 class Method(ABC):
@@ -63,6 +80,11 @@ class Method(ABC):
 
     def __init__(self, config: Any, context: Context) -> None:
         self.context = context
+
+    @classmethod
+    def reads_inputs(cls, config: Any) -> tuple[str, ...]:
+        """Return what the method reads of other runs with these settings: ``labels``, ``teacher``, or nothing."""
+        return ()
 
     @abstractmethod
     def coefficients(self, batch: Batch) -> Float[Tensor, "batch classes"]:

@@ -1,0 +1,136 @@
+"""Knowledge distillation (Hinton et al. 2015): Table 4, a student that trains on a teacher's softened predictions.
+
+The teacher is a finished run. With its softened prediction q_i = softmax(log g(x_i) / T), the student's loss is
+
+    (1 - beta) CE(onehot(y_i), f(x_i)) + beta CE(q_i, f(x_i; T_s)),
+
+f(x; T_s) being the student's prediction at its own temperature. With T_s = 1 it is linear in the targets:
+C_i = ((1 - beta) onehot(y_i) + beta q_i) / n.
+
+Choices where the paper is silent follow Mueller et al. 2019, whose setting it names: annotated labels are ignored (beta = 1), the
+student's temperature is 1 and its loss is not multiplied by T^2 (E2); the teacher, with running BatchNorm statistics, sees the
+very view that the student sees (E4; ``target_view=clean`` predicts each image once, not augmented).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from repro import registry
+from repro.config import MethodConfig
+from repro.errors import UserError
+from repro.fields import setting
+from repro.inputs import InputRun
+from repro.methods.base import Batch, Context, Method, one_hot
+
+#: Images in a forward pass of the teacher over the whole training set.
+BLOCK = 1000
+
+
+@dataclass
+class DistillationConfig(MethodConfig):
+    """Temperatures and mixture."""
+
+    name: str = "distillation"
+    temperature: float = setting(1.0, help="T of the teacher's predictions (E1)", above=0.0)
+    student_temperature: float = setting(1.0, help="T of the student's predictions in its loss (E2)", above=0.0)
+    beta: float = setting(1.0, help="share of the teacher's targets; the rest is the annotated label (E2)", at_least=0.0, at_most=1.0)
+    scale_by_square: bool = setting(False, help="multiply the teacher's part of the loss by the teacher's T squared (E2)")
+    target_view: str = setting("augmented", help="what the teacher sees (E4)", choices=("augmented", "clean"))
+
+
+@registry.method("distillation", config=DistillationConfig)
+class Distillation(Method):
+    """Targets predicted by a trained network."""
+
+    def __init__(self, config: DistillationConfig, context: Context) -> None:
+        super().__init__(config, context)
+        self.config = config
+        assert context.inputs.teacher is not None
+        assert context.data is not None
+        teacher, taught_with = context.inputs.teacher.run_id, context.inputs.teacher.fields["augment.normalization"]
+        if taught_with != context.data.transform.normalization:
+            raise UserError(
+                f"augment.normalization={context.data.transform.normalization}, but the teacher {teacher} was trained "
+                f"with {taught_with}: it would see images of another scale. Use the same."
+            )
+        self._teacher = load_model(context.inputs.teacher, context)
+        self._clean: Tensor | None = None
+
+    @classmethod
+    def reads_inputs(cls, config: Any) -> tuple[str, ...]:
+        """See :meth:`Method.reads_inputs`."""
+        return ("teacher",)
+
+    def coefficients(self, batch: Batch) -> Tensor:
+        """See :meth:`Method.coefficients`."""
+        return self._mixed(batch.observed, self._soft(batch)) / len(batch.rows)
+
+    def loss(self, log_probabilities: Tensor, batch: Batch) -> Tensor:
+        """Return the loss; it is linear in the targets unless the student has a temperature or the loss a factor of its own."""
+        config = self.config
+        if config.student_temperature == 1.0 and not config.scale_by_square:
+            return super().loss(log_probabilities, batch)
+        # log softmax(z / T) from log softmax(z): the two differ by a number that the second softmax takes out again.
+        softened = torch.log_softmax(log_probabilities / config.student_temperature, dim=1)
+        taught = -(self._soft(batch) * softened).sum(dim=1).mean()
+        annotated = -log_probabilities.gather(1, batch.observed.unsqueeze(1)).mean()
+        factor = config.temperature**2 if config.scale_by_square else 1.0
+        return (1.0 - config.beta) * annotated + config.beta * factor * taught
+
+    def targets(self, rows: Tensor) -> Tensor:
+        """Return the mixture of annotated labels and the teacher's predictions for the images as they are, not augmented."""
+        return self._mixed(self.context.observed[rows], self._clean_predictions()[rows])
+
+    def _mixed(self, observed: Tensor, soft: Tensor) -> Tensor:
+        hot = one_hot(observed, self.context.num_classes).to(soft.dtype)
+        return (1.0 - self.config.beta) * hot + self.config.beta * soft
+
+    def _soft(self, batch: Batch) -> Tensor:
+        if self.config.target_view == "clean":
+            return self._clean_predictions()[batch.rows]
+        assert batch.inputs is not None
+        return self._predict(batch.inputs)
+
+    @torch.no_grad()
+    def _predict(self, inputs: Tensor) -> Tensor:
+        return torch.softmax(self._teacher(inputs) / self.config.temperature, dim=1)
+
+    def _clean_predictions(self) -> Tensor:
+        if self._clean is None:
+            data = self.context.data
+            assert data is not None
+            images = data.train.images
+            blocks = [self._predict(data.transform(images[start : start + BLOCK], None)) for start in range(0, len(images), BLOCK)]
+            self._clean = torch.cat(blocks)
+        return self._clean
+
+
+def load_model(run: InputRun, context: Context) -> nn.Module:
+    """Return the trained model of a finished run, in evaluation mode, on the device of ``context``.
+
+    Raises:
+        UserError: the run kept no weights, or they do not fit the images, the classes or the code.
+    """
+    data = context.data
+    assert data is not None
+    path = run.folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"input {run.run_id} has no model.safetensors: it was trained with exec.save_model=false. Train it again with it.")
+    choice = registry.get("model", str(run.fields["model.name"]))
+    prefix = "model."
+    settings = {key.removeprefix(prefix): value for key, value in run.fields.items() if key.startswith(prefix) and key != "model.version"}
+    model: nn.Module = choice.build(choice.config(**settings), num_classes=context.num_classes, image_shape=data.image_shape)
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"input {run.run_id}: {path} cannot be used: {str(error).splitlines()[0]}") from error
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.to(context.device).eval()
