@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,18 +11,20 @@ import torch
 from torch import Tensor
 
 from repro import registry
-from repro.methods.base import Batch, Context, Method
+from repro.methods.base import Batch, Method
 from repro.methods.instance_labels import project_onto_simplex
+from tests.unit.made_inputs import NUM_CLASSES, NUM_INSTANCES, inputs_for, make_context
 
-NUM_CLASSES, NUM_INSTANCES = 5, 40
 LEARNED = ["class_labels", "instance_labels"]
 
+_numbers = itertools.count()
 
-def make_method(name: str, **settings: Any) -> Method:
+
+def make_method(name: str, tmp_path: Path | None = None, **settings: Any) -> Method:
     choice = registry.get("method", name)
-    observed = torch.arange(NUM_INSTANCES) % NUM_CLASSES
-    context = Context(num_classes=NUM_CLASSES, observed=observed, device=torch.device("cpu"), seed=0)
-    method: Method = choice.build(choice.config(**settings), context)
+    config = choice.config(**settings)
+    inputs = None if tmp_path is None else inputs_for(name, config, tmp_path / str(next(_numbers)))
+    method: Method = choice.build(config, make_context(inputs))
     return method
 
 
@@ -28,12 +32,15 @@ def make_batch(method: Method, seed: int = 0) -> Batch:
     torch.manual_seed(seed)
     rows = torch.randperm(NUM_INSTANCES)[:12]
     scores = torch.log_softmax(torch.randn(12, NUM_CLASSES), 1)
-    return Batch(rows=rows, observed=method.context.observed[rows], epoch=0, log_probabilities=scores)
+    data = method.context.data
+    assert data is not None
+    images = data.transform(data.train.images[rows], None)
+    return Batch(rows=rows, observed=method.context.observed[rows], epoch=0, log_probabilities=scores, step=1, inputs=images)
 
 
 @pytest.mark.parametrize("name", registry.choices("method"))
-def test_targets_are_distributions_and_coefficients_sum_to_one(name: str) -> None:
-    method = make_method(name)
+def test_targets_are_distributions_and_coefficients_sum_to_one(name: str, tmp_path: Path) -> None:
+    method = make_method(name, tmp_path)
     batch = make_batch(method)
     for _ in range(3):
         targets = method.targets(torch.arange(NUM_INSTANCES))
@@ -48,8 +55,8 @@ def test_targets_are_distributions_and_coefficients_sum_to_one(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", registry.choices("method"))
-def test_state_survives_a_checkpoint(name: str) -> None:
-    first, second = make_method(name), make_method(name)
+def test_state_survives_a_checkpoint(name: str, tmp_path: Path) -> None:
+    first, second = make_method(name, tmp_path), make_method(name, tmp_path)
     batch = make_batch(first)
     if first.uses_meta:
         first.update(batch, torch.randn(12, NUM_CLASSES))

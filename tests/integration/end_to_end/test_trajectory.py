@@ -48,28 +48,28 @@ def test_instance_labels_at_their_last_visit_are_the_final_labels(tmp_path: Path
         training._train_epoch(Silent())
     trajectory = open_trajectory(tmp_path / "labels")
     assert trajectory.kind == "instance"
-    assert trajectory.values.shape == (EPOCHS, 1337, 10)
+    assert (trajectory.epochs, trajectory.rows, trajectory.num_classes) == (EPOCHS, 1337, 10)
     np.testing.assert_array_equal(trajectory.indices, data.train_indices)
     final = training.method.targets(torch.arange(1337)).to(torch.float16).numpy()
-    np.testing.assert_array_equal(trajectory.values[-1], final)
-    assert not np.array_equal(trajectory.values[0], trajectory.values[-1])
+    np.testing.assert_array_equal(trajectory.block(EPOCHS - 1), final.astype(np.float32))
+    assert not np.array_equal(trajectory.block(0), trajectory.block(EPOCHS - 1))
 
 
 def test_class_labels_after_the_last_step_are_the_final_ones(tmp_path: Path) -> None:
     folder = record(tmp_path, "method=class_labels")
     trajectory = open_trajectory(folder / "labels")
     assert trajectory.kind == "class"
-    assert trajectory.values.shape == (EPOCHS, 21, 10)
+    assert (trajectory.epochs, trajectory.rows, trajectory.num_classes) == (EPOCHS, 21, 10)
     row = read_metrics(folder)[-1]
     final = [row[f"class_target_probability/{k:03d}"] for k in range(10)]
-    np.testing.assert_allclose(1.0 - trajectory.values[-1, -1], final, atol=1e-6)
+    np.testing.assert_allclose(1.0 - trajectory.block(EPOCHS - 1)[-1], final, atol=1e-6)
 
 
 def test_only_whole_epochs_are_read_and_damage_is_named(tmp_path: Path) -> None:
     labels = record(tmp_path, "method=instance_labels") / "labels"
     file = labels / "instances.f16"
     os.truncate(file, file.stat().st_size - 1)
-    assert open_trajectory(labels).values.shape[0] == EPOCHS - 1
+    assert open_trajectory(labels).epochs == EPOCHS - 1
     os.truncate(labels / "indices.i64", 80)
     with pytest.raises(UserError, match="names 10 instances"):
         open_trajectory(labels)
