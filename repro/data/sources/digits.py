@@ -9,16 +9,20 @@ import numpy as np
 
 from repro import registry
 from repro.config import DatasetConfig
+from repro.data.parts import part_of
 from repro.data.splits import draw
 from repro.data.types import ImageSet, RawDataset
 from repro.determinism import Stream
+from repro.fields import setting
 
 NUM_TEST = 360
 
 
 @dataclass
 class DigitsConfig(DatasetConfig):
-    """Nothing to set."""
+    """Which part of it; by default all."""
+
+    num_classes: int = setting(10, help="only the first so many digits, in training and test set", at_least=2, at_most=10, neutral=10)
 
 
 @registry.dataset(
@@ -40,10 +44,11 @@ def build(config: DigitsConfig, folder: Path) -> RawDataset:
     labels = published.target.astype(np.int64)
     test = draw(labels, NUM_TEST, Stream(0, "digits", "test"), stratified=True)
     train = np.delete(np.arange(len(labels)), test)
-    return RawDataset(
+    published_set = RawDataset(
         train=ImageSet(images[train], labels[train]),
         test=ImageSet(images[test], labels[test]),
         class_names=tuple("0123456789"),
         mean=(0.3056,),
         std=(0.3759,),
     )
+    return part_of(published_set, num_classes=config.num_classes)
