@@ -12,15 +12,16 @@ alpha = 0 (B1). Eq. 4 shows a single image; the images of a class are summed, as
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from repro import registry
+from repro.averaging import averaged_labels
 from repro.config import MethodConfig
 from repro.fields import setting
-from repro.methods.base import Batch, Context, Method, smoothed
+from repro.methods.base import Batch, Context, Method, one_hot, smoothed
 
 
 @dataclass
@@ -32,6 +33,12 @@ class ClassLabelsConfig(MethodConfig):
     momentum: float = setting(0.0, help="factor of the velocity of alpha (B4)", at_least=0.0, below=1.0)
     initial_target_probability: float = setting(
         0.9, help="1 - alpha at the start (B1; paper's grid: 0.3 0.5 0.7 0.9)", above=0.0, at_most=1.0
+    )
+    start: str = setting(
+        "annotated",
+        help="annotated: at the initial target probability; inputs: at the converged labels of inputs.labels, which learn on (C5)",
+        choices=("annotated", "inputs"),
+        neutral="annotated",
     )
     class_reduction: str = setting("sum", help="over the batch's images of a class (B9)", choices=("sum", "mean"))
     warmup_epochs: int = setting(0, help="epochs before the labels begin to learn (B12)", at_least=0)
@@ -48,7 +55,23 @@ class ClassLabels(Method):
         super().__init__(config, context)
         self.config = config
         self.alpha = torch.full((context.num_classes,), 1.0 - config.initial_target_probability, device=context.device)
+        if config.start == "inputs":
+            self.alpha = 1.0 - self._converged_target_probability()
         self.velocity = torch.zeros_like(self.alpha)
+
+    def _converged_target_probability(self) -> Tensor:
+        """Return, for each class (K,), the mean mass that the inputs' converged labels leave on it."""
+        observed, num_classes = self.context.observed, self.context.num_classes
+        every = torch.arange(len(observed), device=self.context.device)
+        mass = averaged_labels(self.context).converged(every, last_epochs=1).gather(1, observed.unsqueeze(1)).squeeze(1)
+        # As products with one-hot rows: index_add of floats has no fixed order on CUDA.
+        members = one_hot(observed, num_classes)
+        return (mass @ members) / members.sum(dim=0).clamp(min=1.0)
+
+    @classmethod
+    def reads_inputs(cls, config: Any) -> tuple[str, ...]:
+        """See :meth:`Method.reads_inputs`."""
+        return ("labels",) if config.start == "inputs" else ()
 
     def learns_at(self, epoch: int) -> bool:
         """See :meth:`Method.learns_at`."""

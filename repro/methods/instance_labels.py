@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from repro import registry
+from repro.averaging import SMALLEST, averaged_labels
 from repro.config import MethodConfig
 from repro.fields import setting
 from repro.methods.base import Batch, Context, Method, smoothed
@@ -36,6 +37,12 @@ class InstanceLabelsConfig(MethodConfig):
     momentum: float = setting(0.0, help="factor of the velocity, on the batch's rows only (B4)", at_least=0.0, below=1.0)
     initial_target_probability: float = setting(
         0.9, help="p of the annotated class at the start (B1; paper's grid: 0.3 0.5 0.7 0.9)", above=0.0, below=1.0
+    )
+    start: str = setting(
+        "annotated",
+        help="annotated: at the initial target probability; inputs: at the converged labels of inputs.labels, which learn on (C5)",
+        choices=("annotated", "inputs"),
+        neutral="annotated",
     )
     parametrization: str = setting("softmax", help="what is stepped on (B2)", choices=("softmax", "simplex", "multiplicative"))
     warmup_epochs: int = setting(0, help="epochs before the labels begin to learn (B12)", at_least=0)
@@ -65,9 +72,19 @@ class InstanceLabels(Method):
         super().__init__(config, context)
         self.config = config
         start = smoothed(context.observed, config.initial_target_probability, context.num_classes)
+        if config.start == "inputs":
+            every = torch.arange(len(context.observed), device=context.device)
+            # A label that float16 stored as 0 can come back from this floor, not from a logarithm of 0.
+            start = averaged_labels(context).converged(every, last_epochs=1).clamp(min=SMALLEST)
+            start = start / start.sum(dim=1, keepdim=True)
         # Stored as log-probabilities: they are logits of the softmax, and exp gives the point of the simplex.
         self.logits = start.log() if config.parametrization != "simplex" else start
         self.velocity = torch.zeros_like(self.logits) if config.momentum > 0.0 else None
+
+    @classmethod
+    def reads_inputs(cls, config: Any) -> tuple[str, ...]:
+        """See :meth:`Method.reads_inputs`."""
+        return ("labels",) if config.start == "inputs" else ()
 
     def learns_at(self, epoch: int) -> bool:
         """See :meth:`Method.learns_at`."""

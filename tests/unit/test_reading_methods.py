@@ -165,6 +165,23 @@ def test_teachers_that_do_not_fit_are_named(tmp_path: Path) -> None:
         build("distillation", make_context(Inputs(teacher=fits)))
 
 
+@pytest.mark.parametrize("kind", ["instance", "class"])
+def test_labels_may_start_where_the_folds_ended_and_learn_on(tmp_path: Path, kind: str) -> None:
+    context = make_context(fold_inputs(tmp_path, kind)[0])
+    converged = averaged_labels(context).converged(ROWS, 1)
+    instances = build("instance_labels", context, start="inputs")
+    torch.testing.assert_close(instances.targets(ROWS), converged, atol=1e-6, rtol=0)
+    classes = build("class_labels", context, start="inputs")
+    mass = converged.gather(1, context.observed.unsqueeze(1)).squeeze(1)
+    wanted = torch.stack([mass[context.observed == k].mean() for k in range(NUM_CLASSES)])
+    torch.testing.assert_close(1.0 - classes.class_parameters(), wanted)
+    for method in (instances, classes):
+        assert method.uses_meta
+        before = method.targets(ROWS)
+        method.update(batch_at(context, 0, 0), torch.randn(3, NUM_CLASSES, generator=torch.Generator().manual_seed(0)) * 10)
+        assert not torch.equal(method.targets(ROWS), before)
+
+
 # -- which inputs a run may have ----------------------------------------------------------------------------------------------
 
 
