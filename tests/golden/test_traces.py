@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "one_hot, momentum": {"method": {"name": "one_hot"}, "optim": {"momentum": 0.9, "nesterov": True}},
     "label_smoothing": {"method": {"name": "label_smoothing"}},
     "label_smoothing, nontarget": {"method": {"name": "label_smoothing", "form": "nontarget"}},
+    "confidence_penalty": {"method": {"name": "confidence_penalty", "beta": 0.5}},
     "class_labels": {"method": {"name": "class_labels", "learning_rate": 1.0}},
     "class_labels, alpha 0, mean": {
         "method": {"name": "class_labels", "learning_rate": 1.0, "initial_target_probability": 1.0, "class_reduction": "mean"}
@@ -49,7 +50,8 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 
 def trace(case: dict[str, dict[str, Any]]) -> list[float]:
     """Train on real digits, a third of them annotated wrongly; return the loss after each step and the final label statistics."""
-    raw = registry.get("dataset", "digits").build(None, Path())
+    dataset = registry.get("dataset", "digits")
+    raw = dataset.build(dataset.config(), Path())
     order = Stream(0, "golden").permutation(len(raw.train.labels))
     images = torch.from_numpy(raw.train.images[order]).double() / 255 - 0.3
     true = torch.from_numpy(raw.train.labels[order])

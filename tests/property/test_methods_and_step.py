@@ -14,7 +14,7 @@ from repro.metrics import LabelTotals, probability_in_top
 from repro.step import MetaBatch, TrainingStep, make_optimizer
 
 K, N = 4, 24
-METHODS = ["one_hot", "label_smoothing", "class_labels", "instance_labels"]
+METHODS = ["one_hot", "label_smoothing", "confidence_penalty", "class_labels", "instance_labels"]
 
 
 def trained_targets(name: str, permutation: torch.Tensor, seed: int) -> torch.Tensor:

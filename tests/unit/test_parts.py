@@ -1,0 +1,74 @@
+"""A part of a dataset: which images, the same for every seed, and no change of identity where it is the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from repro.compose import compose
+from repro.data.parts import part_of
+from repro.data.prepare import prepare
+from repro.data.types import ImageSet, RawDataset
+from repro.errors import UserError
+from repro.identity import run_id, scientific_fields
+
+
+def made() -> RawDataset:
+    """Return 60 training and 12 test images of six classes; an image's pixels are its position."""
+
+    def images(count: int) -> ImageSet:
+        pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 1, 2, 2)).copy()
+        return ImageSet(pixels, np.arange(count, dtype=np.int64) % 6)
+
+    return RawDataset(images(60), images(12), tuple("abcdef"), (0.5,), (0.25,))
+
+
+def test_first_classes_in_training_and_test_set() -> None:
+    part = part_of(made(), num_classes=4)
+    assert part.class_names == tuple("abcd")
+    for images, whole in ((part.train, made().train), (part.test, made().test)):
+        kept = np.flatnonzero(whole.labels < 4)
+        np.testing.assert_array_equal(images.images[:, 0, 0, 0], kept)
+        np.testing.assert_array_equal(images.labels, whole.labels[kept])
+    assert (part.mean, part.std) == (made().mean, made().std)
+
+
+def test_fewer_training_images_class_by_class_and_always_the_same() -> None:
+    part, again = part_of(made(), train_size=24), part_of(made(), train_size=24)
+    np.testing.assert_array_equal(np.bincount(part.train.labels), [4] * 6)
+    np.testing.assert_array_equal(part.train.images, again.train.images)
+    assert len(part.test.labels) == 12
+    both = part_of(made(), num_classes=3, train_size=9)
+    np.testing.assert_array_equal(np.bincount(both.train.labels), [3] * 3)
+
+
+def test_everything_is_the_dataset_itself() -> None:
+    whole = made()
+    assert part_of(whole) is whole
+    assert part_of(whole, num_classes=6) is whole
+
+
+def test_more_than_there_is_is_refused() -> None:
+    with pytest.raises(UserError, match=r"dataset.num_classes=7: must be at most 6"):
+        part_of(made(), num_classes=7)
+    with pytest.raises(UserError, match=r"dataset.train_size=41: must be at most the 40 training images"):
+        part_of(made(), num_classes=4, train_size=41)
+
+
+def test_digits_of_a_few_classes_and_their_identity() -> None:
+    common = ["method=one_hot", "dataset=digits", "seed=0"]
+    whole, part = compose(common), compose([*common, "dataset.num_classes=8"])
+    data = prepare(part, torch.device("cpu"))
+    assert data.num_classes == 8
+    assert int(data.observed.max()) == 7
+    assert int(data.test.labels.max()) == 7
+    assert run_id(whole) != run_id(part)
+    assert "dataset.num_classes" not in scientific_fields(whole)
+    assert scientific_fields(part)["dataset.num_classes"] == 8
+
+
+def test_the_part_of_cifar_is_the_same_for_every_seed() -> None:
+    settings = ["method=one_hot", "dataset=cifar100", "split=full", "dataset.train_size=5000", "dataset.num_classes=20"]
+    fields = scientific_fields(compose([*settings, "seed=1"]))
+    assert (fields["dataset.train_size"], fields["dataset.num_classes"]) == (5000, 20)
