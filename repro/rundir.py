@@ -23,7 +23,8 @@ import filelock
 from repro.errors import UserError
 from repro.files import jsonable, read_json, write_json, write_text
 
-#: The states of a run. ``queued`` has no folder yet; ``lost`` is concluded by a reader, never written.
+#: The states of a run. ``queued`` has no folder yet, or was put back by :func:`requeue`; ``lost`` is concluded by a reader, never
+#: written.
 STATES = ("queued", "running", "done", "failed", "preempted", "lost")
 
 #: A ``running`` whose last sign of life is older than this many heartbeat periods is ``lost``.
@@ -56,6 +57,35 @@ def read_state(folder: Path) -> str:
     if status["host"] == socket.gethostname() and not _process_exists(int(status["pid"])):
         return "lost"
     return "running"
+
+
+def requeue(folder: Path) -> bool:
+    """Put the failed or lost run in ``folder`` back into the state ``queued``, and say whether it was one; its checkpoints stay.
+
+    A run whose lock is held is left alone: a process that looks lost may be suspended, or on a host whose clock is wrong.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if read_state(folder) not in ("failed", "lost"):
+        return False
+    lock = filelock.FileLock(folder / ".lock", blocking=False)
+    try:
+        with lock:
+            # Between the look and the lock it may have been started and have ended.
+            state = read_state(folder)
+            if state not in ("failed", "lost"):
+                return False
+            try:
+                status = dict(read_json(folder / "status.json"))
+            except (ValueError, TypeError):
+                status = {"attempt": 0}
+            write_json(folder / "status.json", status | {"state": "queued", "error": None, "traceback_tail": []})
+            return True
+    except filelock.Timeout:
+        return False
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}. Make it writable to try its run again.") from error
 
 
 def _process_exists(pid: int) -> bool:

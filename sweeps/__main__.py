@@ -1,37 +1,63 @@
-"""``python -m sweeps plan|run|status SPEC...``: which runs a table or figure needs, how far they are, and running them here."""
+"""``python -m sweeps plan|run|status|retry|tune SPEC...``: which runs a table or figure needs, how far they are, and running them here."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import shlex
 import sys
-from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from repro.errors import EXIT_USER_ERROR, UserError
+from repro.rundir import requeue
+from sweeps.cost import ASSUMED_TFLOPS
 from sweeps.local import Outcome, run_missing
-from sweeps.plan import STATES, Plan, make_plan, plan_document, totals, write_plans
-from sweeps.spec import known_specs, load_spec
+from sweeps.plan import Plan, make_plan, plan_document, write_plans
+from sweeps.report import print_chosen, print_outcome, print_plan, print_status
+from sweeps.scale import PAPER, Scale, known_scales, load_scale
+from sweeps.spec import Spec, known_specs, load_spec
+from sweeps.tuned import tuned_folder
+
+_COMMANDS = {
+    "plan": "count the runs that are needed, shared, done, missing, failed, and estimate their GPU-hours; nothing is started",
+    "run": "run what is missing; calling it again goes on",
+    "status": "show the grid of rows and columns, cell by cell",
+    "retry": "queue failed and lost runs again, for the next run to take; their checkpoints stay",
+    "tune": "run the grids of the specs' tunings, and note the values that are best on validation images",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0; 1 when a run failed; 2 for a user's mistake; 128 + N when stopped by signal N."""
+    """Run one command and return the exit code.
+
+    It is 0; 1 when a run failed or was skipped; 2 for a user's mistake; 128 + N when stopped by signal N.
+    """
     chosen = _parser().parse_args(arguments)
     try:
-        specs = [load_spec(name) for name in dict.fromkeys(chosen.spec)]
+        scale = load_scale(chosen.scale)
+        specs = [load_spec(name, scale) for name in dict.fromkeys(chosen.spec)]
+        if chosen.command == "tune":
+            return _tune(specs, scale, chosen)
         plan = make_plan(specs, Path(chosen.runs))
         if chosen.command == "status":
-            _print_status(plan)
+            print_status(plan)
+            return 0
+        if chosen.command == "retry":
+            _retry(plan)
             return 0
         write_plans(plan)
-        if chosen.command == "plan":
-            _print_plan(plan, as_json=chosen.json)
-            return 0
-        outcome = run_missing(plan, jobs=chosen.jobs, retry=chosen.retry)
-        _print_outcome(plan, outcome)
-        return outcome.exit_code
+        if chosen.command == "run":
+            outcome = run_missing(plan, jobs=chosen.jobs, retry=chosen.retry)
+            print_outcome(plan, outcome)
+            return outcome.exit_code
+        if chosen.json:
+            print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
+        else:
+            print_plan(plan, tflops=chosen.tflops, tune=_tune_command(chosen))
+        return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -43,26 +69,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sweeps",
         description="Which runs a table or figure needs, how far they are, and running them on this machine.",
-        epilog=f"Specs that come with the suite: {', '.join(known_specs())}.",
+        epilog=f"Specs that come with the suite: {', '.join(known_specs())}. Scales: {', '.join(known_scales())}.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in (
-        ("plan", "count the runs that are needed, shared, done, missing, failed; nothing is started"),
-        ("run", "run what is missing; calling it again goes on"),
-        ("status", "show the grid of rows and columns, cell by cell"),
-    ):
+    for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.add_argument("spec", nargs="+", metavar="SPEC", help="a name such as demo, or the path of a .yaml file")
+        command.add_argument("--runs", default=_default_runs(), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)")
         command.add_argument(
-            "--runs", default=os.environ.get("REPRO_RUNS", "runs"), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)"
+            "--scale", default=PAPER.title, metavar="NAME", help="how large: a name or the path of a .yaml file (default: %(default)s)"
         )
         if name == "plan":
             command.add_argument("--json", action="store_true", help="print the plan as JSON")
-        if name == "run":
+            command.add_argument(
+                "--tflops",
+                type=_rate,
+                metavar="X",
+                help=f"10^12 operations a second that a run reaches, where none has been measured (default: {ASSUMED_TFLOPS:g}, assumed)",
+            )
+        if name in ("run", "tune"):
             command.add_argument(
                 "--jobs", type=_positive, default=1, metavar="N", help="runs at a time, each in its own process (default: 1)"
             )
+        if name == "run":
             command.add_argument("--retry", action="store_true", help="run those again that failed before")
+        if name == "tune":
+            command.add_argument("--tuned", metavar="DIR", help="where the chosen values are kept (default: $REPRO_TUNED or sweeps/tuned)")
     return parser
 
 
@@ -73,57 +105,58 @@ def _positive(text: str) -> int:
     return number
 
 
-def _print_plan(plan: Plan, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
-        return
-    for spec in plan.specs:
-        cells = [cell for cell in plan.cells if cell.spec == spec.name]
-        runs = {name for cell in cells for name in cell.run_ids}
-        skipped = sum(cell.skip is not None for cell in cells)
-        left_out = f" ({skipped} left out)" if skipped else ""
-        print(f"{spec.name}: {len(cells)} cells{left_out}, {len(runs)} runs, {_states(plan, runs)}")
-    counts = totals(plan)
-    if len(plan.specs) > 1:
-        print(f"together: {counts['runs']} runs, {counts['shared']} of them shared, {_states(plan, plan.runs)}")
-    for run in plan.runs.values():
-        if run.state in ("failed", "lost"):
-            print(f"{run.state}: {run.place} ({run.run_id})")
+def _rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0.0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' must be a number above 0")
+    return number
 
 
-def _states(plan: Plan, names: Container[str]) -> str:
-    counts = Counter(run.state for name, run in plan.runs.items() if name in names)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "nothing to run"
+def _tune_command(chosen: argparse.Namespace) -> str:
+    words = ["python", "-m", "sweeps", "tune", *dict.fromkeys(chosen.spec)]
+    for option, value, default in (("--scale", chosen.scale, PAPER.title), ("--runs", chosen.runs, _default_runs())):
+        words += [option, value] if value != default else []
+    return shlex.join(words)
 
 
-def _print_status(plan: Plan) -> None:
-    for spec in plan.specs:
-        print(f"{spec.name}: {spec.title}")
-        columns = [column.label for column in spec.columns]
-        texts = {(cell.row, cell.column): _cell_status(plan, cell.run_ids, cell.skip) for cell in plan.cells if cell.spec == spec.name}
-        grid = [["", *columns], *([row.label, *(texts[row.label, column] for column in columns)] for row in spec.rows)]
-        widths = [max(len(line[index]) for line in grid) for index in range(len(columns) + 1)]
-        for line in grid:
-            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-        for cell in plan.cells:
-            if cell.spec == spec.name and cell.skip is not None:
-                print(f"- {', '.join(filter(None, (cell.row, cell.column)))}: {cell.skip}")
+def _default_runs() -> str:
+    return os.environ.get("REPRO_RUNS", "runs")
 
 
-def _cell_status(plan: Plan, names: Sequence[str], skip: str | None) -> str:
-    if skip is not None:
-        return "-"
-    counts = Counter(plan.runs[name].state for name in names)
-    others = [f"{counts[state]} {state}" for state in STATES if counts[state] and state not in ("done", "missing")]
-    return " ".join([f"{counts['done']}/{len(names)}", *others])
+def _retry(plan: Plan) -> None:
+    ended = [run for run in plan.runs.values() if run.state in ("failed", "lost")]
+    queued = [run for run in ended if requeue(plan.folder / run.run_id)]
+    print(f"{len(queued)} of {len(ended)} failed and lost runs are queued again; the next `python -m sweeps run` takes them.")
+    for run in ended:
+        if run not in queued:
+            print(f"left alone, since a process holds it: {run.place} ({run.run_id})")
 
 
-def _print_outcome(plan: Plan, outcome: Outcome) -> None:
-    print(f"{len(outcome.done)} of {len(plan.runs)} runs done in {plan.folder}")
-    for name, error in outcome.failed.items():
-        print(f"failed: {plan.runs[name].place} ({name}): {error}", file=sys.stderr)
-    if outcome.stopped_by is not None:
-        print("stopped; the same command goes on.", file=sys.stderr)
+def _tune(specs: Sequence[Spec], scale: Scale, chosen: argparse.Namespace) -> int:
+    # With it comes PyTorch, which `--help` and a mistake in a spec do without.
+    from sweeps.tuning import tune
+
+    outcomes: list[Outcome] = []
+
+    def execute(plan: Plan) -> Outcome:
+        outcomes.append(run_missing(plan, jobs=chosen.jobs))
+        print_outcome(plan, outcomes[-1])
+        return outcomes[-1]
+
+    folder = tuned_folder() if chosen.tuned is None else Path(chosen.tuned)
+    try:
+        print_chosen(tune(specs, scale, Path(chosen.runs), folder, execute), folder / f"{scale.title}.yaml")
+    except UserError as error:
+        # Nothing could be chosen because runs failed: that is no mistake of the user's.
+        if not any(outcome.exit_code for outcome in outcomes):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+    if not outcomes:
+        print("there is nothing to tune")
+    return max((outcome.exit_code for outcome in outcomes), default=0)
 
 
 if __name__ == "__main__":

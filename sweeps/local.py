@@ -1,8 +1,9 @@
 """Executes the runs of a plan on this machine, some at a time, each in a process of its own.
 
-The workers are forked from a server process that has imported PyTorch and nothing else of the planner's, so a run starts within
-milliseconds and its death, by whatever signal, is its own. Which runs are done is read from the run folders alone: calling this
-again goes on with what is left, two planners may share a folder, and a planner that was killed leaves nothing to clean up.
+A run begins when its inputs are done; the runs that depend on one that failed are skipped, and no others. The workers are forked
+from a server process that has imported PyTorch and nothing else of the planner's, so a run starts within milliseconds and its
+death, by whatever signal, is its own. Which runs are done is read from the run folders alone: calling this again goes on with what
+is left, two planners may share a folder, and a planner that was killed leaves nothing to clean up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
@@ -21,11 +21,11 @@ from pathlib import Path
 from types import FrameType
 
 from repro.errors import EXIT_USER_ERROR
-from repro.files import read_json
+from sweeps.order import Order
 from sweeps.plan import Plan, PlannedRun, planned_state
 from sweeps.progress import Progress
-from sweeps.schema import override_value
-from sweeps.worker import PRELOAD, Worker, enter, train
+from sweeps.settings import override_value
+from sweeps.worker import PRELOAD, Worker, enter, how_it_ended, last_error, last_line, threads_before, train
 
 #: Signals that end a sweep: Ctrl-C, a scheduler's or a shutdown's request, and the end of the terminal.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -50,19 +50,21 @@ class Outcome:
     Attributes:
         done: runs of the plan that are done now.
         failed: run_id -> the last error.
+        skipped: run_id -> which of the failed runs it needs.
         stopped_by: the signal that ended the call early, or ``None``.
     """
 
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     stopped_by: int | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 when everything is done, 1 when a run failed, 128 + N after signal N."""
+        """0 when everything is done, 1 when a run failed or was skipped, 128 + N after signal N."""
         if self.stopped_by is not None:
             return 128 + self.stopped_by
-        return 1 if self.failed else 0
+        return 1 if self.failed or self.skipped else 0
 
 
 @dataclass
@@ -74,11 +76,12 @@ class _Running:
 
 
 def run_missing(plan: Plan, *, jobs: int, retry: bool = False, worker: Worker = train, preload: Sequence[str] = PRELOAD) -> Outcome:
-    """Train every run of ``plan`` that is not done, ``jobs`` at a time, and return how it went.
+    """Train every run of ``plan`` that is not done, ``jobs`` at a time, inputs before their readers, and return how it went.
 
     Lost and preempted runs go on from their checkpoints. A run that failed before is left alone unless ``retry``; a run that fails
-    now does not stop the others. A run that another process is training is waited for. On SIGINT, SIGTERM or SIGHUP the workers
-    are asked to save their state and stop, and are waited for; a second signal kills them.
+    stops those that depend on it, directly or through others, and nothing else. A run that another process is training is waited
+    for. On SIGINT, SIGTERM or SIGHUP the workers are asked to save their state and stop, and are waited for; a second signal kills
+    them.
     """
     queue = _Queue(plan, jobs=jobs, retry=retry, worker=worker, preload=preload)
     with _stop_signals() as received:
@@ -107,7 +110,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
 
 class _Queue:
-    """The runs that are waiting, running here, or running elsewhere."""
+    """The runs that wait for their turn or their inputs, run here, or run elsewhere."""
 
     def __init__(self, plan: Plan, *, jobs: int, retry: bool, worker: Worker, preload: Sequence[str]) -> None:
         self.outcome = Outcome()
@@ -119,25 +122,29 @@ class _Queue:
         self._context.set_forkserver_preload(list(preload))
         self._running: dict[str, _Running] = {}
         self._elsewhere: dict[str, tuple[PlannedRun, float]] = {}
-        self._waiting: deque[PlannedRun] = deque()
+        self._order = Order(plan)
         for run in plan.runs.values():
             if run.state == "done":
                 self.outcome.done.add(run.run_id)
             elif run.state == "failed" and not retry:
-                self.outcome.failed[run.run_id] = f"{_last_error(self._folder / run.run_id)} (failed before; --retry tries it again)"
+                self.outcome.failed[run.run_id] = f"{last_error(self._folder / run.run_id)} (failed before; --retry tries it again)"
             else:
-                self._waiting.append(run)
-        self.progress = Progress(
-            list(self._waiting), self._folder, total=len(plan.runs), finished=len(self.outcome.done), failed=len(self.outcome.failed)
-        )
+                self._order.add(run)
+        for name in self.outcome.done:
+            self._order.done(name)
+        for name in self.outcome.failed:
+            self.outcome.skipped |= self._order.failed(name)
+        self._runs = plan.runs
+        self.progress = Progress(plan, self._folder, done=self.outcome.done, failed=self.outcome.failed, skipped=self.outcome.skipped)
 
     def work(self, received: list[int]) -> None:
         """Start and watch workers until nothing is left, or a signal has arrived in ``received``."""
-        while (self._waiting or self._running or self._elsewhere) and not received:
-            while self._waiting and len(self._running) < self._jobs and not received:
-                self._begin(self._waiting.popleft())
+        while (self._order or self._running or self._elsewhere) and not received:
+            while self._order and len(self._running) < self._jobs and not received:
+                self._begin(self._order.next())
             self._wait()
             self._look_elsewhere()
+        assert received or not self._order.blocked, "runs wait for inputs that are neither done nor failed"
 
     def stop(self, received: list[int]) -> None:
         """Ask the workers to save their state and stop, and wait for them; after a second signal, kill them."""
@@ -168,14 +175,14 @@ class _Queue:
         elif state == "running":
             self._elsewhere[run.run_id] = (run, 0.0)
         elif state == "failed" and run.state != "failed":
-            self._failed(run, _last_error(folder))
+            self._failed(run, last_error(folder))
         else:
             self._start(run, folder)
 
     def _start(self, run: PlannedRun, folder: Path) -> None:
         overrides = [*run.overrides, f"paths.runs={override_value(str(self._folder))}"]
         if not any(override.startswith("exec.threads=") for override in overrides):
-            overrides.append(f"exec.threads={_threads_before(folder) or self._threads}")
+            overrides.append(f"exec.threads={threads_before(folder) or self._threads}")
         log = self._folder / "logs" / f"{run.run_id}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         process = self._context.Process(target=enter, args=(self._worker, overrides, log), name=run.run_id)
@@ -205,13 +212,12 @@ class _Queue:
     def _ended(self, item: _Running, code: int, *, stopping: bool) -> None:
         folder = self._folder / item.run.run_id
         state = planned_state(folder)
-        last_line = _last_line(item.log)
         if state == "done":
             self._done(item.run, f"in {time.monotonic() - item.started:.0f} s")
-        elif (code == EXIT_USER_ERROR and (state == "running" or LOCKED in last_line)) or (code == SERVER_GONE and not stopping):
+        elif (code == EXIT_USER_ERROR and (state == "running" or LOCKED in last_line(item.log))) or (code == SERVER_GONE and not stopping):
             self._elsewhere[item.run.run_id] = (item.run, time.monotonic() + TRY_AGAIN_S)
         elif not stopping or state == "failed":
-            self._failed(item.run, _last_error(folder) if state == "failed" else _how_it_ended(code, last_line, item.log))
+            self._failed(item.run, last_error(folder) if state == "failed" else how_it_ended(code, item.log))
 
     def _look_elsewhere(self) -> None:
         """Note what became of the runs that other processes were training."""
@@ -222,54 +228,24 @@ class _Queue:
             if state == "done":
                 self._done(run, "elsewhere")
             elif state == "failed":
-                self._failed(run, _last_error(self._folder / name))
+                self._failed(run, last_error(self._folder / name))
             elif time.monotonic() >= try_again_at:
-                self._waiting.append(run)
+                self._order.add_again(run)
             else:
                 continue
             del self._elsewhere[name]
 
     def _done(self, run: PlannedRun, how: str) -> None:
         self.outcome.done.add(run.run_id)
+        self._order.done(run.run_id)
         self.progress.finished(run, how)
 
     def _failed(self, run: PlannedRun, error: str) -> None:
         self.outcome.failed[run.run_id] = error
         self.progress.failed(run, error)
-
-
-def _how_it_ended(code: int, last_line: str, log: Path) -> str:
-    if code < 0:
-        how = f"killed by signal {-code} ({signal.Signals(-code).name})"
-    elif code > 128:
-        how = f"stopped by signal {code - 128}"
-    else:
-        return f"exit code {code}: {last_line or 'no message'} (see {log})"
-    return f"{how}; the same command goes on from its last checkpoint"
-
-
-def _last_error(folder: Path) -> str:
-    """Return the error that the run itself noted."""
-    try:
-        return str(read_json(folder / "status.json")["error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its status.json cannot be read"
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _threads_before(folder: Path) -> int | None:
-    """Return the threads of the run's earlier attempt: a resumed run repeats its bits only with the same number."""
-    try:
-        return int(read_json(folder / "provenance.json")["threads"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        for name, reason in self._order.failed(run.run_id).items():
+            self.outcome.skipped[name] = reason
+            self.progress.skipped(self._runs[name], reason)
 
 
 def _num_cores() -> int:

@@ -61,6 +61,16 @@ class Entry:
         """Where the value stands."""
         return Place(self.path, self.node.start_mark.line + 1)
 
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it is a mapping."""
+        return isinstance(self.node, yaml.MappingNode)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list."""
+        return isinstance(self.node, yaml.SequenceNode)
+
     def wrong(self, wanted: str) -> SpecError:
         """Return the error that this value is not ``wanted``."""
         if isinstance(self.node, yaml.ScalarNode):

@@ -1,18 +1,23 @@
-"""Which runs the specs need, and how far they are: cells -> configurations -> run ids -> states."""
+"""Which runs the specs need, and how far they are: cells -> the graph of runs -> run ids -> states."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from repro.errors import UserError
+from repro.errors import UserError, did_you_mean
 from repro.files import write_json
 from repro.rundir import read_state
+from sweeps.expansion import walk
 from sweeps.nodes import Value
-from sweeps.spec import Spec, expand
+from sweeps.schema import Cell, Variant
+from sweeps.spec import PAPER, Scale, Spec, expand
+
+if TYPE_CHECKING:
+    from sweeps.graph import Graph, Node
 
 #: Raised when the layout of a plan file changes.
 SCHEMA = 1
@@ -23,16 +28,17 @@ STATES = ("missing", "queued", "running", "preempted", "lost", "failed", "done")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run that at least one cell needs.
+    """One run that at least one cell needs, by itself or through runs that read it.
 
     Attributes:
         run_id: its identity and the name of its folder.
         overrides: the command line that trains it.
         fields: every setting of its identity, flat.
         state: one of :data:`STATES`, when the plan was made.
-        inputs: ids of the runs whose results it reads.
+        inputs: ids of the runs whose results it reads, labels before the teacher.
         specs: names of the specs that need it.
-        place: the first cell that needs it, for messages: ``demo: One-hot, 40%, seed=0``.
+        place: what needs it first, for messages: ``demo: One-hot, 40%, seed=0``.
+        stage: 0 for a run without inputs, else one above the largest of its inputs.
     """
 
     run_id: str
@@ -42,6 +48,7 @@ class PlannedRun:
     inputs: tuple[str, ...]
     specs: tuple[str, ...]
     place: str
+    stage: int = 0
 
     @property
     def epochs(self) -> int:
@@ -51,7 +58,13 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One cell of one spec: its runs with what each repeats, or why it has none."""
+    """One cell of one spec: its runs with what each repeats, or why it has none.
+
+    Attributes:
+        not_built: the announced methods that it waits for.
+        value: of a recipe's cell, what it shows.
+        epoch: where its value is read, if not where the table's is.
+    """
 
     spec: str
     row: str
@@ -59,6 +72,9 @@ class PlannedCell:
     run_ids: tuple[str, ...]
     repeats: tuple[dict[str, Value], ...]
     skip: str | None
+    not_built: str | None = None
+    value: object | None = None
+    epoch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,14 +84,18 @@ class Plan:
     Attributes:
         folder: where the run folders lie.
         specs: in the order named.
-        runs: by id, in the order of the cells that need them.
+        runs: by id, in the order of the cells that need them, inputs before their readers.
         cells: of all specs, row by row.
+        untuned: the tunings that have not been done, each for a dataset and a model; their values are those of ``otherwise``.
+        scale: that of all specs.
     """
 
     folder: Path
     specs: tuple[Spec, ...]
     runs: dict[str, PlannedRun] = field(default_factory=dict)
     cells: tuple[PlannedCell, ...] = ()
+    untuned: tuple[str, ...] = ()
+    scale: Scale = PAPER
 
 
 def planned_state(folder: Path) -> str:
@@ -84,61 +104,103 @@ def planned_state(folder: Path) -> str:
 
 
 def make_plan(specs: Sequence[Spec], folder: Path) -> Plan:
-    """Compose every run of ``specs`` and read its state in ``folder``.
+    """Compose every run of ``specs`` and all that these read, and read their states in ``folder``.
 
     Raises:
-        UserError: a setting that does not exist or contradicts another one, with the file and line; two runs of a cell that are
-            the same run; two different specs of one name.
+        UserError: a setting that does not exist or contradicts another one, with the file and line; inputs that a method does not
+            read; two runs of a cell that are the same run; two different specs of one name, or specs of different scales.
     """
     # Torch comes with the methods that are composed; whoever only reads a plan's types does without.
-    from repro.identity import run_id, scientific_fields
-    from sweeps.composer import Composer
+    from sweeps.graph import Graph, not_built
 
-    _check_names(specs)
-    expanded = [(spec, cell) for spec in specs for cell in expand(spec)]
-    configs = iter(Composer().compose_all([(cell, variant) for _, cell in expanded for variant in cell.variants]))
-    found: dict[str, dict[str, Any]] = {}
-    cells = []
-    for spec, cell in expanded:
-        ids: dict[str, dict[str, Value]] = {}
-        for variant in cell.variants:
-            config = next(configs)
-            name = run_id(config)
-            if name in ids:
-                raise cell.place.error(
-                    f"in row '{cell.row}', column '{cell.column}': {ids[name]} and {variant.repeat_values} are the same run ({name}); "
-                    "what is repeated must be part of a run's identity."
-                )
-            ids[name] = variant.repeat_values
-            known = found.setdefault(
-                name,
-                {
-                    "overrides": variant.overrides,
-                    "fields": scientific_fields(config),
-                    "specs": {},
-                    "place": _place(spec.name, cell.row, cell.column, variant.repeat_values),
-                },
-            )
-            known["specs"][spec.name] = None
-        cells.append(PlannedCell(spec.name, cell.row, cell.column, tuple(ids), tuple(ids.values()), cell.skip))
-    runs = {
-        name: PlannedRun(
-            run_id=name,
-            overrides=known["overrides"],
-            fields=known["fields"],
-            state=planned_state(folder / name),
-            inputs=(),
-            specs=tuple(known["specs"]),
-            place=known["place"],
+    _check_specs(specs)
+    seen: dict[int, frozenset[str]] = {}
+    expanded = [(spec, cell, not_built(_all(cell), seen)) for spec in specs for cell in expand(spec)]
+    built = [cell for _, cell, missing in expanded if missing is None]
+    graph = Graph()
+    graph.compose((cell, variant) for cell in built for variant in _all(cell))
+    cells = tuple(_planned_cell(graph, spec, cell, missing) for spec, cell, missing in expanded)
+    return Plan(
+        folder=folder,
+        specs=tuple(specs),
+        runs=planned_runs(graph.nodes.values(), folder),
+        cells=cells,
+        untuned=_untuned(built),
+        scale=specs[0].scale if specs else PAPER,
+    )
+
+
+def planned_runs(nodes: Iterable[Node], folder: Path) -> dict[str, PlannedRun]:
+    """Return the runs of a graph by id, with their states in ``folder``."""
+    return {
+        node.run_id: PlannedRun(
+            run_id=node.run_id,
+            overrides=node.overrides,
+            fields=node.fields,
+            state=planned_state(folder / node.run_id),
+            inputs=node.inputs,
+            specs=tuple(node.specs),
+            place=node.place,
+            stage=node.stage,
         )
-        for name, known in found.items()
+        for node in nodes
     }
-    return Plan(folder=folder, specs=tuple(specs), runs=runs, cells=tuple(cells))
 
 
-def _check_names(specs: Sequence[Spec]) -> None:
+def _all(cell: Cell) -> tuple[Variant, ...]:
+    return cell.variants if cell.recipe is None else (cell.recipe,)
+
+
+def _planned_cell(graph: Graph, spec: Spec, cell: Cell, missing: str | None) -> PlannedCell:
+    ids: dict[str, dict[str, Value]] = {}
+    for variant in cell.variants if missing is None else ():
+        node = graph.add(cell, variant, spec=spec.name, place=_place(cell.row, cell.column, variant.repeat_values))
+        if node.run_id in ids:
+            raise cell.place.error(
+                f"in {cell.title}: {ids[node.run_id]} and {variant.repeat_values} are the same run ({node.run_id}); "
+                "what is repeated must be part of a run's identity."
+            )
+        ids[node.run_id] = variant.repeat_values
+    return PlannedCell(
+        spec=spec.name,
+        row=cell.row,
+        column=cell.column,
+        run_ids=tuple(ids),
+        repeats=tuple(ids.values()),
+        skip=cell.skip,
+        not_built=missing,
+        value=_recipe_value(graph, cell) if missing is None else None,
+        epoch=None if cell.epoch is None else str(cell.epoch),
+    )
+
+
+def _recipe_value(graph: Graph, cell: Cell) -> object | None:
+    """Return what a recipe's cell shows."""
+    if cell.recipe is None or cell.setting is None:
+        return None
+    section, _, name = cell.setting.rpartition(".")
+    config = graph.config(cell.recipe)
+    known = vars(getattr(config, section, None)) if section in vars(config) else {}
+    if name not in known:
+        near = did_you_mean(cell.setting, graph.fields(cell.recipe))
+        raise cell.place.error(f"in {cell.title}: there is no setting '{cell.setting}' here.{near}")
+    value: object = known[name]
+    return value
+
+
+def _untuned(cells: Iterable[Cell]) -> tuple[str, ...]:
+    seen: set[int] = set()
+    runs = (item for cell in cells for variant in _all(cell) for item in walk(variant, seen))
+    return tuple(dict.fromkeys(str(use) for item in runs for use in item.uses if not use.chosen))
+
+
+def _check_specs(specs: Sequence[Spec]) -> None:
     seen: dict[str, Path] = {}
     for spec in specs:
+        if spec.scale != specs[0].scale:
+            raise UserError(
+                f"{specs[0].name} and {spec.name} are of the scales {specs[0].scale.title} and {spec.scale.title}; plan them apart."
+            )
         if spec.name in seen:
             raise UserError(
                 f"{spec.name} is named twice: {seen[spec.name]} and {spec.path}. Plans and tables go by the name; rename one file."
@@ -146,9 +208,9 @@ def _check_names(specs: Sequence[Spec]) -> None:
         seen[spec.name] = spec.path
 
 
-def _place(spec: str, row: str, column: str, repeat: dict[str, Value]) -> str:
+def _place(row: str, column: str, repeat: dict[str, Value]) -> str:
     parts = [row, column, *(f"{key}={value}" for key, value in repeat.items())]
-    return f"{spec}: {', '.join(part for part in parts if part)}"
+    return ", ".join(part for part in parts if part)
 
 
 def totals(plan: Plan) -> dict[str, int]:
@@ -171,45 +233,66 @@ def plan_document(plan: Plan) -> dict[str, Any]:
                 "config": run.fields,
                 "overrides": list(run.overrides),
                 "inputs": list(run.inputs),
+                "stage": run.stage,
                 "state": run.state,
                 "specs": list(run.specs),
             }
             for run in plan.runs.values()
         ],
-        "cells": [{"spec": cell.spec, "row": cell.row, "column": cell.column, "runs": list(cell.run_ids)} for cell in plan.cells],
+        "cells": [
+            {
+                "spec": cell.spec,
+                "row": cell.row,
+                "column": cell.column,
+                "runs": list(cell.run_ids),
+                "not_built": cell.not_built,
+                "value": cell.value,
+            }
+            for cell in plan.cells
+        ],
         "totals": totals(plan),
+        "scale": plan.scale.title,
     }
 
 
 def write_plans(plan: Plan) -> list[Path]:
-    """Write for each spec which runs its cells consist of, as ``<runs>/plans/<spec>.json``, and return the files.
+    """Write for each spec which runs its cells consist of, and return the files.
 
-    The analysis reads the runs that stand there and no others, whatever else lies in the folder.
+    They are ``<runs>/plans/<spec>.json``, at another scale than the paper's ``<runs>/plans/<scale title>/<spec>.json``. The analysis reads
+    the runs that stand there and no others, whatever else lies in the folder.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = plan.folder / "plans"
+    folder = plan.folder / "plans" if plan.scale == PAPER else plan.folder / "plans" / plan.scale.title
     paths = []
     for spec in plan.specs:
-        cells = [
-            {
-                "row": cell.row,
-                "column": cell.column,
-                "skip": cell.skip,
-                "runs": [{"run_id": name, "repeat": _listed(repeat)} for name, repeat in zip(cell.run_ids, cell.repeats, strict=True)],
-            }
-            for cell in plan.cells
-            if cell.spec == spec.name
-        ]
         path = folder / f"{spec.name}.json"
+        document = {
+            "schema": SCHEMA,
+            "spec": spec.name,
+            "spec_sha256": spec.sha256,
+            "cells": [_cell_document(cell) for cell in plan.cells if cell.spec == spec.name],
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"schema": SCHEMA, "spec": spec.name, "spec_sha256": spec.sha256, "cells": cells})
+            write_json(path, document)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}. Set --runs or $REPRO_RUNS to a folder you can write.") from error
         paths.append(path)
     return paths
+
+
+def _cell_document(cell: PlannedCell) -> dict[str, Any]:
+    """Return a cell of a plan file; what most cells do not have is left out where it is absent."""
+    seldom = {"not_built": cell.not_built, "value": cell.value, "epoch": cell.epoch}
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "skip": cell.skip,
+        "runs": [{"run_id": name, "repeat": _listed(repeat)} for name, repeat in zip(cell.run_ids, cell.repeats, strict=True)],
+        **{key: value for key, value in seldom.items() if value is not None},
+    }
 
 
 def _listed(repeat: dict[str, Value]) -> dict[str, Any]:

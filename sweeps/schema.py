@@ -2,65 +2,69 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from sweeps.epochs import Epoch
 from sweeps.nodes import Place, Value
+from sweeps.parts import InputRef, NamedRun, TunedRef, Tuning, TuningUse
+from sweeps.scale import Scale
+from sweeps.settings import Setting, in_order, override_value
+from sweeps.tuned import Tuned
 
-KINDS = ("table", "figure")
+__all__ = [
+    "Cell",
+    "CellRule",
+    "FigureSpec",
+    "Line",
+    "Panel",
+    "Reading",
+    "RecipeSpec",
+    "Reported",
+    "Sample",
+    "Setting",
+    "Spec",
+    "TableSpec",
+    "Variant",
+    "override_value",
+]
+
+KINDS = ("table", "figure", "recipe")
 SCALES = ("percent", "fraction")
 BETTER = ("higher", "lower", "neither")
-#: Where in a run a value is read: after the last epoch, at the best validation accuracy, at the best test accuracy.
-EPOCH_RULES = ("last", "best_val", "best_test")
-
-_BEFORE_QUOTE = re.compile(r"(\\*)('|\Z)")
-_PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a run and the place in the spec that gives it."""
-
-    key: str
-    value: Value
-    place: Place
-
-    @property
-    def override(self) -> str:
-        """The setting as ``python -m repro`` takes it: ``key=value``."""
-        return f"{self.key}={override_value(self.value)}"
+#: What a panel of a figure can show.
+PANELS = ("curve", "top_classes", "examples")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row or a column: its label, its settings, its place."""
+    """A row or a column: its label, what it says of its runs (that of the run it uses included), its place.
+
+    Attributes:
+        epoch: where this row's value is read, if not where the table's is.
+        setting: what a row of a recipe shows.
+    """
 
     label: str
     settings: tuple[Setting, ...]
     place: Place
+    inputs: tuple[InputRef, ...] = ()
+    tuned: tuple[TunedRef, ...] = ()
+    epoch: Epoch | None = None
+    setting: str | None = None
 
 
 @dataclass(frozen=True)
 class CellRule:
-    """What holds for some cells only: further settings, or the reason why they are left out."""
+    """What holds for some cells only: what else their runs are, or the reason why they are left out."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     settings: tuple[Setting, ...]
     skip: str | None
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Where in a run a value is read: one of :data:`EPOCH_RULES`, or after ``number`` completed epochs (rule ``epoch``)."""
-
-    rule: str
-    number: int | None = None
-
-    def __str__(self) -> str:
-        """Return the rule as a spec writes it."""
-        return self.rule if self.number is None else f"epoch {self.number}"
+    inputs: tuple[InputRef, ...] = ()
+    tuned: tuple[TunedRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,23 +79,65 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """So many classes or images, drawn with a seed."""
+
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One panel of a figure: the metric on its y axis, the axis's label, and its scale."""
+    """One panel of a figure.
+
+    Attributes:
+        metric: on its y axis; empty where the panel's type needs none.
+        label: of the y axis.
+        scale: of the y axis.
+        type: one of :data:`PANELS`.
+        rows: labels of the rows that it draws.
+        classes: which classes it shows: drawn, or listed; ``None``: as the type does by itself.
+        instances: which training images it shows, likewise.
+    """
 
     metric: str
     label: str
     scale: str
+    type: str = "curve"
+    rows: tuple[str, ...] = ()
+    classes: Sample | tuple[int, ...] | None = None
+    instances: Sample | tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A published number: of which row and column, with its spread, unit and source; ``own_run``: whether its source ran it itself."""
+
+    row: str
+    column: str
+    mean: float
+    sd: float | None
+    unit: str
+    own_run: bool
+    source: str
+    place: Place
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What tables and figures have in common.
+    """What tables, figures and recipes have in common.
 
     Attributes:
         name: the file's name without ``.yaml``.
         path: the file.
-        sha256: of the file's bytes; a plan remembers it.
+        sha256: of the file's bytes, and of whatever else decides which runs there are: shared names, the scale, chosen values; a
+            plan remembers it.
+        repeats: every combination of what is repeated; one empty combination where nothing is.
         spread: ``sample_sd`` (n - 1 in the denominator) or ``none``.
+        runs: named runs, those of the shared file included.
+        tunings: likewise.
+        scale: how its runs are retargeted.
+        tuned: the chosen values of that scale.
     """
 
     name: str
@@ -105,6 +151,12 @@ class Spec:
     repeats: tuple[tuple[Setting, ...], ...]
     exceptions: tuple[CellRule, ...]
     spread: str
+    runs: dict[str, NamedRun]
+    tunings: dict[str, Tuning]
+    reported: tuple[Reported, ...]
+    scale: Scale
+    tuned: Tuned
+    files_sha256: str
 
 
 @dataclass(frozen=True)
@@ -122,47 +174,64 @@ class FigureSpec(Spec):
 
 
 @dataclass(frozen=True)
+class RecipeSpec(Spec):
+    """A table of settings: a cell holds the value that a setting has, and needs no run."""
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One run of a cell: what it repeats (such as ``seed``), and all its settings."""
+    """One run: what it repeats in its cell (such as ``seed``), all its settings, and the runs it reads.
+
+    Attributes:
+        repeat: empty for a run that is read by others.
+        settings: at the spec's scale, with chosen values.
+        inputs: role -> runs, sorted by role.
+        name: which named run it is, with its values of ``each``; empty for a run of a cell.
+        uses: the tunings whose values it has, not those of its inputs.
+    """
 
     repeat: tuple[Setting, ...]
     settings: tuple[Setting, ...]
+    inputs: tuple[tuple[str, tuple[Variant, ...]], ...] = ()
+    name: str = ""
+    uses: tuple[TuningUse, ...] = ()
 
-    @property
+    @cached_property
     def overrides(self) -> tuple[str, ...]:
-        """The run's command line: choices before dotted names, each sorted."""
-        ordered = sorted(self.settings, key=lambda setting: ("." in setting.key, setting.key))
-        return tuple(setting.override for setting in ordered)
+        """The run's command line without its inputs: choices before dotted names, each sorted."""
+        return in_order(self.settings)
 
     @property
     def repeat_values(self) -> dict[str, Value]:
         """The settings that tell this run from the others of its cell."""
         return {setting.key: setting.value for setting in self.repeat}
 
+    @property
+    def read(self) -> tuple[Variant, ...]:
+        """The runs it reads, in the order of the roles."""
+        return tuple(variant for _, variants in self.inputs for variant in variants)
+
 
 @dataclass(frozen=True)
 class Cell:
-    """A row and a column: the runs of the cell, or why it has none."""
+    """A row and a column: the runs of the cell, or why it has none.
+
+    Attributes:
+        epoch: where its value is read, if not where the table's is.
+        setting: of a recipe's cell, what it shows.
+        recipe: of a recipe's cell, the settings that the value is one of.
+    """
 
     row: str
     column: str
     variants: tuple[Variant, ...]
     skip: str | None
     place: Place
+    epoch: Epoch | None = None
+    setting: str | None = None
+    recipe: Variant | None = None
 
-
-def override_value(value: Value) -> str:
-    """Return ``value`` in the notation of Hydra's command line, quoted where it needs to be."""
-    if isinstance(value, tuple):
-        return f"[{','.join(map(override_value, value))}]"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if _PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "inf", "nan"):
-        return value
-    # Hydra takes a backslash as it is, but for those in front of a quote.
-    escaped = _BEFORE_QUOTE.sub(lambda found: found[1] * 2 + (found[2] and "\\'"), value)
-    return f"'{escaped}'"
+    @property
+    def title(self) -> str:
+        """The cell in words, for messages."""
+        return f"row '{self.row}', column '{self.column}'"

@@ -1,6 +1,6 @@
 """A table or a figure as data: which runs fill which cell, and how a number is read from them.
 
-One YAML file describes one table (``kind: table``) or figure (``kind: figure``)::
+One YAML file describes one table (``kind: table``), figure (``kind: figure``) or table of settings (``kind: recipe``)::
 
     title: Label noise on digits
     kind: table
@@ -22,55 +22,113 @@ One YAML file describes one table (``kind: table``) or figure (``kind: figure``)
 A setting is what ``python -m repro`` takes: a choice (``method: one_hot``) or a dotted name (``noise.rate: 0.4``). Each is given in one
 place only; there is no order in which one place wins over another. Nothing here looks at whether a setting exists: the planner does,
 when it composes the runs.
+
+**Runs that read other runs.** Runs with a name are rows (``use``) or are read by others (``inputs``)::
+
+    shared: paper                                                 # optional: sweeps/shared/paper.yaml, or a path ending in .yaml; its
+                                                                  # runs and tuning are known here too
+    runs:
+      folds:
+        set: {method: instance_labels, split: fold}
+        each: {split.fold: [0, 1, 2, 3, 4]}                       # a run for each value; several keys: every combination
+        tuned: label_rate                                         # put in the values that this tuning has chosen (a name, or several)
+      final: {set: {method: replay, split: full}, inputs: {labels: folds}}
+    rows:
+      - {label: Ours, use: final}                                 # the run's set, inputs and tuned count as the row's
+      - {label: Fold 0, set: {...}, inputs: {labels: {from: folds, where: {split.fold: 0}, set: {...}}}, epoch: best_val}
+    columns: [{label: .., set: .., use: .., inputs: .., tuned: ..}]
+    cells: [{row: .., column: .., set: .., use: .., inputs: .., tuned: ..}]
+
+``labels`` reads one or more runs, ``teacher`` one. A run that is read trains on what its reader trains on: it begins with all
+settings of its reader (common, row, column, cells, repeats, tuned values) but ``method`` and ``split``. On top come its own
+``set``, that of the reference, ``each`` and its tuned values. On top means: a choice replaces the choice and everything below it, and
+a ``model`` replaces ``optim`` too, because a model brings its recipe. ``epoch`` (a row of a table) is where the row is read, if
+not at ``value.epoch``.
+
+**Tuning.** A grid that ``python -m sweeps tune`` searches; the values are looked up by tuning, dataset and model (:mod:`sweeps.tuned`)::
+
+    tuning:
+      label_rate:
+        set: {method: instance_labels, split: fold, split.fold: 0, seed: 0}     # on top of the settings of the first run that needs it
+        inputs: {...}                                                           # optional
+        grid: {method.learning_rate: [5.0, 25.0]}
+        otherwise: {method.learning_rate: 50.0}                                 # the values until then; the same keys
+        value: {metric: val/accuracy, epoch: last}                              # optional; no number of the test set may choose
+
+**Recipes** (``kind: recipe``) show settings instead of results and need no run:
+``rows: [{label: Learning rate, setting: optim.learning_rate}]``.
+
+**Panels** of a figure can also say ``type: curve | top_classes | examples``, ``rows`` (labels of those it draws), ``classes`` and
+``instances`` (``{count: 3, seed: 0}`` or a list of numbers); the metric of a curve may be a series per class, ``class_meta_accuracy/{k}``.
+
+**Published numbers**: ``reported: {file: FILE.csv}``, relative to the spec (:mod:`sweeps.reported`); the column of a figure's is a
+panel's label.
+
+Every spec can be made at another scale (:mod:`sweeps.scale`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from itertools import product
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from repro.errors import did_you_mean, one_of
+from sweeps.epochs import Epoch, read_epoch, read_metric
+from sweeps.expansion import expand, walk
+from sweeps.lines import read_lines, read_rules
+from sweeps.names import read_names
 from sweeps.nodes import Entry, SpecError, read_yaml
+from sweeps.panels import read_panel
+from sweeps.reported import read_reported
+from sweeps.scale import PAPER, Scale, known_scales, load_scale
 from sweeps.schema import (
     BETTER,
-    EPOCH_RULES,
     KINDS,
     SCALES,
     Cell,
-    CellRule,
-    Epoch,
     FigureSpec,
     Line,
     Panel,
     Reading,
-    Setting,
+    RecipeSpec,
+    Reported,
+    Sample,
     Spec,
     TableSpec,
     Variant,
 )
+from sweeps.settings import combinations, read_axes, read_settings
+from sweeps.tuned import Key, Tuned, read_tuned
 
 __all__ = [
+    "PAPER",
     "Cell",
     "Epoch",
     "FigureSpec",
     "Panel",
     "Reading",
+    "RecipeSpec",
+    "Reported",
+    "Sample",
+    "Scale",
     "Spec",
     "SpecError",
     "TableSpec",
     "Variant",
     "expand",
     "find_spec",
+    "known_scales",
     "known_specs",
+    "load_scale",
     "load_spec",
+    "with_tuned",
 ]
 
 _FOLDER = Path(__file__).resolve().parent / "specs"
-_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
-_METRIC = re.compile(r"\w+/\w+", re.ASCII)
+_Spec = TypeVar("_Spec", bound=Spec)
 
 
 def known_specs() -> dict[str, Path]:
@@ -96,8 +154,8 @@ def find_spec(name: str) -> Path:
     return known[name]
 
 
-def load_spec(name: str) -> TableSpec | FigureSpec:
-    """Read and check the spec of that name or path.
+def load_spec(name: str, scale: Scale = PAPER, tuned: Tuned | None = None) -> TableSpec | FigureSpec | RecipeSpec:
+    """Read and check the spec of that name or path, at ``scale``; ``tuned`` are its chosen values, read from their file unless given.
 
     Raises:
         SpecError: there is none, or it has a mistake; the message names the file and the line.
@@ -107,168 +165,95 @@ def load_spec(name: str) -> TableSpec | FigureSpec:
         content = path.read_bytes()
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}.") from error
-    spec = _parse(path, content)
-    expand(spec)
-    return spec
+    spec = _parse(path, content, scale)
+    return with_tuned(spec, read_tuned(scale) if tuned is None else tuned)
 
 
-def expand(spec: Spec) -> tuple[Cell, ...]:
-    """Return every cell, row by row, with the settings of its runs.
+def with_tuned(spec: _Spec, tuned: Tuned) -> _Spec:
+    """Return ``spec`` with other chosen values, checked.
 
     Raises:
-        SpecError: a setting is given in two places, or for a cell that is left out.
+        SpecError: a tuned value cannot be looked up, or is set as well.
     """
-    cells = []
-    for row, column in product(spec.rows, spec.columns):
-        own = [item for item in spec.exceptions if row.label in item.rows and column.label in item.columns]
-        skip = next((item.skip for item in own if item.skip is not None), None)
-        sources = [
-            ("common", spec.common),
-            (f"row '{row.label}'", row.settings),
-            (f"column '{column.label}'", column.settings),
-            *(("cells", item.settings) for item in own),
-        ]
-        variants = tuple(Variant(repeat, _join([*sources, ("repeats", repeat)])) for repeat in spec.repeats) if skip is None else ()
-        cells.append(Cell(row.label, column.label, variants, skip, row.place))
-    return tuple(cells)
+    spec = replace(spec, tuned=tuned)
+    used = _used(expand(spec))
+    parts = [spec.files_sha256, *(f"{key}: {', '.join(item.override for item in tuned.chosen[key].values)}" for key in used)]
+    return replace(spec, sha256=parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest())
 
 
-def _join(sources: list[tuple[str, tuple[Setting, ...]]]) -> tuple[Setting, ...]:
-    seen: dict[str, tuple[str, Setting]] = {}
-    for source, settings in sources:
-        for setting in settings:
-            if setting.key in seen:
-                other, before = seen[setting.key]
-                raise setting.place.error(f"{setting.key} is set by {source} and by {other} ({before.place}). Set it in one place.")
-            seen[setting.key] = (source, setting)
-    return tuple(setting for _, setting in seen.values())
+def _used(cells: Iterable[Cell]) -> list[Key]:
+    """Return whose chosen values the runs of ``cells`` have."""
+    seen: set[int] = set()
+    keys: set[Key] = set()
+    for cell in cells:
+        for variant in (*cell.variants, *((cell.recipe,) if cell.recipe else ())):
+            for item in walk(variant, seen):
+                keys.update(use.key for use in item.uses if use.chosen)
+    return sorted(keys)
 
 
-_SHARED = ("title", "kind", "caption", "common", "rows", "columns", "repeats", "cells", "cell")
-_OWN = {"table": ("value",), "figure": ("x", "panels")}
-_REQUIRED = {"table": ("title", "rows", "columns", "repeats", "value"), "figure": ("title", "rows", "repeats", "x", "panels")}
+_COMMON = ("title", "kind", "caption", "shared", "runs", "tuning", "common", "rows", "columns", "cells", "reported")
+_OWN = {"table": ("repeats", "cell", "value"), "figure": ("repeats", "cell", "x", "panels"), "recipe": ()}
+_REQUIRED = {
+    "table": ("title", "rows", "columns", "repeats", "value"),
+    "figure": ("title", "rows", "repeats", "x", "panels"),
+    "recipe": ("title", "rows", "columns"),
+}
 
 
-def _parse(path: Path, content: bytes) -> TableSpec | FigureSpec:
+def _parse(path: Path, content: bytes, scale: Scale) -> TableSpec | FigureSpec | RecipeSpec:
     root = read_yaml(path, content)
-    every = root.mapping(allowed=(*_SHARED, *_OWN["table"], *_OWN["figure"]), required=("kind",))
+    every = root.mapping(allowed=dict.fromkeys((*_COMMON, *_OWN["table"], *_OWN["figure"])), required=("kind",))
     kind = every["kind"].choice(KINDS)
-    entries = root.mapping(allowed=(*_SHARED, *_OWN[kind]), required=_REQUIRED[kind])
-    rows = _lines(entries["rows"])
-    columns = _lines(entries["columns"]) if "columns" in entries else (Line("", (), root.place),)
-    shared: dict[str, Any] = {
+    entries = root.mapping(allowed=(*_COMMON, *_OWN[kind]), required=_REQUIRED[kind])
+    names = read_names(entries, path)
+    rows = read_lines(entries["rows"], names, scale, own={"table": ("epoch",), "figure": (), "recipe": ("setting",)}[kind])
+    columns = read_lines(entries["columns"], names, scale) if "columns" in entries else (Line("", (), root.place),)
+    sha256 = hashlib.sha256(content).hexdigest()
+    others = [item for item in (names.sha256, scale.sha256) if item]
+    both: dict[str, Any] = {
         "name": path.stem,
         "path": path,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": "",
+        "files_sha256": hashlib.sha256(" ".join([sha256, *others]).encode()).hexdigest() if others else sha256,
         "title": entries["title"].line(),
         "caption": entries["caption"].text() if "caption" in entries else "",
-        "common": _settings(entries["common"]) if "common" in entries else (),
+        "common": read_settings(entries["common"]) if "common" in entries else (),
         "rows": rows,
         "columns": columns,
-        "repeats": _repeats(entries["repeats"]),
-        "exceptions": _exceptions(entries["cells"], rows, columns) if "cells" in entries else (),
+        "repeats": combinations(read_axes(entries["repeats"])) if "repeats" in entries else ((),),
+        "exceptions": read_rules(entries["cells"], rows, columns, names) if "cells" in entries else (),
         "spread": _spread(entries.get("cell")),
+        "runs": names.runs,
+        "tunings": names.tunings,
+        "scale": scale,
+        "tuned": Tuned(path),
     }
+    panels = _panels(entries, rows) if kind == "figure" else ()
+    labels = list(dict.fromkeys(item.label for item in panels or columns))
+    both["reported"] = (
+        read_reported(entries["reported"], path.parent, rows=[row.label for row in rows], columns=labels) if "reported" in entries else ()
+    )
     if kind == "table":
-        return TableSpec(value=_reading(entries["value"]), **shared)
+        return TableSpec(value=_reading(entries["value"], scale), **both)
+    return FigureSpec(panels=panels, **both) if kind == "figure" else RecipeSpec(**both)
+
+
+def _panels(entries: Mapping[str, Entry], rows: tuple[Line, ...]) -> tuple[Panel, ...]:
     entries["x"].choice(("epoch",))
-    return FigureSpec(panels=tuple(_panel(item) for item in entries["panels"].items()), **shared)
+    return tuple(read_panel(item, tuple(row.label for row in rows)) for item in entries["panels"].items())
 
 
-def _settings(entry: Entry) -> tuple[Setting, ...]:
-    settings = []
-    for key, item in entry.mapping().items():
-        if not _KEY.fullmatch(key):
-            raise item.place.error(f"{entry.name}: '{key}' is no name of a setting. Write a choice (method) or a dotted name (noise.rate).")
-        settings.append(Setting(key, item.value(), item.place))
-    return tuple(settings)
-
-
-def _lines(entry: Entry) -> tuple[Line, ...]:
-    lines: dict[str, Line] = {}
-    for item in entry.items():
-        parts = item.mapping(allowed=("label", "set"), required=("label",))
-        label = parts["label"].line()
-        if label in lines:
-            raise parts["label"].place.error(f"{entry.name}: the label '{label}' stands twice, first in line {lines[label].place.line}.")
-        lines[label] = Line(label, _settings(parts["set"]) if "set" in parts else (), item.place)
-    return tuple(lines.values())
-
-
-def _repeats(entry: Entry) -> tuple[tuple[Setting, ...], ...]:
-    axes = []
-    for key, item in entry.mapping().items():
-        if not _KEY.fullmatch(key):
-            raise item.place.error(f"{entry.name}: '{key}' is no name of a setting.")
-        values = [Setting(key, value.scalar(), value.place) for value in item.items()]
-        if len({setting.override for setting in values}) < len(values):
-            raise item.place.error(f"{item.name}: a value stands twice, and one run would be counted twice.")
-        axes.append(values)
-    if not axes:
-        raise entry.place.error("repeats is empty: it needs at least one setting with its values, such as {seed: [0]}.")
-    return tuple(product(*axes))
-
-
-def _exceptions(entry: Entry, rows: tuple[Line, ...], columns: tuple[Line, ...]) -> tuple[CellRule, ...]:
-    found = []
-    for item in entry.items():
-        parts = item.mapping(allowed=("row", "column", "set", "skip"))
-        if ("set" in parts) == ("skip" in parts):
-            raise item.place.error(f"{item.name} needs either set (settings) or skip (the reason why the cell is left out).")
-        found.append(
-            CellRule(
-                rows=_labels(parts.get("row"), rows),
-                columns=_labels(parts.get("column"), columns),
-                settings=_settings(parts["set"]) if "set" in parts else (),
-                skip=parts["skip"].line() if "skip" in parts else None,
-            )
-        )
-    return tuple(found)
-
-
-def _labels(entry: Entry | None, lines: tuple[Line, ...]) -> tuple[str, ...]:
-    labels = tuple(line.label for line in lines)
-    if entry is None:
-        return labels
-    return tuple(item.choice(labels) for item in (entry.items() if isinstance(entry.value(), tuple) else [entry]))
-
-
-def _reading(entry: Entry) -> Reading:
+def _reading(entry: Entry, scale: Scale) -> Reading:
     parts = entry.mapping(allowed=("metric", "epoch", "scale", "decimals", "better"), required=("metric", "epoch"))
-    scale = parts["scale"].choice(SCALES) if "scale" in parts else "fraction"
+    shown = parts["scale"].choice(SCALES) if "scale" in parts else "fraction"
     return Reading(
-        metric=_metric(parts["metric"]),
-        epoch=_epoch(parts["epoch"]),
-        scale=scale,
-        decimals=parts["decimals"].integer(at_least=0, at_most=12) if "decimals" in parts else {"percent": 1, "fraction": 4}[scale],
+        metric=read_metric(parts["metric"]),
+        epoch=read_epoch(parts["epoch"], numbered=scale.numbered_epochs),
+        scale=shown,
+        decimals=parts["decimals"].integer(at_least=0, at_most=12) if "decimals" in parts else {"percent": 1, "fraction": 4}[shown],
         better=parts["better"].choice(BETTER) if "better" in parts else "neither",
     )
-
-
-def _metric(entry: Entry) -> str:
-    metric = entry.text()
-    if not _METRIC.fullmatch(metric):
-        raise entry.wrong("the name of a metric, such as test/accuracy")
-    return metric
-
-
-def _epoch(entry: Entry) -> Epoch:
-    rule = entry.text()
-    numbered = re.fullmatch(r"epoch ([1-9]\d*)", rule)
-    if numbered:
-        return Epoch("epoch", int(numbered[1]))
-    if rule not in EPOCH_RULES:
-        raise entry.place.error(
-            f"{entry.name}: there is no epoch rule '{rule}'.{did_you_mean(rule, EPOCH_RULES)} "
-            f"Allowed: {', '.join(EPOCH_RULES)}, or 'epoch N' with N completed epochs, from 1."
-        )
-    return Epoch(rule)
-
-
-def _panel(entry: Entry) -> Panel:
-    parts = entry.mapping(allowed=("metric", "label", "scale"), required=("metric", "label"))
-    scale = parts["scale"].choice(SCALES) if "scale" in parts else "fraction"
-    return Panel(metric=_metric(parts["metric"]), label=parts["label"].line(), scale=scale)
 
 
 def _spread(entry: Entry | None) -> str:

@@ -1,14 +1,16 @@
-"""The process that trains one run of a plan."""
+"""The process that trains one run of a plan, and what it leaves behind."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from repro.errors import EXIT_USER_ERROR, Interrupted, UserError
+from repro.files import read_json
 
 #: What a worker process does: it takes the overrides of a run and returns the process's exit code.
 Worker = Callable[[Sequence[str]], int]
@@ -19,7 +21,10 @@ PRELOAD = ("repro.compose", "repro.run", "repro.loop", "sklearn.datasets", "wand
 
 
 def train(overrides: Sequence[str]) -> int:
-    """Train the run as ``python -m repro`` does, and return its exit code: 0 done, 2 a user's mistake, 128 + N stopped by signal N."""
+    """Train the run as ``python -m repro`` does, and return its exit code: 0 done, 2 a user's mistake, 128 + N stopped by signal N.
+
+    An input that is not done, such as one whose folder was deleted meanwhile, is a user's mistake.
+    """
     from repro.compose import compose
     from repro.run import execute
 
@@ -43,3 +48,39 @@ def enter(worker: Worker, overrides: Sequence[str], log: Path) -> None:
         os.dup2(file, stream)
     os.close(file)
     sys.exit(worker(overrides))
+
+
+def how_it_ended(code: int, log: Path) -> str:
+    """Say in a sentence how a worker ended that noted no error of its own."""
+    if code < 0:
+        how = f"killed by signal {-code} ({signal.Signals(-code).name})"
+    elif code > 128:
+        how = f"stopped by signal {code - 128}"
+    else:
+        return f"exit code {code}: {last_line(log) or 'no message'} (see {log})"
+    return f"{how}; the same command goes on from its last checkpoint"
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of ``log`` that is not empty; an empty text when there is none."""
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def last_error(folder: Path) -> str:
+    """Return the error that the run in ``folder`` itself noted."""
+    try:
+        return str(read_json(folder / "status.json")["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its status.json cannot be read"
+
+
+def threads_before(folder: Path) -> int | None:
+    """Return the threads of the run's earlier attempt: a resumed run repeats its bits only with the same number."""
+    try:
+        return int(read_json(folder / "provenance.json")["threads"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

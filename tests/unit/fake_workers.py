@@ -17,6 +17,8 @@ from repro.rundir import RunFolder, read_state
 def behave(overrides: Sequence[str]) -> int:
     """Do what the override ``behave=...`` says: done, fail, die (the first time),
     quit (a user's mistake without a folder), while (1.5 s the first time), slow (6 s the first time).
+
+    As a real run, it refuses to begin when one of its inputs is not done.
     """
     settings = dict(override.split("=", 1) for override in overrides)
     runs = Path(settings["paths.runs"].strip("'"))
@@ -29,6 +31,10 @@ def behave(overrides: Sequence[str]) -> int:
         return EXIT_USER_ERROR
     if read_state(folder) == "done":
         return 0
+    for name in filter(None, settings.get("inputs.labels", "[]")[1:-1].split(",")):
+        if (found := read_state(runs / name)) != "done":
+            print(f"error: input {name} is {found}, not done.", file=sys.stderr)
+            return EXIT_USER_ERROR
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: received.append(number))
@@ -42,7 +48,10 @@ def behave(overrides: Sequence[str]) -> int:
             if what == "die" and held.status.attempt == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             steps = {"slow": 300, "while": 75}.get(what, 10) if held.status.attempt == 1 else 10
-            for _ in range(steps):
+            held.open_metrics(up_to_epoch=None)
+            for step in range(steps):
+                if step % (steps // 2) == 0:
+                    held.append_metrics({"epoch": 2 * step // steps, "test/accuracy": 0.125})
                 time.sleep(0.02)
                 if received:
                     # Saving takes a moment, in which nobody may lose patience.

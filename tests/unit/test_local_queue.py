@@ -1,52 +1,27 @@
 from __future__ import annotations
 
-import io
-import json
+import dataclasses
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-from fake_workers import behave
+from made_plans import call, calls, driver, plan_of, state_or_none, wait_until
 
 import sweeps.local
 from repro.files import read_json, write_json
 from repro.rundir import RunFolder
-from sweeps.local import Outcome, run_missing
-from sweeps.plan import Plan, PlannedRun, planned_state
-from sweeps.progress import Progress, completed_epochs
+from sweeps.plan import PlannedRun, planned_state
+from sweeps.progress import Progress
+from sweeps.worker import last_error
 
-FAST = ("fake_workers",)
-
-
-def planned(folder: Path, name: str, behaviour: str = "done") -> PlannedRun:
-    overrides = (f"name={name}", f"behave={behaviour}")
-    return PlannedRun(name, overrides, {"optim.epochs": 2}, planned_state(folder / name), (), ("fake",), f"fake: {name}")
-
-
-def plan_of(folder: Path, **behaviours: str) -> Plan:
-    folder.mkdir(exist_ok=True)
-    return Plan(folder, (), {name: planned(folder, name, behaviour) for name, behaviour in behaviours.items()})
-
-
-def call(plan: Plan, *, jobs: int = 2, retry: bool = False) -> Outcome:
-    return run_missing(plan, jobs=jobs, retry=retry, worker=behave, preload=FAST)
-
-
-def calls(folder: Path) -> list[list[str]]:
-    """The worker processes there have been: name, threads, process id, process group."""
-    path = folder / "calls.txt"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def state(folder: Path, name: str) -> str:
-    return str(read_json(folder / name / "status.json")["state"])
+#: Two folds, a student of both, a student of that, and a run that reads nothing.
+GRAPH = {"c": "ab", "d": "c"}
 
 
 def test_every_run_gets_a_process_of_its_own_and_is_done_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +45,7 @@ def test_no_more_than_jobs_at_a_time_and_the_cores_are_shared(tmp_path: Path, mo
     monkeypatch.setattr(sweeps.local, "_num_cores", lambda: 8)
     most = 0
 
-    def watch(self: Progress, running: list[PlannedRun], elsewhere: list[PlannedRun]) -> None:
+    def watch(self: Progress, running: Sequence[PlannedRun], elsewhere: Sequence[PlannedRun]) -> None:
         nonlocal most
         most = max(most, len(running))
 
@@ -132,13 +107,6 @@ def test_workers_outlive_the_process_that_forked_them(tmp_path: Path) -> None:
     assert outcome.done == {"a", "b"}
 
 
-def state_or_none(folder: Path, name: str) -> str | None:
-    try:
-        return state(folder, name)
-    except FileNotFoundError:
-        return None
-
-
 @pytest.mark.parametrize(("ended", "processes"), [("done", 0), ("preempted", 1)])
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path: Path, ended: str, processes: int) -> None:
     plan = plan_of(tmp_path, a="done")
@@ -193,28 +161,6 @@ def test_a_lock_that_shows_no_sign_of_life_is_tried_again(tmp_path: Path, monkey
     assert len(calls(tmp_path)) > 1
 
 
-def driver(folder: Path, behaviour: str, names: str, jobs: int = 2) -> subprocess.Popen[str]:
-    """Another planner, as a process of its own in a process group of its own, as a shell would start it."""
-    code = (
-        "import sys; from pathlib import Path; from test_local_queue import call, plan_of\n"
-        "if __name__ == '__main__':\n"
-        f"    outcome = call(plan_of(Path({str(folder)!r}), **dict.fromkeys({names!r}, {behaviour!r})), jobs={jobs})\n"
-        "    print(sorted(outcome.done), outcome.failed)\n"
-        "    sys.exit(outcome.exit_code)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def wait_until(condition: object, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGHUP, False)]
 )
@@ -235,9 +181,10 @@ def test_a_stop_signal_lets_the_workers_save_and_the_next_call_goes_on(tmp_path:
     assert outcome.done == {"a", "b", "c"}
 
 
-def test_two_planners_train_every_run_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inputs", [{}, {"c": "ab", "d": "ab", "g": "cf", "h": "g"}])
+def test_two_planners_train_every_run_once(tmp_path: Path, inputs: dict[str, str]) -> None:
     names = "abcdefgh"
-    both = [driver(tmp_path, "done", names) for _ in range(2)]
+    both = [driver(tmp_path, "done", names, inputs=inputs) for _ in range(2)]
     for process in both:
         written, _ = process.communicate(timeout=60)
         assert process.returncode == 0, written
@@ -245,48 +192,100 @@ def test_two_planners_train_every_run_once(tmp_path: Path) -> None:
     assert [read_json(tmp_path / name / "status.json")["attempt"] for name in names] == [1] * len(names)
 
 
-def test_a_killed_planner_leaves_runs_that_the_next_one_waits_for(tmp_path: Path) -> None:
-    process = driver(tmp_path, "while", "ab")
+@pytest.mark.parametrize(("names", "inputs"), [("ab", {}), ("abcd", GRAPH)])
+def test_a_killed_planner_leaves_runs_that_the_next_one_waits_for(tmp_path: Path, names: str, inputs: dict[str, str]) -> None:
+    process = driver(tmp_path, "while", names, inputs=inputs)
     wait_until(lambda: [state_or_none(tmp_path, name) for name in "ab"] == ["running", "running"])
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert call(plan_of(tmp_path, a="while", b="while")).done == {"a", "b"}
-    assert [read_json(tmp_path / name / "status.json")["attempt"] for name in "ab"] == [1, 1]
+    assert call(plan_of(tmp_path, inputs, **dict.fromkeys(names, "while"))).done == set(names)
+    assert [read_json(tmp_path / name / "status.json")["attempt"] for name in names] == [1] * len(names)
     process.communicate()
 
 
-def test_completed_epochs_are_read_from_whole_lines(tmp_path: Path) -> None:
-    assert completed_epochs(tmp_path) == 0
-    rows = [json.dumps({"epoch": epoch, "much": "x" * 9000}) + "\n" for epoch in range(20)]
-    (tmp_path / "metrics.jsonl").write_text("".join(rows))
-    assert completed_epochs(tmp_path) == 19
-    (tmp_path / "metrics.jsonl").write_text("".join(rows)[:-5])
-    assert completed_epochs(tmp_path) == 18
+def test_a_planner_and_workers_that_were_all_killed_go_on(tmp_path: Path) -> None:
+    process = driver(tmp_path, "while", "abcd", inputs=GRAPH)
+    wait_until(lambda: [state_or_none(tmp_path, name) for name in "ab"] == ["running", "running"])
+    os.kill(process.pid, signal.SIGKILL)
+    for _, _, pid, _ in calls(tmp_path):
+        os.kill(int(pid), signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: [planned_state(tmp_path / name) for name in "abc"] == ["lost", "lost", "missing"])
+    plan = plan_of(tmp_path, GRAPH, a="while", b="while", c="done", d="done")
+    assert call(plan).done == set("abcd")
+    assert [read_json(tmp_path / name / "status.json")["attempt"] for name in "abcd"] == [2, 2, 1, 1]
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+def test_inputs_are_trained_before_their_readers_whatever_their_order(tmp_path: Path) -> None:
+    # Readers stand first in this plan; a worker whose input is not done fails.
+    plan = plan_of(tmp_path, GRAPH, a="done", b="done", c="done", d="done", e="done")
+    plan = dataclasses.replace(plan, runs=dict(reversed(plan.runs.items())))
+    outcome = call(plan, jobs=3)
+    assert outcome.done == set("abcde")
+    assert (outcome.failed, outcome.skipped, outcome.exit_code) == ({}, {}, 0)
 
 
-def test_the_line_on_a_terminal_counts_runs_and_epochs(tmp_path: Path) -> None:
-    runs = [planned(tmp_path, name) for name in "abc"]
-    for run, epoch in zip(runs, (0, 1, 0), strict=True):
-        (tmp_path / run.run_id).mkdir()
-        (tmp_path / run.run_id / "metrics.jsonl").write_text(json.dumps({"epoch": epoch}) + "\n")
-    screen = Terminal()
-    progress = Progress(runs, tmp_path, total=4, finished=1, failed=0, stream=screen)
-    progress.finished(runs[0], "in 1 s")
-    progress.failed(runs[2], "ValueError: no")
-    progress.refresh([runs[1]], [])
-    progress.close()
-    shown = screen.getvalue()
-    assert "2/4 runs done, 1 running, 1 failed" in shown
-    assert "| 3/6 " in shown
-    assert "FAILED: fake: c (c): ValueError: no" in shown
+def test_of_the_runs_that_may_begin_the_earlier_in_the_plan_comes_first(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, {"b": "a"}, a="done", b="done", c="done", d="done"), jobs=1)
+    assert [name for name, *_ in calls(tmp_path)] == ["a", "b", "c", "d"]
+
+
+def test_what_depends_on_a_failed_run_is_skipped_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = call(plan_of(tmp_path, {**GRAPH, "f": "e"}, a="fail", b="done", c="done", d="done", e="done", f="done"))
+    assert outcome.exit_code == 1
+    assert outcome.done == {"b", "e", "f"}
+    assert list(outcome.failed) == ["a"]
+    assert outcome.skipped == {"c": "its input a failed", "d": "a failed, which its input c needs"}
+    assert dataclasses.replace(outcome, failed={}).exit_code == 1
+    written = capsys.readouterr().err
+    assert "skipped: fake: c (c): its input a failed" in written
+    assert "skipped: fake: d (d): a failed, which its input c needs" in written
+    assert state_or_none(tmp_path, "c") is None
+
+
+def test_a_run_that_failed_before_holds_its_readers_up_until_it_is_tried_again(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, a="fail"))
+    everything = {"b": "done", "c": "done", "d": "done"}
+    outcome = call(plan_of(tmp_path, GRAPH, a="done", **everything))
+    assert outcome.exit_code == 1
+    assert outcome.done == {"b"}
+    assert outcome.skipped == {"c": "its input a failed", "d": "a failed, which its input c needs"}
+    outcome = call(plan_of(tmp_path, GRAPH, a="done", **everything), retry=True)
+    assert outcome.done == set("abcd")
+    assert outcome.skipped == {}
+
+
+def test_a_reader_that_is_done_needs_its_input_no_more(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, {"b": "a"}, a="done", b="done"))
+    write_json(tmp_path / "a" / "status.json", {"state": "failed", "error": "ValueError: later"})
+    outcome = call(plan_of(tmp_path, {"b": "a"}, a="done", b="done"))
+    assert outcome.done == {"b"}
+    assert outcome.skipped == {}
+
+
+def test_an_input_that_is_gone_is_the_failure_of_its_reader(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"b": "a", "c": "b"}, a="done", b="done", c="done")
+    runs = plan.runs | {"a": dataclasses.replace(plan.runs["a"], state="done")}
+    outcome = call(dataclasses.replace(plan, runs=runs))
+    assert list(outcome.failed) == ["b"]
+    assert outcome.failed["b"].startswith("exit code 2: error: input a is queued, not done.")
+    assert outcome.skipped == {"c": "its input b failed"}
+
+
+@pytest.mark.parametrize("ended", ["done", "failed"])
+def test_an_input_that_another_process_trains_is_waited_for(tmp_path: Path, ended: str) -> None:
+    plan = plan_of(tmp_path, {"b": "a"}, a="done", b="done")
+    with RunFolder(tmp_path / "a").hold(heartbeat_s=5, epochs=2) as folder:
+        timer = threading.Timer(0.5, folder.end, (ended,), {"error": "ValueError: elsewhere" if ended == "failed" else None})
+        timer.start()
+        outcome = call(plan)
+        timer.join()
+    assert [name for name, *_ in calls(tmp_path)] == (["b"] if ended == "done" else [])
+    assert outcome.done == ({"a", "b"} if ended == "done" else set())
+    assert outcome.skipped == ({} if ended == "done" else {"b": "its input a failed"})
 
 
 def test_an_unreadable_status_is_no_traceback(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {})
-    assert sweeps.local._last_error(tmp_path / "nowhere") == "its status.json cannot be read"
+    assert last_error(tmp_path / "nowhere") == "its status.json cannot be read"
     assert multiprocessing.active_children() == []

@@ -63,6 +63,33 @@ def test_hydra_is_asked_twice_for_each_set_of_choices(spec_path: str, monkeypatc
     assert len(asked) == 4
 
 
+def test_a_name_is_tried_once_for_each_choice_and_not_for_each_set_of_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def counting(overrides: Any) -> Config:
+        asked.append(tuple(overrides))
+        return compose(overrides)
+
+    monkeypatch.setattr(sweeps.composer, "compose", counting)
+    text = SPEC.replace("{noise: uniform, noise.rate: 0.2}", "{noise: flip, noise.rate: 0.2}")
+    Composer().compose_all([(cell, variant) for cell in expand(load_spec(write(tmp_path, text))) for variant in cell.variants])
+    # One-hot with each noise, instance labels with uniform noise: those have a new choice. Instance labels with flips have none.
+    assert len(asked) == 3 * 2 + 1
+
+
+def test_what_a_name_hides_is_tried_where_it_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deriving(overrides: Any) -> Config:
+        config = compose(overrides)
+        if not any(override.startswith("optim.batch_size=") for override in overrides):
+            config.optim.batch_size = 10 + config.seed
+        return config
+
+    monkeypatch.setattr(sweeps.composer, "compose", deriving)
+    text = SPEC.replace('{label: "20%", set: {', '{label: "20%", set: {optim.batch_size: 32, ')
+    wanted = [(cell, variant) for cell in expand(load_spec(write(tmp_path, text))) for variant in cell.variants]
+    assert [config.optim.batch_size for config in Composer().compose_all(wanted)] == [32, 32, 10, 11] * 2
+
+
 def test_a_setting_that_follows_from_another_one_is_left_to_hydra(spec_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def deriving(overrides: Any) -> Config:
         config = compose(overrides)
@@ -156,7 +183,10 @@ def test_states_and_the_json(spec_path: str, tmp_path: Path, capsys: pytest.Capt
     assert document["runs"][0]["config"]["optim.epochs"] == 3
     assert document["runs"][0]["inputs"] == []
     assert document["runs"][0]["specs"] == ["tried"]
-    assert document["cells"][0] == {"spec": "tried", "row": "One-hot", "column": "20%", "runs": names[:2]}
+    assert document["runs"][0]["stage"] == 0
+    cell = {"spec": "tried", "row": "One-hot", "column": "20%", "runs": names[:2], "not_built": None, "value": None}
+    assert document["cells"][0] == cell
+    assert document["scale"] == "paper"
     assert document["totals"]["done"] == 1
     assert document["totals"]["missing"] == 4
 

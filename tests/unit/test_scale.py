@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from repro.compose import compose
+from repro.errors import UserError
+from sweeps.nodes import Place
+from sweeps.plan import make_plan, write_plans
+from sweeps.scale import PAPER, Scale, known_scales, load_scale
+from sweeps.settings import Setting
+from sweeps.spec import SpecError, TableSpec, expand, load_spec
+
+SMALL = """\
+title: small
+stamp: Not the paper's numbers.
+rules:
+  - drop: [augment, optim.milestones]
+  - {where: {dataset: cifar100}, set: {dataset: digits, optim.epochs: 2}}
+  - {where: {dataset: digits, seed: 1}, set: {model: digits_cnn, model.width: 4}}
+  - {where: {noise: uniform}, drop: [noise]}
+numbered_epochs: best_val
+grid_points: 2
+"""
+
+SPEC = """\
+title: A table
+kind: table
+common: {dataset: cifar100, model: vgg16, split: clean_meta, split.meta_size: 1000, optim.epochs: 9}
+rows:
+  - {label: One-hot, set: {method: one_hot}, epoch: epoch 84}
+  - {label: Smoothing, set: {method: label_smoothing}}
+columns: [{label: "40%", set: {noise: uniform, noise.rate: 0.4, augment: crop_flip, augment.padding: 2}}]
+repeats: {seed: [0, 1]}
+value: {metric: test/accuracy, epoch: epoch 3}
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_TUNED", str(tmp_path / "tuned"))
+
+
+def write(folder: Path, text: str, name: str = "small.yaml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def scaled(folder: Path, **settings: str | int | float) -> set[str]:
+    here = Place(folder, 1)
+    given = {key: Setting(key, value, here) for key, value in ((key.replace("__", "."), value) for key, value in settings.items())}
+    return {setting.override for setting in load_scale(write(folder, SMALL)).apply(given).values()}
+
+
+def test_rules_drop_and_set_in_their_order(tmp_path: Path) -> None:
+    assert scaled(tmp_path, dataset="cifar10", augment="x", augment__padding=2, optim="y", optim__milestones=1) == {
+        "dataset=cifar10",
+        "optim=y",
+    }
+    assert scaled(tmp_path, dataset="cifar100", dataset__part=3, optim__epochs=9) == {"dataset=digits", "optim.epochs=2"}
+    # The third rule sees what the second has set; a model replaces the recipe.
+    assert scaled(tmp_path, dataset="cifar100", seed=1, model="vgg16", model__width=64) == {
+        *("dataset=digits", "seed=1", "model=digits_cnn", "model.width=4")
+    }
+    assert scaled(tmp_path, dataset="cifar10", seed=1) == {"dataset=cifar10", "seed=1"}
+    assert scaled(tmp_path, noise="uniform", noise__rate=0.4) == set()
+    assert scaled(tmp_path, noise="flip", noise__rate=0.4) == {"noise=flip", "noise.rate=0.4"}
+
+
+def test_every_run_and_every_epoch_of_a_spec_is_retargeted(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, SPEC, "tried.yaml"), load_scale(write(tmp_path, SMALL)))
+    assert isinstance(spec, TableSpec)
+    cells = expand(spec)
+    assert str(spec.value.epoch) == "best_val"
+    assert [str(cell.epoch) for cell in cells] == ["best_val", "None"]
+    assert cells[0].variants[0].overrides == (
+        *("dataset=digits", "method=one_hot", "model=vgg16", "seed=0", "split=clean_meta", "optim.epochs=2", "split.meta_size=1000"),
+    )
+    paper = load_spec(str(tmp_path / "tried.yaml"))
+    assert isinstance(paper, TableSpec)
+    assert str(paper.value.epoch) == "epoch 3"
+    assert paper.sha256 != spec.sha256
+    with pytest.raises(UserError, match="of the scales small and paper"):
+        make_plan([spec, paper], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "points", "kept"),
+    [(5, 2, [0, 4]), (5, 3, [0, 2, 4]), (6, 3, [0, 3, 5]), (4, 3, [0, 2, 3]), (3, 3, [0, 1, 2]), (2, 5, [0, 1]), (4, 1, [0])],
+)
+def test_a_thinned_grid_keeps_its_ends(count: int, points: int, kept: list[int]) -> None:
+    assert list(Scale("x", grid_points=points).thinned(range(count))) == kept
+    assert list(PAPER.thinned(range(count))) == list(range(count))
+
+
+def test_the_papers_scale_changes_nothing() -> None:
+    assert load_scale("paper") == PAPER
+    assert set(known_scales()) >= {"paper", "smoke"}
+
+
+def test_the_smoke_scale_runs_everything_on_digits(tmp_path: Path) -> None:
+    smoke = load_scale("smoke")
+    assert smoke.stamp
+    assert (smoke.numbered_epochs, smoke.grid_points) == ("last", 2)
+    names = {"resnet18": 8, "vgg16": 12, "wrn_28_10": 16, "alexnet": 4}
+    columns = "".join(f"  - {{label: {name}, set: {{model: {name}}}}}\n" for name in names)
+    text = f"columns:\n{columns}repeats: "
+    text = SPEC.replace(
+        'columns: [{label: "40%", set: {noise: uniform, noise.rate: 0.4, augment: crop_flip, augment.padding: 2}}]\nrepeats: ', text
+    )
+    text = text.replace(" model: vgg16,", "").replace("dataset: cifar100", "dataset: cifar10, meta.interval: 2")
+    plan = make_plan([load_spec(write(tmp_path, text, "tried.yaml"), smoke)], tmp_path / "runs")
+    assert len(plan.runs) == 2 * 4 * 2
+    for run in plan.runs.values():
+        config = compose(run.overrides)
+        assert (config.dataset.name, config.model.name, config.optim.name, config.optim.epochs) == ("digits", "digits_cnn", "digits_cnn", 2)
+        assert (config.split.meta_size, config.meta.interval, run.fields["dataset.num_classes"]) == (100, 1, 8)
+    assert {run.fields["model.width"] for run in plan.runs.values()} == set(names.values())
+    assert write_plans(plan) == [tmp_path / "runs" / "plans" / "smoke" / "tried.json"]
+
+
+MISTAKES = {
+    "unknown key": (("grid_points: 2", "grid_point: 2"), 9, ["grid_point", "'grid_points'"]),
+    "unknown key of a rule": (("{where: {noise: uniform}, drop: [noise]}", "{were: {}, drop: [noise]}"), 7, ["rules[3].were", "'where'"]),
+    "empty rule": (("{where: {noise: uniform}, drop: [noise]}", "{where: {noise: uniform}}"), 7, ["needs drop", "or set"]),
+    "no name": (("drop: [augment,", "drop: [+augment,"), 4, ["'+augment' is no name of a setting"]),
+    "no title": (("title: small\n", ""), 1, ["title is missing"]),
+    "title": (("title: small", "title: very/small"), 1, ["title must be a word"]),
+    "no stamp": (("stamp: Not the paper's numbers.\n", ""), 1, ["stamp is missing"]),
+    "changed paper": (("title: small", "title: paper"), 1, ["changes nothing and has no stamp"]),
+    "epoch rule": (("numbered_epochs: best_val", "numbered_epochs: best"), 8, ["numbered_epochs: 'best' does not exist", "best_val"]),
+    "points": (("grid_points: 2", "grid_points: 0"), 9, ["must be an integer from 1"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_with_its_file_and_line(tmp_path: Path, name: str) -> None:
+    (old, new), line, words = MISTAKES[name]
+    assert old in SMALL
+    with pytest.raises(SpecError) as raised:
+        load_scale(write(tmp_path, SMALL.replace(old, new)))
+    assert f"small.yaml:{line}: " in str(raised.value)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_a_scale_that_is_not_there() -> None:
+    with pytest.raises(SpecError, match=r"'smok': there is no scale of that name\. Did you mean 'smoke'\? Known: paper, smoke"):
+        load_scale("smok")
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: there is no such file"):
+        load_scale("nowhere.yaml")
+
+
+def test_a_setting_that_does_not_exist_is_named_with_the_line_of_the_scale(tmp_path: Path) -> None:
+    scale = load_scale(write(tmp_path, SMALL.replace("optim.epochs: 2", "optim.epoch: 2")))
+    with pytest.raises(SpecError, match=r"small\.yaml:5: in row 'One-hot', column '40%': optim\.epoch=2: .*'optim\.epochs'"):
+        make_plan([load_spec(write(tmp_path, SPEC, "tried.yaml"), scale)], tmp_path)

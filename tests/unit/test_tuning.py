@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import sweeps.graph
+from repro.errors import UserError
+from repro.files import read_json, write_json
+from sweeps.local import Outcome
+from sweeps.nodes import Place
+from sweeps.plan import Plan, make_plan
+from sweeps.scale import PAPER, load_scale
+from sweeps.schema import Spec
+from sweeps.spec import load_spec
+from sweeps.tuned import Chosen, GridPoint, read_tuned, tuned_text
+from sweeps.tuning import choose, grid_of, plan_level, tune, tunings_of
+
+SPEC = """\
+title: A table
+kind: table
+runs:
+  folds:
+    set: {method: instance_labels, split: fold}
+    each: {split.fold: [0, 1]}
+    tuned: rate
+  teacher:
+    set: {method: fixed_labels, split: full, model: digits_cnn}
+    inputs: {labels: folds}
+tuning:
+  rate:
+    set: {method: instance_labels, split: fold, split.fold: 0, seed: 7}
+    grid: {method.learning_rate: [5.0, 25.0, 50.0], method.momentum: [0.0, 0.9]}
+    otherwise: {method.learning_rate: 50.0, method.momentum: 0.0}
+  heat:
+    set: {method: distillation, split: fold, split.fold: 0, seed: 7}
+    inputs: {teacher: teacher}
+    grid: {method.temperature: [1.0, 2.0]}
+    otherwise: {method.temperature: 2.0}
+common: {dataset: digits, optim.epochs: 3}
+rows:
+  - {label: Taught, set: {method: distillation, split: full}, inputs: {teacher: teacher}, tuned: heat}
+columns:
+  - {label: Small, set: {model: digits_cnn, model.width: 8}}
+repeats: {seed: [0, 1]}
+value: {metric: test/accuracy, epoch: last}
+"""
+
+RATE = ("rate", "digits", "digits_cnn")
+HEAT = ("heat", "digits", "digits_cnn")
+
+
+@pytest.fixture(autouse=True)
+def other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_TUNED", str(tmp_path / "elsewhere"))
+
+
+def write(folder: Path, text: str = SPEC, name: str = "tried") -> str:
+    (folder / f"{name}.yaml").write_text(text)
+    return str(folder / f"{name}.yaml")
+
+
+def score(fields: dict[str, Any]) -> float:
+    """Return a score that is best at a learning rate of 25 and a momentum of 0, and at a temperature of 1."""
+    rate = -abs(fields.get("method.learning_rate", 25.0) - 25.0) / 100
+    return float(0.9 + rate - fields.get("method.momentum", 0.0) / 10 - fields.get("method.temperature", 0.0) / 10)
+
+
+class Trainer:
+    """Makes the folders of finished runs; ``final`` makes what final.json holds from the settings of a run."""
+
+    def __init__(self, final: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> None:
+        self.plans: list[Plan] = []
+        self._final = final or (lambda fields: {"val/accuracy": {"last": score(fields)}})
+
+    def __call__(self, plan: Plan) -> Outcome:
+        self.plans.append(plan)
+        for run in plan.runs.values():
+            folder = plan.folder / run.run_id
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                write_json(folder / "status.json", {"state": "done"})
+                write_json(folder / "final.json", self._final(run.fields))
+        return Outcome(done=set(plan.runs))
+
+
+def tuned_at(folder: Path, trainer: Trainer, *, text: str = SPEC) -> list[Chosen]:
+    return tune([load_spec(write(folder, text))], PAPER, folder / "runs", folder / "tuned", trainer)
+
+
+def values(chosen: Chosen) -> dict[str, object]:
+    return {setting.key: setting.value for setting in chosen.values}
+
+
+# -- what is tuned, and with which runs ------------------------------------------------------------------------------------------
+
+
+def test_a_tuning_comes_after_those_that_it_needs(tmp_path: Path) -> None:
+    levels = tunings_of([load_spec(write(tmp_path))], PAPER)
+    assert [[needed.key for needed in level] for level in levels] == [[RATE], [HEAT]]
+
+
+def test_the_runs_of_a_grid_train_on_what_the_run_trains_on_that_needs_it(tmp_path: Path) -> None:
+    ((rate,), (heat,)) = tunings_of([load_spec(write(tmp_path))], PAPER)
+    # The folds are read by the teacher, whose model of its own has taken away the reader's width and recipe.
+    assert [variant.overrides for _, variant in grid_of(rate)][:2] == [
+        (
+            *("dataset=digits", "method=instance_labels", "model=digits_cnn", "seed=7", "split=fold"),
+            *("method.learning_rate=5.0", f"method.momentum={momentum}", "split.fold=0"),
+        )
+        for momentum in (0.0, 0.9)
+    ]
+    assert len(grid_of(rate)) == 6
+    _, taught = grid_of(heat)[0]
+    assert {"model.width=8", "optim.epochs=3", "method=distillation", "split=fold", "seed=7"} <= set(taught.overrides)
+    assert "method.temperature=1.0" in taught.overrides
+    ((_, (teacher,)),) = taught.inputs
+    assert "seed=7" in teacher.overrides
+    assert len(teacher.read) == 2
+
+
+def test_the_plan_of_a_level_holds_the_inputs_too(tmp_path: Path) -> None:
+    _, level = tunings_of([load_spec(write(tmp_path))], PAPER)
+    plan, points = plan_level(level, tmp_path / "runs")
+    assert [run.fields["method.name"] for run in plan.runs.values()] == [
+        *("instance_labels", "instance_labels", "fixed_labels", "distillation", "distillation")
+    ]
+    assert [node.stage for _, node in points[HEAT]] == [2, 2]
+    assert plan.runs[points[HEAT][0][1].run_id].place == "tried: tuning heat, method.temperature=1.0 (for digits, digits_cnn)"
+    assert {run.specs for run in plan.runs.values()} == {("tried",)}
+
+
+def test_a_scale_thins_the_grids(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path), load_scale("smoke"))
+    ((rate,), _) = tunings_of([spec], spec.scale)
+    assert [tuple(setting.value for setting in point) for point, _ in grid_of(rate)] == [(5.0, 0.0), (5.0, 0.9), (50.0, 0.0), (50.0, 0.9)]
+    assert all("optim.epochs=2" in variant.overrides for _, variant in grid_of(rate))
+
+
+def test_values_that_an_input_takes_over_are_chosen_first(tmp_path: Path) -> None:
+    text = SPEC.replace("tuned: heat}", "tuned: [recipe]}").replace(", model: digits_cnn}\n    inputs", "}\n    inputs")
+    text = text.replace("tuning:", "tuning:\n  recipe: {grid: {optim.learning_rate: [0.1]}, otherwise: {optim.learning_rate: 0.2}}")
+    levels = tunings_of([load_spec(write(tmp_path, text))], PAPER)
+    assert [[needed.key[0] for needed in level] for level in levels] == [["recipe"], ["rate"]]
+    # Now the recipe's own runs would need the labels that were learned with the recipe.
+    text = text.replace("recipe: {", "recipe: {inputs: {teacher: teacher}, ")
+    with pytest.raises(UserError, match=r"tried\.yaml:12: these tunings wait for each other's values: recipe for .*; rate for"):
+        tunings_of([load_spec(write(tmp_path, text))], PAPER)
+
+
+def test_two_specs_mean_one_tuning_by_one_name(tmp_path: Path) -> None:
+    specs = [load_spec(write(tmp_path)), load_spec(write(tmp_path, SPEC, "again"))]
+    with pytest.raises(
+        UserError, match=r"again\.yaml:12: tuning 'heat' also stands in .*tried\.yaml|again\.yaml:1.: tuning '\w+' also stands in"
+    ):
+        tunings_of(specs, PAPER)
+
+
+def test_what_is_not_built_is_not_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.graph, "ANNOUNCED", ("soon",))
+    assert (
+        tunings_of([load_spec(write(tmp_path, SPEC.replace("set: {method: distillation, split: full}", "set: {method: soon}")))], PAPER)
+        == ()
+    )
+    text = SPEC.replace("set: {method: distillation, split: fold, split.fold: 0", "set: {method: soon, split: fold, split.fold: 0")
+    assert [[needed.key for needed in level] for level in tunings_of([load_spec(write(tmp_path, text))], PAPER)] == [[RATE]]
+
+
+# -- choosing --------------------------------------------------------------------------------------------------------------------
+
+
+def points(*scores: float) -> list[GridPoint]:
+    return [GridPoint((), score, f"run{index}") for index, score in enumerate(scores)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ((0.1, 0.3, 0.2), 1),
+        ((0.3, 0.1, 0.3), 0),
+        ((math.nan, 0.1), 1),
+        ((0.1, math.nan), 0),
+        ((math.inf, 0.1), 1),
+        ((-1.0, math.nan, -0.5), 2),
+    ],
+)
+def test_the_best_finite_score_wins_and_of_several_the_first(scores: tuple[float, ...], best: int) -> None:
+    assert choose(points(*scores)).run_id == f"run{best}"
+
+
+def test_the_lowest_loss_wins() -> None:
+    assert choose(points(0.3, math.nan, 0.1, 0.1), lowest=True).run_id == "run2"
+
+
+def test_nothing_is_chosen_from_nothing() -> None:
+    with pytest.raises(UserError, match="every run diverged.*run0, run1"):
+        choose(points(math.nan, math.nan))
+
+
+# -- tuning ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_next_level_and_the_spec_have_the_chosen_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer()
+    chosen = tuned_at(tmp_path, trainer)
+    assert [(item.key, values(item)) for item in chosen] == [
+        (RATE, {"method.learning_rate": 25.0, "method.momentum": 0.0}),
+        (HEAT, {"method.temperature": 1.0}),
+    ]
+    folds = [run for run in trainer.plans[1].runs.values() if run.fields["method.name"] == "instance_labels"]
+    assert [run.fields["method.learning_rate"] for run in folds] == [25.0, 25.0]
+    assert make_plan([load_spec(write(tmp_path))], tmp_path / "runs").untuned == (
+        "rate for digits, digits_cnn",
+        "heat for digits, digits_cnn",
+    )
+    monkeypatch.setenv("REPRO_TUNED", str(tmp_path / "tuned"))
+    plan = make_plan([load_spec(write(tmp_path))], tmp_path / "runs")
+    assert plan.untuned == ()
+    assert {run.fields.get("method.temperature") for run in plan.runs.values()} == {1.0} | {None}
+    assert {run.fields["method.learning_rate"] for run in plan.runs.values() if run.fields["method.name"] == "instance_labels"} == {25.0}
+
+
+def test_the_file_says_what_was_tried(tmp_path: Path) -> None:
+    tuned_at(tmp_path, Trainer())
+    text = (tmp_path / "tuned" / "paper.yaml").read_text()
+    assert text.startswith("# Written by `python -m sweeps tune`")
+    document = yaml.safe_load(text)
+    assert (document["schema"], document["scale"]) == (1, "paper")
+    heat, rate = document["tuned"]
+    assert (rate["name"], rate["dataset"], rate["model"], rate["metric"], rate["epoch"], rate["seed"]) == (*RATE, "val/accuracy", "last", 7)
+    assert rate["chosen"] == {"method.learning_rate": 25.0, "method.momentum": 0.0}
+    assert [point["values"]["method.learning_rate"] for point in rate["grid"]] == [5.0, 5.0, 25.0, 25.0, 50.0, 50.0]
+    for point in (*rate["grid"], *heat["grid"]):
+        final = read_json(tmp_path / "runs" / point["run_id"] / "final.json")
+        assert point["score"] == final["val/accuracy"]["last"]
+    assert not list((tmp_path / "tuned").glob(".*"))
+
+
+def test_tuning_again_trains_nothing_and_writes_the_same(tmp_path: Path) -> None:
+    tuned_at(tmp_path, Trainer())
+    path = tmp_path / "tuned" / "paper.yaml"
+    first = path.read_bytes()
+    trainer = Trainer()
+    tuned_at(tmp_path, trainer)
+    assert all(run.state == "done" for plan in trainer.plans for run in plan.runs.values())
+    assert path.read_bytes() == first
+    assert tuned_text(PAPER, read_tuned(PAPER, tmp_path / "tuned")).encode() == first
+
+
+def test_what_others_have_chosen_is_kept(tmp_path: Path) -> None:
+    tuned_at(tmp_path, Trainer())
+    path = tmp_path / "tuned" / "paper.yaml"
+    before = read_tuned(PAPER, path.parent)
+    other = Chosen(
+        "rate", "digits", "vgg16", before.chosen[RATE].values, "val/accuracy", "last", 0, before.chosen[RATE].grid, Place(path, 1)
+    )
+    stale = Chosen(*RATE, before.chosen[RATE].grid[0].values, "val/accuracy", "last", 0, before.chosen[RATE].grid, Place(path, 1))
+    path.write_text(tuned_text(PAPER, before.also([other, stale])))
+    tuned_at(tmp_path, Trainer())
+    after = read_tuned(PAPER, path.parent)
+    assert list(after.chosen) == [HEAT, RATE, other.key]
+    assert values(after.chosen[RATE]) == values(before.chosen[RATE])
+
+
+TEST_NUMBERS: dict[str, Callable[[float], dict[str, Any]]] = {
+    "the same order": lambda accuracy: {"test/accuracy": {"last": accuracy, "best_val": accuracy}, "val/loss": {"last": accuracy}},
+    "turned round": lambda accuracy: {"test/accuracy": {"last": -accuracy, "best_val": -accuracy}, "test/loss": {"last": accuracy}},
+    "NaN": lambda accuracy: {"test/accuracy": {"last": math.nan, "best_val": math.nan}, "meta/accuracy": {"last": math.nan}},
+    "none": lambda accuracy: {},
+}
+
+
+def test_no_number_but_the_validation_sets_takes_part(tmp_path: Path) -> None:
+    written = []
+    for name, others in TEST_NUMBERS.items():
+        folder = tmp_path / name.replace(" ", "_")
+        folder.mkdir()
+
+        def final(fields: dict[str, Any], others: Callable[[float], dict[str, Any]] = others) -> dict[str, Any]:
+            accuracy = score(fields)
+            more = {} if others is TEST_NUMBERS["none"] else {"best_val": 1.0 - accuracy, "best_test": -accuracy}
+            return {"val/accuracy": {"last": accuracy, **more}, **others(accuracy)}
+
+        trainer = Trainer(final)
+
+        def train(plan: Plan, trainer: Trainer = trainer, name: str = name) -> Outcome:
+            outcome = trainer(plan)
+            for run in plan.runs:
+                if name != "none":
+                    (plan.folder / run / "metrics.jsonl").write_text(f'{{"epoch": 1, "val/accuracy": 0.1, "test/accuracy": 0.9}} {name}\n')
+            return outcome
+
+        tune([load_spec(write(tmp_path))], PAPER, folder / "runs", folder / "tuned", train)
+        written.append((folder / "tuned" / "paper.yaml").read_bytes())
+    assert len(set(written)) == 1
+
+
+def failing(folder: Path, momentum: float, *, state: str | None = None, value: object = None) -> Trainer:
+    """Return a trainer whose instance-label runs of that momentum end in ``state``, or have ``value`` as their score."""
+
+    def final(fields: dict[str, Any]) -> dict[str, Any]:
+        bad = fields["method.name"] == "instance_labels" and fields["method.momentum"] == momentum
+        return {"val/accuracy": {"last": value}} if bad and state is None else {"val/accuracy": {"last": score(fields)}}
+
+    class Failing(Trainer):
+        def __call__(self, plan: Plan) -> Outcome:
+            outcome = super().__call__(plan)
+            for run in plan.runs.values():
+                if state is not None and run.fields.get("method.momentum") == momentum and run.fields["method.name"] == "instance_labels":
+                    write_json(plan.folder / run.run_id / "status.json", {"state": state})
+            return outcome
+
+    return Failing(final)
+
+
+def test_a_run_that_diverged_never_wins(tmp_path: Path) -> None:
+    chosen = tuned_at(tmp_path, failing(tmp_path, 0.0, value="NaN"))
+    assert values(chosen[0]) == {"method.learning_rate": 25.0, "method.momentum": 0.9}
+    assert math.isnan(chosen[0].grid[0].score)
+    assert math.isnan(read_tuned(PAPER, tmp_path / "tuned").chosen[RATE].grid[0].score)
+
+
+SMOOTH = "smooth: {set: {method: label_smoothing, split: fold, split.fold: 0}, grid: {method.alpha: [0.1]}, otherwise: {method.alpha: 0.2}}"
+TWO = SPEC.replace("tuning:", f"tuning:\n  {SMOOTH}")
+TWO = TWO.replace("columns:", "  - {label: Smooth, set: {method: label_smoothing, split: full}, tuned: smooth}\ncolumns:")
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "words"),
+    [
+        ("failed", None, ["runs without a score: instance_labels-digits-", "(failed)"]),
+        (None, None, ["runs without a score: instance_labels-digits-", "final.json has no val/accuracy at last"]),
+    ],
+)
+def test_a_run_that_is_missing_is_named_and_nothing_is_chosen_without_it(
+    tmp_path: Path, state: str | None, value: object, words: list[str]
+) -> None:
+    trainer = failing(tmp_path, 0.9, state=state, value=value)
+    with pytest.raises(UserError) as raised:
+        tuned_at(tmp_path, trainer, text=TWO)
+    for word in ("tried.yaml:14: rate for digits, digits_cnn: nothing was chosen", *words):
+        assert word in str(raised.value)
+    # The other tuning of the level is done; the next level is not begun.
+    assert [key[0] for key in read_tuned(PAPER, tmp_path / "tuned").chosen] == ["smooth"]
+    assert len(trainer.plans) == 1
+
+
+def test_when_every_run_diverged_all_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        tuned_at(tmp_path, Trainer(lambda fields: {"val/accuracy": {"last": "NaN"}}))
+    assert str(raised.value).count("instance_labels-digits-") == 6
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_a_signal_ends_it(tmp_path: Path) -> None:
+    def stopped(plan: Plan) -> Outcome:
+        return Outcome(stopped_by=15)
+
+    assert tune([load_spec(write(tmp_path))], PAPER, tmp_path / "runs", tmp_path / "tuned", stopped) == []
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "tuned").write_text("in the way")
+    specs: list[Spec] = [load_spec(write(tmp_path))]
+    with pytest.raises(UserError, match=r"paper\.yaml: cannot be read: Not a directory"):
+        tune(specs, PAPER, tmp_path / "runs", tmp_path / "tuned", Trainer())
