@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 from repro.errors import UserError, did_you_mean, one_of
@@ -94,10 +95,15 @@ def noise(name: str, *, config: type[Any], version: int = 1) -> Callable[[Built]
 
 def choices(group: str) -> dict[str, Choice]:
     """Return every choice of ``group`` by name, importing the files that register them on the first call."""
+    _import_files(group)
+    return _choices[group]
+
+
+@cache
+def _import_files(group: str) -> None:
     package = importlib.import_module(_PACKAGES[group])
     for module in pkgutil.iter_modules(package.__path__, prefix=f"{_PACKAGES[group]}."):
         importlib.import_module(module.name)
-    return _choices[group]
 
 
 def get(group: str, name: str) -> Choice:
