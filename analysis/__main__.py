@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.page import Files
 from repro.errors import EXIT_USER_ERROR, UserError
-from sweeps.spec import FigureSpec, TableSpec, known_specs, load_spec
+from sweeps.spec import FigureSpec, RecipeSpec, TableSpec, known_specs, load_spec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +43,8 @@ def _make(name: str, runs: Path, *, kind: str) -> Files:
         from analysis.figures import make_figure
 
         return make_figure(spec, runs)
+    if isinstance(spec, RecipeSpec):
+        raise UserError(f"{name} is a table of settings. Call: python -m sweeps status {name}")
     other = "figures" if kind == "tables" else "tables"
     raise UserError(f"{name} is not one of the {kind}. Call: python -m analysis {other} {name}")
 

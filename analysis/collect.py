@@ -66,7 +66,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Collected:
-    """One cell with its runs, or the reason why it has none."""
+    """One cell with its runs, or the reason ``skip`` why it has none."""
 
     row: str
     column: str
@@ -95,7 +95,9 @@ def collect(spec: Spec, runs: Path) -> tuple[Collected, ...]:
             if name not in known:
                 known[name] = read_run(runs / name)
             repeats.append(Repeat(dict(planned["repeat"]), known[name]))
-        cells.append(Collected(str(cell["row"]), str(cell["column"]), cell["skip"], tuple(repeats)))
+        not_built = cell.get("not_built")
+        skip = cell["skip"] if not_built is None else f"not built: {not_built}"
+        cells.append(Collected(str(cell["row"]), str(cell["column"]), skip, tuple(repeats)))
     return tuple(cells)
 
 

@@ -12,7 +12,7 @@ from analysis.collect import Collected, collect, value_at
 from analysis.page import Files, csv_bytes, epoch_rule, footer, heading, run_columns, spread_note
 from analysis.stats import Summary, render, rounded, summarize
 from repro.files import jsonable
-from sweeps.spec import TableSpec
+from sweeps.spec import Epoch, TableSpec
 
 #: Raised when the layout of provenance.json changes.
 PROVENANCE_SCHEMA = 1
@@ -20,9 +20,14 @@ PROVENANCE_SCHEMA = 1
 
 @dataclass(frozen=True)
 class Filled:
-    """A cell with its numbers: the value of each of its runs (``None``: not done, or not measured), and what they say together."""
+    """A cell with its numbers: the value of each of its runs (``None``: not done, or not measured), and what they say together.
+
+    Attributes:
+        epoch: where its values are read: as its row says, else as the table says.
+    """
 
     cell: Collected
+    epoch: Epoch
     values: tuple[float | None, ...]
     summary: Summary
     text: str
@@ -58,10 +63,11 @@ def _factor(spec: TableSpec) -> float:
 
 
 def _fill(spec: TableSpec, cell: Collected) -> Filled:
-    values = tuple(value_at(item.run, spec.value.metric, spec.value.epoch) if item.run.done else None for item in cell.repeats)
+    epoch = next((row.epoch for row in spec.rows if row.label == cell.row and row.epoch is not None), spec.value.epoch)
+    values = tuple(value_at(item.run, spec.value.metric, epoch) if item.run.done else None for item in cell.repeats)
     summary = summarize([value for value in values if value is not None], expected=len(values))
     text = render(summary, factor=_factor(spec), decimals=spec.value.decimals, spread=spec.spread != "none")
-    return Filled(cell, values, summary, text)
+    return Filled(cell, epoch, values, summary, text)
 
 
 def _best(spec: TableSpec, filled: Sequence[Filled]) -> set[tuple[str, str]]:
@@ -98,6 +104,7 @@ def _page(spec: TableSpec, cells: Sequence[Collected], filled: Sequence[Filled],
 def _notes(spec: TableSpec, cells: Sequence[Collected], filled: Sequence[Filled], best: set[tuple[str, str]]) -> list[str]:
     unit = ", in percent" if spec.value.scale == "percent" else ""
     notes = [f"Value: `{spec.value.metric}`{unit}, {epoch_rule(spec.value.epoch)}.", spread_note(spec, cells)]
+    notes[1:1] = [f"The row {row.label}: {epoch_rule(row.epoch)}." for row in spec.rows if row.epoch not in (None, spec.value.epoch)]
     if any(item.summary.n < item.summary.expected for item in filled):
         notes.append("(n/N): only n of the cell's N runs are done; nothing stands in for the others. —: none is.")
     if any(item.summary.diverged for item in filled):
@@ -121,7 +128,7 @@ def _run_rows(spec: TableSpec, filled: Sequence[Filled]) -> list[dict[str, Any]]
             "column": item.cell.column,
             **repeat.repeat,
             "metric": spec.value.metric,
-            "epoch_rule": str(spec.value.epoch),
+            "epoch_rule": str(item.epoch),
             "value": value,
             **run_columns(repeat.run),
         }
@@ -136,7 +143,7 @@ def _cell_row(spec: TableSpec, item: Filled, *, best: bool) -> dict[str, Any]:
         "row": item.cell.row,
         "column": item.cell.column,
         "metric": spec.value.metric,
-        "epoch_rule": str(spec.value.epoch),
+        "epoch_rule": str(item.epoch),
         "mean": item.summary.mean,
         "sd": item.summary.sd,
         "n": item.summary.n,
@@ -159,6 +166,7 @@ def _provenance(spec: TableSpec, filled: Sequence[Filled]) -> bytes:
             {
                 "row": item.cell.row,
                 "column": item.cell.column,
+                **({} if item.epoch == spec.value.epoch else {"epoch_rule": str(item.epoch)}),
                 "text": item.text,
                 "mean": item.summary.mean,
                 "sd": item.summary.sd,

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,32 +38,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     chosen = _parser().parse_args(arguments)
     try:
-        scale = load_scale(chosen.scale)
-        specs = [load_spec(name, scale) for name in dict.fromkeys(chosen.spec)]
-        if chosen.command == "tune":
-            return _tune(specs, scale, chosen)
-        plan = make_plan(specs, Path(chosen.runs))
-        if chosen.command == "status":
-            print_status(plan)
-            return 0
-        if chosen.command == "retry":
-            _retry(plan)
-            return 0
-        write_plans(plan)
-        if chosen.command == "run":
-            outcome = run_missing(plan, jobs=chosen.jobs, retry=chosen.retry)
-            print_outcome(plan, outcome)
-            return outcome.exit_code
-        if chosen.json:
-            print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
-        else:
-            print_plan(plan, tflops=chosen.tflops, tune=_tune_command(chosen))
-        return 0
+        code = _command(chosen)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough (`... | head`). What Python would still write at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 130
+
+
+def _command(chosen: argparse.Namespace) -> int:
+    scale = load_scale(chosen.scale)
+    specs = [load_spec(name, scale) for name in dict.fromkeys(chosen.spec)]
+    if chosen.command == "tune":
+        return _tune(specs, scale, chosen)
+    plan = make_plan(specs, Path(chosen.runs))
+    if chosen.command == "status":
+        print_status(plan)
+        return 0
+    if chosen.command == "retry":
+        _retry(plan)
+        return 0
+    write_plans(plan)
+    if chosen.command == "run":
+        outcome = run_missing(plan, jobs=chosen.jobs, retry=chosen.retry)
+        print_outcome(plan, outcome)
+        return outcome.exit_code
+    if chosen.json:
+        print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
+    else:
+        print_plan(plan, tflops=chosen.tflops, tune=_tune_command(chosen))
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from analysis.stats import render, rounded, summarize
 from analysis.tables import make_table
 from repro.errors import UserError
 from repro.files import write_json
+from sweeps.plan import make_plan, write_plans
 from sweeps.spec import TableSpec, load_spec
 
 SPEC = """\
@@ -264,6 +265,32 @@ def test_a_cell_that_is_left_out_says_why(tmp_path: Path) -> None:
     assert "- Left out: Instance, Clean: nothing to learn\n" in page
 
 
+def test_a_cell_whose_method_is_not_built_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.graph.ANNOUNCED", ("soon",))
+    text = SPEC.replace("instance_labels", "soon").replace("uniform}", "uniform, noise.rate: 0.4}") + "common: {dataset: digits}\n"
+    suite = Suite(tmp_path, text)
+    plan = make_plan([suite.spec], suite.runs)
+    write_plans(plan)
+    for name in plan.runs:
+        done_run(suite.runs / name, accuracy=0.9)
+    page = suite.make().page
+    assert cell(page, "Instance", 1) == "—"
+    assert "- Left out: Instance, Clean: not built: soon\n" in page
+    assert "- Filled: 6 of 6 runs are done." in page
+
+
+def test_a_row_may_be_read_at_an_epoch_of_its_own(tmp_path: Path) -> None:
+    text = SPEC.replace("set: {method: one_hot}}", "set: {method: one_hot}, epoch: best_val}").replace("[0, 1, 2]", "[0]")
+    suite = Suite(tmp_path, text)
+    for place in suite.names:
+        done_run(suite.folder(*place), accuracy=0.9, best_val=0.8)
+    files = suite.make()
+    assert [cell(files.page, row, 2).strip("*") for row in VALUES] == ["80.0", "90.0"]
+    assert "after the last epoch (`last`).\n- The row One-hot: at the epoch of the best validation accuracy" in files.page
+    assert [line["epoch_rule"] for line in rows_of(files, "runs")] == ["best_val", "best_val", "last", "last"]
+    assert [line["epoch_rule"] for line in rows_of(files, "cells")] == ["best_val", "best_val", "last", "last"]
+
+
 def test_labels_cannot_break_the_grid(tmp_path: Path) -> None:
     suite = Suite(tmp_path, SPEC.replace("label: One-hot", "label: 'One|hot'"))
     page = suite.make().page
@@ -302,6 +329,8 @@ def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"  {out / 'tried' / 'tried.md'}" in written
     assert main(["figures", str(suite.path), "--runs", str(suite.runs), "--out", str(out)]) == 2
     assert "is not one of the figures. Call: python -m analysis tables" in capsys.readouterr().err
+    assert main(["tables", "table9", "--runs", str(suite.runs)]) == 2
+    assert "table9 is a table of settings. Call: python -m sweeps status table9" in capsys.readouterr().err
     assert main(["tables", "dmo", "--runs", str(suite.runs)]) == 2
     assert "Did you mean 'demo'?" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
