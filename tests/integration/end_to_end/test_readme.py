@@ -40,13 +40,32 @@ def test_training_commands(command: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("python -m sweeps", "python -m analysis")) and " run " not in c])
+def is_quick(command: str) -> bool:
+    return command.startswith(("python -m sweeps", "python -m analysis")) and command.split()[3] not in ("run", "tune")
+
+
+@pytest.mark.parametrize("command", filter(is_quick, COMMANDS))
 def test_other_commands(command: str, tmp_path: Path) -> None:
     assert run("python -m sweeps plan demo", tmp_path).returncode == 0
     result = run(command, tmp_path)
     assert result.returncode == 0, result.stderr
     if "analysis" in command:
         assert "0 of 48 runs are done" in result.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m sweeps") and not is_quick(c)])
+def test_commands_that_train_name_what_can_be_planned(command: str, tmp_path: Path) -> None:
+    planned = command.replace("sweeps run", "sweeps plan").replace("sweeps tune", "sweeps plan").replace(" --jobs 2", "")
+    result = run(planned, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_plan_is_as_large_as_it_says(tmp_path: Path) -> None:
+    said = re.search(r"python -m sweeps plan table1 table2 +# (\d+) runs in two stages, (\d+) of them shared", README)
+    assert said is not None
+    shown = run("python -m sweeps plan table1 table2", tmp_path).stdout
+    assert f"together: {said[1]} runs, {said[2]} of them shared" in shown
+    assert re.search(r"^stage 1: \d+ runs, stage 2: \d+ runs$", shown, re.MULTILINE)
 
 
 def test_the_demo_table_is_the_generated_one() -> None:
