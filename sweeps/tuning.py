@@ -201,8 +201,10 @@ def plan_level(level: Sequence[Needed], folder: Path) -> tuple[Plan, dict[Key, t
     return Plan(folder, specs, planned_runs(graph.nodes.values(), folder), scale=specs[0].scale), points
 
 
-def choose(points: Sequence[GridPoint], *, lowest: bool = False) -> GridPoint:
-    """Return the point with the highest finite score, or the lowest; of several the first.
+def choose(points: Sequence[GridPoint], *, lowest: bool = False, otherwise: Sequence[Setting] = ()) -> GridPoint:
+    """Return the point with the highest finite score, or the lowest; of several the one with the values ``otherwise``, else the first.
+
+    So values that were declared for a reason give way to better ones only, not to others that score the same.
 
     Raises:
         UserError: no score is finite; the message names the runs.
@@ -211,7 +213,9 @@ def choose(points: Sequence[GridPoint], *, lowest: bool = False) -> GridPoint:
     if not finite:
         raise UserError(f"every run diverged, so there is nothing to choose from: {', '.join(point.run_id for point in points)}.")
     scores = [-point.score if lowest else point.score for point in finite]
-    return finite[scores.index(max(scores))]
+    best = [point for point, score in zip(finite, scores, strict=True) if score == max(scores)]
+    declared = {setting.override for setting in otherwise}
+    return next((point for point in best if {setting.override for setting in point.values} == declared), best[0])
 
 
 def _chosen(needed: Needed, planned: Sequence[Planned], folder: Path, path: Path) -> Chosen:
@@ -226,7 +230,7 @@ def _chosen(needed: Needed, planned: Sequence[Planned], folder: Path, path: Path
     try:
         if missing:
             raise UserError(f"runs without a score: {', '.join(dict.fromkeys(missing))}.")
-        best = choose(points, lowest=tuning.metric.endswith("loss"))
+        best = choose(points, lowest=tuning.metric.endswith("loss"), otherwise=tuning.otherwise)
     except UserError as error:
         raise tuning.place.error(f"{needed.use}: nothing was chosen, {error}") from error
     name, dataset, model = needed.key

@@ -16,6 +16,7 @@ from sweeps.nodes import Place
 from sweeps.plan import Plan, make_plan
 from sweeps.scale import PAPER, load_scale
 from sweeps.schema import Spec
+from sweeps.settings import Setting
 from sweeps.spec import load_spec
 from sweeps.tuned import Chosen, GridPoint, read_tuned, tuned_text
 from sweeps.tuning import choose, grid_of, plan_level, tune, tunings_of
@@ -190,6 +191,13 @@ def points(*scores: float) -> list[GridPoint]:
 )
 def test_the_best_finite_score_wins_and_of_several_the_first(scores: tuple[float, ...], best: int) -> None:
     assert choose(points(*scores)).run_id == f"run{best}"
+
+
+@pytest.mark.parametrize(("scores", "best"), [((0.5, 0.5, 0.5), 1), ((0.5, 0.4, 0.5), 0), ((0.4, math.nan, 0.5), 2)])
+def test_declared_values_give_way_to_better_ones_only(scores: tuple[float, ...], best: int) -> None:
+    values = [Setting("method.learning_rate", rate, Place(Path("tried.yaml"), 1)) for rate in (5.0, 25.0, 50.0)]
+    grid = [GridPoint((value,), score, f"run{index}") for index, (value, score) in enumerate(zip(values, scores, strict=True))]
+    assert choose(grid, otherwise=values[1:2]).run_id == f"run{best}"
 
 
 def test_the_lowest_loss_wins() -> None:
