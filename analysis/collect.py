@@ -1,54 +1,24 @@
-"""Reads the runs that a plan names. Only runs that are done, readable and what the plan says they are give numbers.
+"""Reads the runs that a plan names.
 
-The plan file ``<runs>/plans/<spec>.json``, which ``python -m sweeps plan`` and ``run`` write, says which run stands in which cell. Other
-folders beside them are never looked at.
+``python -m sweeps plan`` and ``run`` write ``<runs>/plans/<spec>.json``, at another scale than the paper's
+``<runs>/plans/<scale>/<spec>.json``: which run stands in which cell. Other folders beside them are never looked at.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.runs import Run, read_curves, read_run, value_at
 from repro.errors import UserError
-from repro.files import number, read_json
-from sweeps.spec import Epoch, Spec
+from repro.files import read_json
+from sweeps.spec import PAPER, Spec
+
+__all__ = ["Collected", "Repeat", "Run", "collect", "command_name", "read_curves", "read_run", "value_at"]
 
 #: The layout of plan files that this code reads.
 PLAN_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run folder, as far as it can be read.
-
-    Attributes:
-        run_id: the folder's name.
-        state: ``done``; ``failed``; ``unfinished`` (waiting, running, stopped or lost); ``missing``; ``unreadable``.
-        problem: why there is no result; empty when done.
-        folder: where it lies.
-        final: metric -> epoch rule -> value; empty unless done.
-        provenance: commit, versions, device.
-        cost: seconds, GPU-hours, memory (GiB).
-        ended: when it ended, UTC, ISO 8601.
-    """
-
-    run_id: str
-    state: str
-    problem: str
-    folder: Path
-    final: dict[str, dict[str, float]] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
-    ended: str = ""
-
-    @property
-    def done(self) -> bool:
-        """Whether it has a result."""
-        return self.state == "done"
 
 
 @dataclass(frozen=True)
@@ -102,7 +72,7 @@ def collect(spec: Spec, runs: Path) -> tuple[Collected, ...]:
 
 
 def _read_plan(spec: Spec, runs: Path) -> dict[str, Any]:
-    path = runs / "plans" / f"{spec.name}.json"
+    path = runs / "plans" / ("" if spec.scale == PAPER else spec.scale.title) / f"{spec.name}.json"
     again = f"Call: python -m sweeps plan {command_name(spec)}"
     try:
         plan = read_json(path)
@@ -123,69 +93,5 @@ def command_name(spec: Spec) -> str:
     """Return how a command names ``spec``: by its name when it comes with the suite, else by its file, without the folder."""
     from sweeps.spec import known_specs
 
-    return spec.name if known_specs().get(spec.name) == spec.path else spec.path.name
-
-
-def read_run(folder: Path) -> Run:
-    """Return the run in ``folder``, with its results if it is done."""
-    name = folder.name
-    try:
-        status = read_json(folder / "status.json")
-        state = str(status["state"])
-    except FileNotFoundError:
-        return Run(name, "missing", "not started", folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return Run(name, "unreadable", f"status.json cannot be read ({error})", folder)
-    if state == "failed":
-        return Run(name, "failed", str(status.get("error") or "no error noted"), folder)
-    if state != "done":
-        return Run(name, "unfinished", state, folder)
-    try:
-        identity = read_json(folder / "identity.json")["run_id"]
-        if identity != name:
-            return Run(name, "unreadable", f"the folder holds another run, {identity}", folder)
-        stored = read_json(folder / "final.json")
-        return Run(
-            run_id=name,
-            state="done",
-            problem="",
-            folder=folder,
-            final={metric: {rule: number(value) for rule, value in values.items()} for metric, values in stored.items()},
-            provenance=dict(read_json(folder / "provenance.json")),
-            cost=dict(read_json(folder / "cost.json")),
-            ended=str(status["ended"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Run(name, "unreadable", f"it says done, but a file of it cannot be read ({error})", folder)
-
-
-def value_at(run: Run, metric: str, epoch: Epoch) -> float | None:
-    """Return the value of ``metric`` by the epoch rule; NaN when the run diverged before that epoch; ``None`` when it has none."""
-    values = run.final.get(metric, {})
-    if epoch.number is None:
-        return values.get(epoch.rule)
-    curve = read_curves(run, (metric,))[metric]
-    if epoch.number in curve:
-        return curve[epoch.number]
-    return math.nan if math.isnan(values.get("last", 0.0)) else None
-
-
-def read_curves(run: Run, metrics: tuple[str, ...]) -> dict[str, dict[int, float]]:
-    """Return for each of ``metrics`` its value by completed epochs; epoch 0 is the untrained model.
-
-    Raises:
-        UserError: the run is done but a line of its metrics.jsonl is damaged.
-    """
-    curves: dict[str, dict[int, float]] = {metric: {} for metric in metrics}
-    path = run.folder / "metrics.jsonl"
-    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as lines:
-        for index, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                epoch = int(row["epoch"])
-                for metric in metrics:
-                    if metric in row:
-                        curves[metric][epoch] = number(row[metric])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}:{index}: the line is damaged ({error}). Move the folder away and run it again.") from error
-    return curves
+    name = spec.name if known_specs().get(spec.name) == spec.path else spec.path.name
+    return name if spec.scale == PAPER else f"{name} --scale {spec.scale.title}"

@@ -191,7 +191,8 @@ def test_runs_of_several_commits_are_said_to_be(suite: Suite) -> None:
 
 def test_foreign_and_damaged_folders_give_no_number(suite: Suite) -> None:
     suite.fill()
-    write_json(suite.folder("One-hot", "Clean", 0) / "identity.json", {"run_id": "another"})
+    write_json(suite.folder("One-hot", "Clean", 0) / "identity.json", {"schema": 1, "run_id": "another", "fields": {}})
+    write_json(suite.folder("One-hot", "40%", 0) / "identity.json", {"schema": 2})
     (suite.folder("One-hot", "Clean", 1) / "final.json").write_text("{")
     (suite.folder("One-hot", "Clean", 2) / "status.json").write_text("")
     (suite.folder("Instance", "Clean", 0) / "final.json").write_text("[1]")
@@ -199,6 +200,7 @@ def test_foreign_and_damaged_folders_give_no_number(suite: Suite) -> None:
     assert cell(page, "One-hot", 1) == "— (0/3)"
     assert cell(page, "Instance", 1) == "96.5 ± 2.1 (2/3)"
     assert "One-hot, Clean, seed=0 (`One-hot-Clean-0`): the folder holds another run, another" in page
+    assert "One-hot, 40%, seed=0 (`One-hot-40-0`): its layout is 2, this code reads 1" in page
     assert "One-hot, Clean, seed=1 (`One-hot-Clean-1`): it says done, but a file of it cannot be read" in page
     assert "status.json cannot be read" in page
 
