@@ -1,4 +1,4 @@
-"""``python -m analysis tables|figures SPEC...``: run folders in, tables and figures out."""
+"""``python -m analysis collect`` and ``tables|figures SPEC...``: run folders in, tables and figures out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from pathlib import Path
 
 from analysis.page import Files
 from repro.errors import EXIT_USER_ERROR, UserError
-from sweeps.spec import FigureSpec, RecipeSpec, TableSpec, known_specs, load_spec
+from sweeps.spec import PAPER, FigureSpec, RecipeSpec, Scale, TableSpec, known_scales, known_specs, load_scale, load_spec
+
+_COMMANDS = {
+    "collect": "write every finished run and its curves as runs.parquet and curves.parquet into the runs folder",
+    "tables": "write tables as Markdown, CSV and LaTeX with their provenance, and print them",
+    "figures": "write figures as PNG, SVG and PDF, with what is plotted as CSV",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,8 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
+        if chosen.command == "collect":
+            _collect(Path(chosen.runs))
+            return 0
+        scale = load_scale(chosen.scale)
         for name in dict.fromkeys(chosen.spec):
-            files = _make(name, Path(chosen.runs), kind=chosen.command)
+            files = _make(name, scale, Path(chosen.runs), kind=chosen.command)
             paths = files.write(Path(chosen.out))
             if chosen.command == "tables":
                 print(files.page)
@@ -32,19 +42,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _make(name: str, runs: Path, *, kind: str) -> Files:
-    spec = load_spec(name)
+def _collect(runs: Path) -> None:
+    # pyarrow takes a second to import.
+    from analysis.store import refresh
+
+    store = refresh(runs)
+    print(f"{store.done} runs, {store.read} of them read now")
+    for name, reason in sorted(store.left_out.items()):
+        print(f"left out: {name}: {' '.join(reason.split())}")
+    print("files:", f"  {store.runs}", f"  {store.curves}", sep="\n")
+
+
+def _make(name: str, scale: Scale, runs: Path, *, kind: str) -> Files:
+    spec = load_spec(name, scale)
     if kind == "tables" and isinstance(spec, TableSpec):
         from analysis.tables import make_table
 
         return make_table(spec, runs)
+    if kind == "tables" and isinstance(spec, RecipeSpec):
+        from analysis.recipe import make_recipe
+
+        return make_recipe(spec, runs)
     if kind == "figures" and isinstance(spec, FigureSpec):
         # matplotlib takes a second to import.
         from analysis.figures import make_figure
 
         return make_figure(spec, runs)
-    if isinstance(spec, RecipeSpec):
-        raise UserError(f"{name} is a table of settings. Call: python -m sweeps status {name}")
     other = "figures" if kind == "tables" else "tables"
     raise UserError(f"{name} is not one of the {kind}. Call: python -m analysis {other} {name}")
 
@@ -53,19 +76,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
         description="Makes tables and figures from finished runs.",
-        epilog=f"Specs that come with the suite: {', '.join(known_specs())}.",
+        epilog=f"Specs that come with the suite: {', '.join(known_specs())}. Scales: {', '.join(known_scales())}.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in (
-        ("tables", "write tables as Markdown and CSV with their provenance, and print them"),
-        ("figures", "write figures as PNG, SVG and PDF, with what is plotted as CSV"),
-    ):
+    for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        command.add_argument("spec", nargs="+", metavar="SPEC", help="a name such as demo, or the path of a .yaml file")
+        if name != "collect":
+            command.add_argument("spec", nargs="+", metavar="SPEC", help="a name such as demo, or the path of a .yaml file")
+            command.add_argument(
+                "--scale", default=PAPER.title, metavar="NAME", help="how large: a name or the path of a .yaml file (default: %(default)s)"
+            )
+            command.add_argument("--out", default="paper_tables", metavar="DIR", help="where the files go (default: paper_tables)")
         command.add_argument(
             "--runs", default=os.environ.get("REPRO_RUNS", "runs"), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)"
         )
-        command.add_argument("--out", default="paper_tables", metavar="DIR", help="where the files go (default: paper_tables)")
     return parser
 
 

@@ -36,12 +36,13 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Collected:
-    """One cell with its runs, or the reason ``skip`` why it has none."""
+    """One cell with its runs, or the reason ``skip`` why it has none; ``value`` is what a recipe's cell shows instead."""
 
     row: str
     column: str
     skip: str | None
     repeats: tuple[Repeat, ...]
+    value: object | None = None
 
     @property
     def label(self) -> str:
@@ -67,7 +68,7 @@ def collect(spec: Spec, runs: Path) -> tuple[Collected, ...]:
             repeats.append(Repeat(dict(planned["repeat"]), known[name]))
         not_built = cell.get("not_built")
         skip = cell["skip"] if not_built is None else f"not built: {not_built}"
-        cells.append(Collected(str(cell["row"]), str(cell["column"]), skip, tuple(repeats)))
+        cells.append(Collected(str(cell["row"]), str(cell["column"]), skip, tuple(repeats), cell.get("value")))
     return tuple(cells)
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from analysis.collect import Collected, Run, command_name
 from repro.errors import UserError
 from repro.files import write_bytes
-from sweeps.spec import Epoch, Spec
+from sweeps.spec import PAPER, Epoch, Spec
 
 _Item = TypeVar("_Item", str, tuple[str, str])
 
@@ -40,13 +40,18 @@ class Files:
         """The Markdown page."""
         return self.contents[f"{self.spec.name}.md"].decode()
 
+    def folder(self, out: Path) -> Path:
+        """Return where below ``out`` the files lie: each scale but the paper's has a folder, and so has what is not in the paper."""
+        scaled = out if self.spec.scale == PAPER else out / self.spec.scale.title
+        return scaled if re.fullmatch(r"(table|figure)\d+", self.spec.name) else scaled / self.spec.name
+
     def write(self, out: Path) -> list[Path]:
         """Write the files and return their paths: those of the paper's tables and figures to ``out``, others to a folder of their own.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        folder = out if re.fullmatch(r"(table|figure)\d+", self.spec.name) else out / self.spec.name
+        folder = self.folder(out)
         paths = [folder / name for name in self.contents]
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,8 +63,21 @@ class Files:
 
 
 def heading(spec: Spec) -> list[str]:
-    """Return the lines of the title and the caption."""
-    return [f"# {spec.title}", "", *([" ".join(spec.caption.split()), ""] if spec.caption else [])]
+    """Return the lines of the title, the stamp of the scale and the caption."""
+    stamp = [f"> **{' '.join(spec.scale.stamp.split())}**", ""] if spec.scale.stamp is not None else []
+    return [f"# {spec.title}", "", *stamp, *([" ".join(spec.caption.split()), ""] if spec.caption else [])]
+
+
+def grid_lines(header: Sequence[str], body: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Return a Markdown table, its columns padded to one width; all but the first ``left`` columns stand to the right."""
+    escaped = [[text.replace("|", "\\|") for text in line] for line in (header, *body)]
+    widths = [max(3, *(len(line[index]) for line in escaped)) for index in range(len(header))]
+    rule = ["-" * width if index < left else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    padded = [
+        [text.ljust(width) if index < left else text.rjust(width) for index, (text, width) in enumerate(zip(line, widths, strict=True))]
+        for line in escaped
+    ]
+    return [f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:])]
 
 
 def epoch_rule(epoch: Epoch) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,15 +104,26 @@ def read_curves(run: Run, metrics: tuple[str, ...]) -> dict[str, dict[int, float
         UserError: the run is done but a line of its metrics.jsonl is damaged.
     """
     curves: dict[str, dict[int, float]] = {metric: {} for metric in metrics}
+    for row in read_rows(run):
+        for metric in metrics:
+            if metric in row:
+                curves[metric][int(row["epoch"])] = number(row[metric])
+    return curves
+
+
+def read_rows(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield the lines of its metrics.jsonl in order, ``epoch`` and metric -> number or :func:`repro.files.jsonable`'s string for one.
+
+    Raises:
+        UserError: a line is damaged.
+    """
     path = run.folder / "metrics.jsonl"
     with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as lines:
         for index, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                epoch = int(row["epoch"])
-                for metric in metrics:
-                    if metric in row:
-                        curves[metric][epoch] = number(row[metric])
-            except (ValueError, KeyError, TypeError) as error:
+                checked = {name: number(value) for name, value in row.items()}
+                int(checked["epoch"])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{path}:{index}: the line is damaged ({error}). Move the folder away and run it again.") from error
-    return curves
+            yield row

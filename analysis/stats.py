@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+#: Runs that a cell must have before it is tested against another.
+MIN_TESTED = 3
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,44 @@ def rounded(value: float, factor: float, decimals: int) -> str:
     """Return ``value * factor`` with ``decimals`` digits after the point, never as ``-0.0``."""
     text = f"{value * factor:.{decimals}f}"
     return text.lstrip("-") if float(text) == 0.0 else text
+
+
+def interval(summary: Summary, *, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Return the t interval of the mean, ``mean ± t(n - 1) sd / sqrt(n)``; ``None`` below n = 2 or when a run diverged."""
+    if summary.mean is None or summary.sd is None:
+        return None
+    half = _t_quantile(summary.n - 1, confidence) * summary.sd / math.sqrt(summary.n)
+    return summary.mean - half, summary.mean + half
+
+
+@functools.cache
+def _t_quantile(freedom: int, confidence: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + confidence / 2, freedom))
+
+
+def welch(one: Summary, other: Summary) -> float | None:
+    """Return the two-sided p value of Welch's t test that two cells have the same mean.
+
+    ``None`` where it says nothing: fewer than three complete runs in either, or no spread in both.
+    """
+    if not (one.complete and other.complete and min(one.n, other.n) >= MIN_TESTED) or one.sd == other.sd == 0.0:
+        return None
+    assert one.mean is not None
+    assert other.mean is not None
+    assert one.sd is not None
+    assert other.sd is not None
+    from scipy.stats import ttest_ind_from_stats
+
+    return float(ttest_ind_from_stats(one.mean, one.sd, one.n, other.mean, other.sd, other.n, equal_var=False).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted by Holm's step-down rule, in the order given; below a level, all those rejected hold together at it."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted

@@ -28,7 +28,7 @@ def plan_by_hand(spec: Spec, folder: Path) -> dict[tuple[str, str, int], str]:
             ids.append(name)
             runs[name] = PlannedRun(name, variant.overrides, {"optim.epochs": 2}, "done", (), (spec.name,), name)
         cells.append(PlannedCell(spec.name, cell.row, cell.column, tuple(ids), tuple(v.repeat_values for v in cell.variants), cell.skip))
-    write_plans(Plan(folder, (spec,), runs, tuple(cells)))
+    write_plans(Plan(folder, (spec,), runs, tuple(cells), scale=spec.scale))
     return names
 
 

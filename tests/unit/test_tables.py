@@ -85,7 +85,7 @@ def test_a_full_table(suite: Suite) -> None:
     page = files.page
     assert page.startswith("# A table\n\nWhat it shows.\n\n|")
     assert cell(page, "One-hot", 1) == "91.0 ± 1.0"
-    assert cell(page, "Instance", 2) == "**96.0 ± 1.7**"
+    assert cell(page, "Instance", 2) == "**96.0 ± 1.7 †**"
     assert "- Value: `test/accuracy`, in percent, after the last epoch (`last`)." in page
     assert "sample standard deviation over seed" in page
     assert "n = 3 runs a cell" in page
@@ -319,7 +319,7 @@ def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_hash_seed(suite
         assert done.returncode == 0, done.stderr
         made.append({path.name: path.read_bytes() for path in sorted((cwd / "out" / "tried").iterdir())})
     assert made[0] == made[1]
-    assert list(made[0]) == ["tried.cells.csv", "tried.md", "tried.provenance.json", "tried.runs.csv"]
+    assert list(made[0]) == ["tried.cells.csv", "tried.md", "tried.provenance.json", "tried.runs.csv", "tried.tex"]
 
 
 def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,12 +327,10 @@ def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture
     out = tmp_path / "out"
     assert main(["tables", str(suite.path), "--runs", str(suite.runs), "--out", str(out)]) == 0
     written = capsys.readouterr().out
-    assert "**96.0 ± 1.7**" in written
+    assert "**96.0 ± 1.7 †**" in written
     assert f"  {out / 'tried' / 'tried.md'}" in written
     assert main(["figures", str(suite.path), "--runs", str(suite.runs), "--out", str(out)]) == 2
     assert "is not one of the figures. Call: python -m analysis tables" in capsys.readouterr().err
-    assert main(["tables", "table9", "--runs", str(suite.runs)]) == 2
-    assert "table9 is a table of settings. Call: python -m sweeps status table9" in capsys.readouterr().err
     assert main(["tables", "dmo", "--runs", str(suite.runs)]) == 2
     assert "Did you mean 'demo'?" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
