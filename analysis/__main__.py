@@ -1,4 +1,4 @@
-"""``python -m analysis collect`` and ``tables|figures SPEC...``: run folders in, tables and figures out."""
+"""``python -m analysis collect|build|check`` and ``tables|figures|evidence SPEC...``: run folders in, tables and figures out."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.make import make_files
 from analysis.page import Files
 from repro.errors import EXIT_USER_ERROR, UserError
-from sweeps.spec import PAPER, FigureSpec, RecipeSpec, Scale, TableSpec, known_scales, known_specs, load_scale, load_spec
+from sweeps.spec import PAPER, FigureSpec, Scale, known_scales, known_specs, load_scale, load_spec
 
 _COMMANDS = {
     "collect": "write every finished run and its curves as runs.parquet and curves.parquet into the runs folder",
     "tables": "write tables as Markdown, CSV and LaTeX with their provenance, and print them",
     "figures": "write figures as PNG, SVG and PDF, with what is plotted as CSV",
+    "evidence": "copy what the pages of specs need of their runs to paper_tables/evidence, small enough to be committed",
+    "build": "make every page of paper_tables from the evidence",
+    "check": "fail if a file of paper_tables is not what the evidence makes",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, or 2 for a user's mistake. A table with gaps is no mistake; it says so itself."""
+    """Run one command and return the exit code: 0, 1 when ``check`` finds a difference, 2 for a user's mistake.
+
+    A table with gaps is no mistake; it says so itself.
+    """
     chosen = _parser().parse_args(arguments)
     # A terminal that cannot show ± or — shows something else rather than stopping the command.
     if hasattr(sys.stdout, "reconfigure"):
@@ -29,10 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.command == "collect":
             _collect(Path(chosen.runs))
             return 0
+        if chosen.command == "build":
+            _build(Path(chosen.out))
+            return 0
+        if chosen.command == "check":
+            return _check(Path(chosen.out))
         scale = load_scale(chosen.scale)
+        if chosen.command == "evidence":
+            _keep(chosen.spec, scale, Path(chosen.runs), Path(chosen.out))
+            return 0
+        out = Path(chosen.runs) / "pages" if chosen.out is None else Path(chosen.out)
         for name in dict.fromkeys(chosen.spec):
             files = _make(name, scale, Path(chosen.runs), kind=chosen.command)
-            paths = files.write(Path(chosen.out))
+            paths = files.write(out)
             if chosen.command == "tables":
                 print(files.page)
             print("files:", *(f"  {path}" for path in paths), sep="\n", flush=True)
@@ -55,21 +71,37 @@ def _collect(runs: Path) -> None:
 
 def _make(name: str, scale: Scale, runs: Path, *, kind: str) -> Files:
     spec = load_spec(name, scale)
-    if kind == "tables" and isinstance(spec, TableSpec):
-        from analysis.tables import make_table
+    if isinstance(spec, FigureSpec) != (kind == "figures"):
+        other = "figures" if kind == "tables" else "tables"
+        raise UserError(f"{name} is not one of the {kind}. Call: python -m analysis {other} {name}")
+    return make_files(spec, runs)
 
-        return make_table(spec, runs)
-    if kind == "tables" and isinstance(spec, RecipeSpec):
-        from analysis.recipe import make_recipe
 
-        return make_recipe(spec, runs)
-    if kind == "figures" and isinstance(spec, FigureSpec):
-        # matplotlib takes a second to import.
-        from analysis.figures import make_figure
+def _keep(names: Sequence[str], scale: Scale, runs: Path, out: Path) -> None:
+    from analysis.evidence import FOLDER, keep
 
-        return make_figure(spec, runs)
-    other = "figures" if kind == "tables" else "tables"
-    raise UserError(f"{name} is not one of the {kind}. Call: python -m analysis {other} {name}")
+    kept = keep([load_spec(name, scale) for name in dict.fromkeys(names)], runs, out / FOLDER)
+    print(f"{len(kept)} runs kept in {out / FOLDER}")
+
+
+def _build(out: Path) -> None:
+    from analysis.build import write
+
+    changed = write(out)
+    print(f"{len(changed)} files changed", *(f"  {path}" for path in changed), sep="\n")
+
+
+def _check(out: Path) -> int:
+    from analysis.build import check
+
+    found = check(out)
+    for item in found:
+        print(f"{item.what}: {out / item.path}", file=sys.stderr)
+    if found:
+        print(f"error: {len(found)} files are not what {out}/evidence makes. Call: python -m analysis build", file=sys.stderr)
+        return 1
+    print(f"{out}: every file is what the evidence makes")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,15 +113,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name != "collect":
+        if name in ("tables", "figures", "evidence"):
             command.add_argument("spec", nargs="+", metavar="SPEC", help="a name such as demo, or the path of a .yaml file")
             command.add_argument(
                 "--scale", default=PAPER.title, metavar="NAME", help="how large: a name or the path of a .yaml file (default: %(default)s)"
             )
-            command.add_argument("--out", default="paper_tables", metavar="DIR", help="where the files go (default: paper_tables)")
-        command.add_argument(
-            "--runs", default=os.environ.get("REPRO_RUNS", "runs"), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)"
-        )
+        if name in ("tables", "figures"):
+            command.add_argument("--out", metavar="DIR", help="where the files go (default: the folder pages beside the run folders)")
+        elif name != "collect":
+            command.add_argument("--out", default="paper_tables", metavar="DIR", help="where the pages are (default: paper_tables)")
+        if name not in ("build", "check"):
+            command.add_argument(
+                "--runs", default=os.environ.get("REPRO_RUNS", "runs"), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)"
+            )
     return parser
 
 

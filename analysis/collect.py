@@ -72,8 +72,13 @@ def collect(spec: Spec, runs: Path) -> tuple[Collected, ...]:
     return tuple(cells)
 
 
+def plan_path(spec: Spec, runs: Path) -> Path:
+    """Return where the plan of ``spec`` lies in the runs folder ``runs``."""
+    return runs / "plans" / ("" if spec.scale == PAPER else spec.scale.title) / f"{spec.name}.json"
+
+
 def _read_plan(spec: Spec, runs: Path) -> dict[str, Any]:
-    path = runs / "plans" / ("" if spec.scale == PAPER else spec.scale.title) / f"{spec.name}.json"
+    path = plan_path(spec, runs)
     again = f"Call: python -m sweeps plan {command_name(spec)}"
     try:
         plan = read_json(path)

@@ -28,7 +28,7 @@ FOLDER = "collected"
 STORE_SCHEMA = 1
 
 #: Folders beside the runs that are none.
-_OTHERS = frozenset({FOLDER, "plans", "logs"})
+_OTHERS = frozenset({FOLDER, "plans", "logs", "pages"})
 
 #: What a run's rows are made from; a change of size or time of one of them is a change of the run.
 _FILES = ("status.json", "identity.json", "final.json", "provenance.json", "cost.json", "metrics.jsonl")

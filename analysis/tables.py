@@ -89,7 +89,7 @@ def make_table(spec: TableSpec, runs: Path) -> Files:
             f"{spec.name}.tex": _latex(table).encode(),
             f"{spec.name}.runs.csv": csv_bytes(_run_rows(spec, table.filled)),
             f"{spec.name}.cells.csv": csv_bytes(_cell_rows(table)),
-            f"{spec.name}.provenance.json": _provenance(spec, table.filled),
+            f"{spec.name}.provenance.json": _provenance(table),
         },
     )
 
@@ -288,7 +288,9 @@ def _cell_row(table: Table, item: Filled, next_to: Beside | None) -> dict[str, A
     return row
 
 
-def _provenance(spec: TableSpec, filled: Sequence[Filled]) -> bytes:
+def _provenance(table: Table) -> bytes:
+    spec = table.spec
+    verdicts = {(item.row, item.column): item.verdict for item in table.beside}
     document = {
         "schema": PROVENANCE_SCHEMA,
         "spec": spec.name,
@@ -300,6 +302,7 @@ def _provenance(spec: TableSpec, filled: Sequence[Filled]) -> bytes:
                 "row": item.cell.row,
                 "column": item.cell.column,
                 **({} if item.epoch == spec.value.epoch else {"epoch_rule": str(item.epoch)}),
+                **({"verdict": verdicts[item.place]} if item.place in verdicts else {}),
                 "text": item.text,
                 "mean": item.summary.mean,
                 "sd": item.summary.sd,
@@ -314,7 +317,7 @@ def _provenance(spec: TableSpec, filled: Sequence[Filled]) -> bytes:
                     for repeat, value in zip(item.cell.repeats, item.values, strict=True)
                 ],
             }
-            for item in filled
+            for item in table.filled
         ],
     }
     return (json.dumps(jsonable(document), sort_keys=True, indent=2, allow_nan=False) + "\n").encode()

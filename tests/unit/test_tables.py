@@ -329,6 +329,8 @@ def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture
     written = capsys.readouterr().out
     assert "**96.0 ± 1.7 †**" in written
     assert f"  {out / 'tried' / 'tried.md'}" in written
+    assert main(["tables", str(suite.path), "--runs", str(suite.runs)]) == 0
+    assert f"  {suite.runs / 'pages' / 'tried' / 'tried.md'}" in capsys.readouterr().out
     assert main(["figures", str(suite.path), "--runs", str(suite.runs), "--out", str(out)]) == 2
     assert "is not one of the figures. Call: python -m analysis tables" in capsys.readouterr().err
     assert main(["tables", "dmo", "--runs", str(suite.runs)]) == 2
