@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from run_folders import done_run, ended_run, plan_by_hand
 
 from analysis.__main__ import main
+from analysis.curves import draw_curves
 from analysis.figures import look, make_figure
 from analysis.page import Files
 from repro.errors import UserError
-from sweeps.spec import FigureSpec, load_spec
+from sweeps.spec import PAPER, FigureSpec, Scale, load_scale, load_spec
 
 SPEC = """\
 title: Curves
@@ -37,11 +39,12 @@ ERROR = [0.4, 0.3, 0.2]
 
 
 class Suite:
-    def __init__(self, folder: Path, text: str = SPEC) -> None:
+    def __init__(self, folder: Path, text: str = SPEC, scale: Scale = PAPER) -> None:
+        folder.mkdir(exist_ok=True)
         self.path = folder / "curves.yaml"
         self.path.write_text(text)
         self.runs = folder / "runs"
-        spec = load_spec(str(self.path))
+        spec = load_spec(str(self.path), scale)
         assert isinstance(spec, FigureSpec)
         self.spec = spec
         self.names = plan_by_hand(spec, self.runs)
@@ -109,8 +112,6 @@ def test_missing_and_failed_runs_are_said_in_legend_and_page(suite: Suite, monke
 
 
 def legend(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    from matplotlib.figure import Figure
-
     seen: list[str] = []
     real = Figure.legend
 
@@ -118,8 +119,9 @@ def legend(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.extend(handle.get_label() for handle in options["handles"])  # type: ignore[attr-defined]
         return real(self, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Figure, "legend", noting)
-    suite.make()
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "legend", noting)
+        suite.make()
     return seen
 
 
@@ -148,8 +150,98 @@ def test_a_metric_that_a_method_has_not_is_no_error(suite: Suite) -> None:
 
 def test_nothing_done_still_makes_a_page(suite: Suite) -> None:
     files = suite.make()
-    assert files.contents["curves.csv"] == b"spec,row,column,metric,epoch,mean,sd,n,expected,diverged\n"
+    header = "spec,panel,row,column,metric,class,class_name,instance,annotated,true,repeat,epoch,mean,sd,n,expected,diverged,source\n"
+    assert files.contents["curves.csv"].decode() == header
     assert "Filled: 0 of 6 runs are done" in files.page
+
+
+def test_a_panel_draws_its_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_panel = "Test accuracy (%), scale: percent, rows: Instance}"
+    suite = Suite(tmp_path, SPEC.replace("Test accuracy (%), scale: percent}", one_panel))
+    suite.fill()
+    assert {(row, metric) for row, metric, _ in plotted(suite.make())} == {
+        ("One-hot", "noise/label_error"),
+        ("Instance", "noise/label_error"),
+        ("Instance", "test/accuracy"),
+    }
+    assert legend(suite, monkeypatch) == ["One-hot", "Instance"]
+
+
+@pytest.mark.parametrize(
+    ("panel", "message"),
+    [
+        ("{metric: test/accuracy, label: A, classes: [1]}", "panel 'A': classes has no effect"),
+        ("{metric: test/accuracy, label: A, instances: [1]}", "panel 'A': instances has no effect"),
+        ("{type: examples, metric: test/accuracy, label: A, classes: [0]}", "panel 'A': metric and classes has no effect"),
+    ],
+)
+def test_a_setting_that_a_panel_cannot_show_is_refused(tmp_path: Path, panel: str, message: str) -> None:
+    suite = Suite(tmp_path, SPEC[: SPEC.index("panels:")] + f"panels: [{panel}]\n")
+    with pytest.raises(UserError, match=message):
+        suite.make()
+
+
+REPORTED = """\
+row,column,mean,sd,unit,own_run,source
+Instance,Label error (%),33,,percent,yes,"Somebody 2020, Figure 4; 40 at the start"
+Instance,Accuracy,75,,percent,no,Somebody 2020
+"""
+
+
+def test_published_values_stand_at_the_edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reported.csv").write_text(REPORTED)
+    text = SPEC.replace("label: Test accuracy (%), scale: percent", "label: Accuracy") + "reported: {file: reported.csv}\n"
+    suite = Suite(tmp_path, text)
+    suite.fill()
+    files = suite.make()
+    lines = [row for row in csv.DictReader(files.contents["curves.csv"].decode().splitlines()) if row["source"] == "published"]
+    # As fractions, like everything in a CSV.
+    assert [(row["row"], row["metric"], row["epoch"], float(row["mean"])) for row in lines] == [
+        ("Instance", "noise/label_error", "start", pytest.approx(0.4)),
+        ("Instance", "noise/label_error", "end", pytest.approx(0.33)),
+        ("Instance", "test/accuracy", "end", pytest.approx(0.75)),
+    ]
+    assert "Label error (%), Instance: 40 at the start, 33 at the end (Somebody 2020, Figure 4; 40 at the start)." in files.page
+    assert "Accuracy, Instance: 0.75 at the end (Somebody 2020)." in files.page
+    assert legend(suite, monkeypatch) == ["One-hot", "Instance", "published"]
+    axes = Figure().subplots()
+    draw_curves(axes, suite.spec, suite.spec.panels[0], [], title="", looks={})
+    markers = [(*line.get_xdata(), *line.get_ydata()) for line in axes.lines if line.get_marker() == "o"]
+    assert markers == [(0.0, pytest.approx(40.0)), (1.0, pytest.approx(33.0))]
+
+
+def test_another_scale_is_stamped_in_the_picture_and_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.yaml").write_text("title: tiny\nstamp: Tiny scale, these numbers mean nothing.\nrules: [{set: {optim.epochs: 1}}]\n")
+    suite = Suite(tmp_path)
+    suite.fill()
+    assert texts(suite, monkeypatch) == []
+    scaled = Suite(tmp_path / "scaled", scale=load_scale(str(tmp_path / "tiny.yaml")))
+    scaled.fill()
+    assert texts(scaled, monkeypatch) == ["Tiny scale, these numbers mean nothing."]
+    assert "Tiny scale, these numbers mean nothing." in scaled.make().page
+
+
+def texts(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what stands in the figure outside its panels."""
+    seen: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "text", lambda self, x, y, text, **options: seen.append(text))
+        suite.make()
+    return seen
+
+
+def test_figures_of_one_and_of_four_panels(tmp_path: Path) -> None:
+    panels = ["{metric: test/accuracy, label: A}"]
+    sizes = []
+    for count in (1, 4):
+        (tmp_path / str(count)).mkdir()
+        suite = Suite(tmp_path / str(count), SPEC[: SPEC.index("panels:")] + f"panels: [{', '.join(panels * count)}]\n")
+        suite.fill()
+        sizes.append(struct.unpack(">II", suite.make().contents["curves.png"][16:24]))
+    (narrow, low), (wide, high) = sizes
+    # Two panels beside each other, in two lines.
+    assert (narrow, wide) == (720, 1440)
+    assert high > 1.8 * low
 
 
 def test_damaged_metrics_are_named_with_their_line(suite: Suite) -> None:
