@@ -1,9 +1,10 @@
-"""``python -m analysis collect|build|check`` and ``tables|figures|evidence SPEC...``: run folders in, tables and figures out."""
+"""``python -m analysis collect|build|check`` and ``tables|figures|report|evidence SPEC...``: run folders in, tables and figures out."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 from analysis.make import make_files
 from analysis.page import Files
 from repro.errors import EXIT_USER_ERROR, UserError
-from sweeps.spec import PAPER, FigureSpec, Scale, known_scales, known_specs, load_scale, load_spec
+from repro.files import write_bytes
+from sweeps.spec import PAPER, FigureSpec, Scale, Spec, known_scales, known_specs, load_scale, load_spec
 
 _COMMANDS = {
     "collect": "write every finished run and its curves as runs.parquet and curves.parquet into the runs folder",
     "tables": "write tables as Markdown, CSV and LaTeX with their provenance, and print them",
     "figures": "write figures as PNG, SVG and PDF, with what is plotted as CSV",
+    "report": "write one HTML page with tables, figures and a browser of labels, that opens without a network",
     "evidence": "copy what the pages of specs need of their runs to paper_tables/evidence, small enough to be committed",
     "build": "make every page of paper_tables from the evidence",
     "check": "fail if a file of paper_tables is not what the evidence makes",
@@ -42,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.command == "check":
             return _check(Path(chosen.out))
         scale = load_scale(chosen.scale)
+        if chosen.command == "report":
+            out = Path(chosen.runs) / "pages" / "report.html" if chosen.out is None else Path(chosen.out)
+            words = ["python", "-m", "analysis", "report", *chosen.spec, *(["--scale", chosen.scale] if scale != PAPER else [])]
+            _report(chosen.spec, scale, Path(chosen.runs), out, shlex.join(words))
+            return 0
         if chosen.command == "evidence":
             _keep(chosen.spec, scale, Path(chosen.runs), Path(chosen.out))
             return 0
@@ -84,6 +92,30 @@ def _keep(names: Sequence[str], scale: Scale, runs: Path, out: Path) -> None:
     print(f"{len(kept)} runs kept in {out / FOLDER}")
 
 
+def _report(names: Sequence[str], scale: Scale, runs: Path, out: Path, command: str) -> None:
+    from analysis.build import planned_specs
+    from analysis.images import TrainingSets
+    from analysis.report import make_report
+
+    named: list[Spec] = [load_spec(name, scale) for name in dict.fromkeys(names)]
+    specs = named or [spec for spec in planned_specs(runs) if spec.scale == scale]
+    deviations = Path(__file__).resolve().parent.parent / "docs" / "deviations.md"
+    page = make_report(
+        [make_files(spec, runs) for spec in specs],
+        runs,
+        deviations=deviations.read_text(encoding="utf-8") if deviations.exists() else "",
+        command=command,
+        training_set_of=TrainingSets().of,
+        runs_link=Path(os.path.relpath(runs, out.parent)).as_posix(),
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(out, page)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}. Set --out to a file you can write.") from error
+    print(f"{out} ({len(page) / 1e6:.1f} MB)")
+
+
 def _build(out: Path) -> None:
     from analysis.build import write
 
@@ -113,14 +145,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name in ("tables", "figures", "evidence"):
+        if name == "report":
+            command.add_argument("spec", nargs="*", metavar="SPEC", help="names of specs (default: all that have a plan among the runs)")
+            command.add_argument("--out", metavar="FILE", help="where it goes (default: pages/report.html beside the run folders)")
+        elif name in ("tables", "figures", "evidence"):
             command.add_argument("spec", nargs="+", metavar="SPEC", help="a name such as demo, or the path of a .yaml file")
+        if name in ("tables", "figures", "evidence", "report"):
             command.add_argument(
                 "--scale", default=PAPER.title, metavar="NAME", help="how large: a name or the path of a .yaml file (default: %(default)s)"
             )
         if name in ("tables", "figures"):
             command.add_argument("--out", metavar="DIR", help="where the files go (default: the folder pages beside the run folders)")
-        elif name != "collect":
+        elif name in ("evidence", "build", "check"):
             command.add_argument("--out", default="paper_tables", metavar="DIR", help="where the pages are (default: paper_tables)")
         if name not in ("build", "check"):
             command.add_argument(

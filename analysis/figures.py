@@ -184,6 +184,8 @@ def _draw(spec: FigureSpec, drawing: Drawing) -> dict[str, bytes]:
             figure.legend(handles=handles, loc="lower center", bbox_to_anchor=corner, borderaxespad=0.2, ncols=ncols, handlelength=3.2)
         if stamp:
             figure.text(0.5, 0.05 / height, "\n".join(stamp), ha="center", va="bottom", fontsize=_SMALL, color=GRAY, linespacing=1.1)
+        # The first layout gives the panels their size, and with it other ticks, whose labels the next one makes room for.
+        figure.draw_without_rendering()
         images = {}
         for kind, metadata in _METADATA.items():
             content = io.BytesIO()
@@ -203,7 +205,7 @@ def _draw_bands(
         if group[0].tiles is not None:
             group[0].tiles.draw(part, spread=spec.spread != "none")
             continue
-        grid = part.subplots(len(group), sides, squeeze=False, height_ratios=[band.inches for band in group])
+        grid = part.subplots(len(group), sides, squeeze=False)
         for line, band in zip(grid, group, strict=True):
             for axes in line[len(band.curves) :]:
                 axes.set_axis_off()

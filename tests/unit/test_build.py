@@ -209,6 +209,19 @@ def test_the_commands(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
     assert "every file is what the evidence makes" in capsys.readouterr().out
 
 
+def test_the_report_shows_what_has_a_plan(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--runs", str(suite.runs)]) == 0
+    page = (suite.runs / "pages" / "report.html").read_text()
+    assert str(suite.runs / "pages" / "report.html") in capsys.readouterr().out
+    assert "A table" in page
+    assert "A figure" in page
+    assert "no momentum given" in page
+    assert main(["report", "shown", "--runs", str(suite.runs), "--out", str(suite.tables / "one.html")]) == 0
+    assert "A figure" not in (suite.tables / "one.html").read_text()
+    assert main(["report", "--runs", str(suite.tables)]) == 2
+    assert "name at least one spec" in capsys.readouterr().err
+
+
 def test_the_committed_pages_are_what_the_committed_evidence_makes(tmp_path: Path) -> None:
     tables = Path(__file__).parents[2] / "paper_tables"
     environment = os.environ | {"LC_ALL": "C", "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -184,7 +184,7 @@ def test_a_setting_that_a_panel_cannot_show_is_refused(tmp_path: Path, panel: st
 REPORTED = """\
 row,column,mean,sd,unit,own_run,source
 Instance,Label error (%),33,,percent,yes,"Somebody 2020, Figure 4; 40 at the start"
-Instance,Accuracy,75,,percent,no,Somebody 2020
+Instance,Accuracy,0.75,,fraction,no,Somebody 2020
 """
 
 
