@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,16 +140,26 @@ def _fill_state(runs: Sequence[tuple[str, Run]]) -> list[str]:
 def _commits(done: Sequence[Run]) -> list[str]:
     counted = _counted(commit(run) for run in done)
     if len(counted) == 1:
-        return [f"- Code: {counted[0][0]}."]
-    return [
-        f"- **Mixed code**: the runs come from {len(counted)} states of the code, so differences between them may be the code's:",
-        *(f"  - {name}: {_runs(count)}" for name, count in counted),
-    ]
+        lines = [f"- Code: {counted[0][0]}."]
+    else:
+        lines = [
+            f"- **Mixed code**: the runs come from {len(counted)} states of the code, so differences between them may be the code's:",
+            *(f"  - {name}: {_runs(count)}" for name, count in counted),
+        ]
+    resumed = [run for run in done if run.provenance.get("earlier_git")]
+    if resumed:
+        earlier = _counted(_code(git) for run in resumed for git in run.provenance["earlier_git"])
+        names = ", ".join(name for name, _ in earlier)
+        lines.append(f"- **Mixed code**: {_runs(len(resumed))} began on other states of the code and went on with this one: {names}.")
+    return lines
 
 
 def commit(run: Run) -> str:
     """Return the state of the code that made a run, in words."""
-    git = run.provenance.get("git") or {}
+    return _code(run.provenance.get("git") or {})
+
+
+def _code(git: Mapping[str, Any]) -> str:
     sha, dirty = git.get("sha"), git.get("dirty_sha256")
     return f"commit {sha[:12] if sha else 'unknown'}" + (f" with uncommitted changes (sha256 {dirty[:12]})" if dirty else "")
 

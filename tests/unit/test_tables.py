@@ -19,7 +19,7 @@ from analysis.page import Files
 from analysis.stats import render, rounded, summarize
 from analysis.tables import make_table
 from repro.errors import UserError
-from repro.files import write_json
+from repro.files import read_json, write_json
 from sweeps.plan import make_plan, write_plans
 from sweeps.spec import TableSpec, load_spec
 
@@ -187,6 +187,15 @@ def test_runs_of_several_commits_are_said_to_be(suite: Suite) -> None:
     assert f"  - commit 0123456789ab with uncommitted changes (sha256 {'d' * 12}): 1 run\n" in page
     assert "  - commit ffffffffffff: 1 run\n" in page
     assert "- Newest run: 2025-02-02T03:04:05Z." in page
+
+
+def test_a_run_that_went_on_with_other_code_is_said_to_have(suite: Suite) -> None:
+    suite.fill()
+    assert "Mixed code" not in suite.make().page
+    path = suite.folder("One-hot", "Clean", 0) / "provenance.json"
+    write_json(path, {**read_json(path), "earlier_git": [{"sha": "e" * 40, "dirty_sha256": None}]})
+    said = "- **Mixed code**: 1 run began on other states of the code and went on with this one: commit eeeeeeeeeeee.\n"
+    assert said in suite.make().page
 
 
 def test_foreign_and_damaged_folders_give_no_number(suite: Suite) -> None:
