@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,33 +37,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        if chosen.command == "collect":
-            _collect(Path(chosen.runs))
-            return 0
-        if chosen.command == "build":
-            _build(Path(chosen.out))
-            return 0
-        if chosen.command == "check":
-            return _check(Path(chosen.out))
-        scale = load_scale(chosen.scale)
-        if chosen.command == "report":
-            out = Path(chosen.runs) / "pages" / "report.html" if chosen.out is None else Path(chosen.out)
-            words = ["python", "-m", "analysis", "report", *chosen.spec, *(["--scale", chosen.scale] if scale != PAPER else [])]
-            _report(chosen.spec, scale, Path(chosen.runs), out, shlex.join(words))
-            return 0
-        if chosen.command == "evidence":
-            _keep(chosen.spec, scale, Path(chosen.runs), Path(chosen.out))
-            return 0
-        out = Path(chosen.runs) / "pages" if chosen.out is None else Path(chosen.out)
-        for name in dict.fromkeys(chosen.spec):
-            files = _make(name, scale, Path(chosen.runs), kind=chosen.command)
-            paths = files.write(out)
-            if chosen.command == "tables":
-                print(files.page)
-            print("files:", *(f"  {path}" for path in paths), sep="\n", flush=True)
+        code = _command(chosen)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough (`... | head`). What Python would still write at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _command(chosen: argparse.Namespace) -> int:
+    if chosen.command == "collect":
+        _collect(Path(chosen.runs))
+        return 0
+    if chosen.command == "build":
+        _build(Path(chosen.out))
+        return 0
+    if chosen.command == "check":
+        return _check(Path(chosen.out))
+    scale = load_scale(chosen.scale)
+    if chosen.command == "report":
+        out = Path(chosen.runs) / "pages" / "report.html" if chosen.out is None else Path(chosen.out)
+        words = ["python", "-m", "analysis", "report", *chosen.spec, *(["--scale", chosen.scale] if scale != PAPER else [])]
+        _report(chosen.spec, scale, Path(chosen.runs), out, shlex.join(words))
+        return 0
+    if chosen.command == "evidence":
+        _keep(chosen.spec, scale, Path(chosen.runs), Path(chosen.out))
+        return 0
+    out = Path(chosen.runs) / "pages" if chosen.out is None else Path(chosen.out)
+    for name in dict.fromkeys(chosen.spec):
+        files = _make(name, scale, Path(chosen.runs), kind=chosen.command)
+        paths = files.write(out)
+        if chosen.command == "tables":
+            print(files.page)
+        print("files:", *(f"  {path}" for path in paths), sep="\n", flush=True)
     return 0
 
 

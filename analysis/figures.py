@@ -22,6 +22,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
 
 from analysis.collect import Collected, collect
 from analysis.curves import (
@@ -65,6 +66,8 @@ _METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
+#: Of a position in a figure: a hundredth of a pixel.
+_DIGITS = 5
 _PANEL_INCHES = (3.6, 2.7)
 _PANELS_A_LINE = 2
 _LEGEND_LINE_INCHES = 0.19
@@ -186,12 +189,24 @@ def _draw(spec: FigureSpec, drawing: Drawing) -> dict[str, bytes]:
             figure.text(0.5, 0.05 / height, "\n".join(stamp), ha="center", va="bottom", fontsize=_SMALL, color=GRAY, linespacing=1.1)
         # The first layout gives the panels their size, and with it other ticks, whose labels the next one makes room for.
         figure.draw_without_rendering()
+        figure.draw_without_rendering()
+        _freeze(figure)
         images = {}
         for kind, metadata in _METADATA.items():
             content = io.BytesIO()
             figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
             images[kind] = content.getvalue()
     return images
+
+
+def _freeze(figure: Figure) -> None:
+    """Keep the layout as it is, rounded: the last bits of what its solver finds differ from one process to the next."""
+    figure.set_layout_engine("none")
+    for part in figure.subfigs:
+        assert isinstance(part, SubFigure)
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(_DIGITS))
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position(original=True).get_points().round(_DIGITS)))
 
 
 def _draw_bands(
