@@ -28,7 +28,7 @@ def index_page(made: Sequence[tuple[Spec, Files, tuple[Collected, ...]]]) -> str
     for title in scales:
         here = [(spec, files, cells) for spec, files, cells in made if spec.scale.title == title]
         stamp = here[0][0].scale.stamp
-        lines += [f"## Scale: {title}" if here[0][0].scale != PAPER else "## The paper's scale", ""]
+        lines += [f"## Scale: {title}" if here[0][0].scale != PAPER else "## At full scale", ""]
         lines += [" ".join(stamp.split()), ""] if stamp is not None else []
         body = [[_link(spec, files), spec.title, *_state(files, cells)] for spec, files, cells in here]
         lines += [*grid_lines(["page", "what it shows", "runs done", "cells", "beside the paper"], body, left=5), ""]
