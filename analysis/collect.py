@@ -54,17 +54,23 @@ def collect(spec: Spec, runs: Path) -> tuple[Collected, ...]:
     """Return the cells of ``spec``, row by row, with the runs that its plan in ``runs`` names.
 
     Raises:
-        UserError: there is no plan, or it is not of this spec as it stands now; the message says which command to call.
+        UserError: there is no plan, it is not of this spec as it stands now, or it has two runs for one place; the message says which
+            command to call.
     """
     plan = _read_plan(spec, runs)
     known: dict[str, Run] = {}
     cells = []
     for cell in plan["cells"]:
-        repeats = []
+        repeats: list[Repeat] = []
         for planned in cell["runs"]:
             name = str(planned["run_id"])
             if name not in known:
                 known[name] = read_run(runs / name)
+            if any(item.repeat == planned["repeat"] for item in repeats):
+                place = f"{cell['row']}, {cell['column']}, {Repeat(planned['repeat'], known[name]).label}"
+                raise UserError(
+                    f"{plan_path(spec, runs)}: two runs are planned for {place}. Call: python -m sweeps plan {command_name(spec)}"
+                )
             repeats.append(Repeat(dict(planned["repeat"]), known[name]))
         not_built = cell.get("not_built")
         skip = cell["skip"] if not_built is None else f"not built: {not_built}"

@@ -63,7 +63,10 @@ def read_run(folder: Path) -> Run:
     if state == "failed":
         return Run(name, "failed", str(status.get("error") or "no error noted"), folder)
     if state != "done":
-        return Run(name, "unfinished", state, folder)
+        # Whether it still lives is a question of the clock, so the page says when it last did.
+        known = [f"after {status['epoch']} of {status['epochs']} epochs"] if "epoch" in status and "epochs" in status else []
+        known += [f"last sign of life {status['heartbeat']}"] if status.get("heartbeat") else []
+        return Run(name, "unfinished", ", ".join([state, *known]), folder)
     try:
         identity = read_json(folder / "identity.json")
         if identity["schema"] != RUN_SCHEMA:

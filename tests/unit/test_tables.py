@@ -189,6 +189,27 @@ def test_runs_of_several_commits_are_said_to_be(suite: Suite) -> None:
     assert "- Newest run: 2025-02-02T03:04:05Z." in page
 
 
+def test_a_run_that_was_lost_is_named_with_its_last_sign_of_life(suite: Suite) -> None:
+    suite.fill(("One-hot", "Clean", 0))
+    ended_run(suite.folder("One-hot", "Clean", 0), "running")
+    path = suite.folder("One-hot", "Clean", 0) / "status.json"
+    write_json(path, {**read_json(path), "epoch": 7, "epochs": 60, "heartbeat": "2025-01-02T03:04:05Z"})
+    page = suite.make().page
+    assert (
+        "- unfinished: One-hot, Clean, seed=0 (`One-hot-Clean-0`): running, after 7 of 60 epochs, last sign of life 2025-01-02T03:04:05Z\n"
+        in page
+    )
+
+
+def test_two_runs_for_one_place_are_refused(suite: Suite) -> None:
+    path = suite.runs / "plans" / "tried.json"
+    plan = read_json(path)
+    plan["cells"][1]["runs"][2]["repeat"] = {"seed": 0}
+    write_json(path, plan)
+    with pytest.raises(UserError, match=r"tried.json: two runs are planned for One-hot, 40%, seed=0. Call: python -m sweeps plan"):
+        suite.make()
+
+
 def test_a_run_that_went_on_with_other_code_is_said_to_have(suite: Suite) -> None:
     suite.fill()
     assert "Mixed code" not in suite.make().page

@@ -1,0 +1,59 @@
+"""A thousand runs of the paper's size are collected in seconds and a fraction of the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RUNS, EPOCHS, CLASSES = 1000, 165, 100
+COLLECT = """
+import resource, sys
+from pathlib import Path
+from analysis.store import refresh
+store = refresh(Path(sys.argv[1]))
+print(store.done, store.read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def collect(folder: Path) -> tuple[int, int, float, float]:
+    """Return the runs done and read, the peak memory (GB) and the seconds of a process of its own."""
+    begun = time.monotonic()
+    shown = subprocess.run([sys.executable, "-c", COLLECT, str(folder)], capture_output=True, text=True, check=True).stdout
+    done, read, peak = map(int, shown.split())
+    return done, read, peak * 1024 / 1e9, time.monotonic() - begun
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_thousand_runs(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    series = [f"class_{what}/{index:03d}" for what in ("meta_accuracy", "target_probability") for index in range(CLASSES)]
+    names = [*series, "test/accuracy", "test/loss", "train/loss", "val/accuracy", "label/entropy"]
+    rows = ({"epoch": epoch, **{name: generator.random() for name in names}} for epoch in range(EPOCHS + 1))
+    curves = tmp_path / "metrics.jsonl"
+    curves.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs = tmp_path / "runs"
+    for index in range(RUNS):
+        folder = runs / f"run{index:04d}"
+        folder.mkdir(parents=True)
+        identity = {"schema": 1, "run_id": folder.name, "fields": {"seed": index, "method.name": "class_labels"}}
+        documents = {"identity": identity, "final": {"test/accuracy": {"last": 0.5}}, "provenance": {}, "cost": {"wall_s": 1.0}}
+        for name, document in {**documents, "status": {"state": "done", "ended": "2025-01-02T03:04:05Z"}}.items():
+            (folder / f"{name}.json").write_text(json.dumps(document))
+        os.link(curves, folder / "metrics.jsonl")
+    done, read, peak, seconds = collect(runs)
+    print(f"cold: {seconds:.1f} s, {peak:.2f} GB")
+    assert (done, read) == (RUNS, RUNS)
+    assert seconds < 60
+    assert peak < 2
+    done, read, _, seconds = collect(runs)
+    print(f"warm: {seconds:.1f} s")
+    assert (done, read) == (RUNS, 0)
+    assert seconds < 5
