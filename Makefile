@@ -23,9 +23,9 @@ $(READY): pyproject.toml requirements.lock
 	@touch $(READY)
 
 demo: $(READY) ## learn labels on real digits and print the table: minutes on two cores, no GPU, no account
-	$(BIN)/python -m sweeps run demo demo_curves --jobs $(JOBS)
+	$(BIN)/python -m sweeps run demo demo_curves demo_labels --jobs $(JOBS)
 	$(BIN)/python -m analysis tables demo
-	$(BIN)/python -m analysis figures demo_curves
+	$(BIN)/python -m analysis figures demo_curves demo_labels
 
 test: $(READY) ## run the whole test suite
 	$(PYTEST) -m "not slow"

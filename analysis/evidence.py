@@ -22,7 +22,7 @@ from sweeps.spec import FigureSpec, Spec
 FOLDER = "evidence"
 
 #: Bytes of a run's label trajectory up to which it can be evidence; figures of single labels need it.
-LARGEST_TRAJECTORY = 200_000
+LARGEST_TRAJECTORY = 2_000_000
 
 #: What of status.json says how the run ended; the rest says where it ran.
 _STATUS = ("state", "started", "ended", "attempt", "epoch", "epochs", "error")

@@ -128,13 +128,13 @@ def test_short_trajectories_are_evidence_where_a_figure_shows_single_labels(suit
     spec = load_spec("drawn")
     write_plans(make_plan([spec], suite.runs))
     (drawn,) = [repeat.run.run_id for cell in collect(spec, suite.runs) for repeat in cell.repeats]
-    for size in (100_000, 300_000):
+    for size in (1_000_000, 3_000_000):
         labels = suite.runs / drawn / "labels"
         labels.mkdir(exist_ok=True)
         (labels / "classes.f32").write_bytes(bytes(size))
         target = tmp_path / f"evidence{size}"
         keep([spec], suite.runs, target)
-        assert (target / drawn / "labels" / "classes.f32").exists() == (size == 100_000)
+        assert (target / drawn / "labels" / "classes.f32").exists() == (size == 1_000_000)
 
 
 def test_check_finds_every_difference(suite: Suite) -> None:
