@@ -20,7 +20,7 @@ from repro.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 NAMES = ("checkpoint.pt", "checkpoint.previous.pt")
 
 

@@ -77,6 +77,8 @@ def make_deterministic(*, threads: int | None, allow_tf32: bool) -> None:
 
     # The same as torch.use_deterministic_algorithms(True), which would also import the compiler: a second and 145 MB.
     torch.set_deterministic_debug_mode("error")
+    # Otherwise every new tensor is filled with NaN before it is written: a help in finding bugs, and a pass over the memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     torch.backends.cudnn.allow_tf32 = allow_tf32

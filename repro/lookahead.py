@@ -11,16 +11,16 @@ dg/dC_ik = -grad_theta log f_k(x_i; theta). So
     dL_meta/dC_ik = lr * d/ds log f_k(x_i; theta + s v)  at s = 0
 
 which is one Jacobian-vector product of the network, for all i and k at once. It is exact, BatchNorm's batch statistics included,
-and needs neither a second-order graph nor a copy or a rewrite of the module.
+and needs neither a second-order graph nor a copy or a rewrite of the module. It is played back from a record of the forward pass
+that the training step makes anyway (:mod:`repro.linearize`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import warnings
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -30,6 +30,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+
+from repro.linearize import Linearization, load_forward_mode
+from repro.optimizer import sgd_steps
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,16 @@ class Lookahead:
         weight_decay: adds ``weight_decay[j] * theta_j`` to the gradient of parameter j; a number for all, or one for each.
         momentum: factor of the velocity; 0 is Eq. 3 as written.
         nesterov: Nesterov's form of momentum.
-        velocities: the optimiser's momentum buffers, one a parameter; ``None`` for a buffer that does not exist yet.
+        velocities: the optimiser's, one a parameter; none for velocities of zero.
         batch_norm: BatchNorm in the meta pass: ``batch`` statistics, ``batch_and_update`` (which also moves the running
             statistics), or the ``running`` ones.
     """
 
-    learning_rate: float
+    learning_rate: float | Tensor
     weight_decay: float | Sequence[float] = 0.0
     momentum: float = 0.0
     nesterov: bool = False
-    velocities: Sequence[Tensor | None] = field(default=())
+    velocities: Sequence[Tensor] = ()
     batch_norm: str = "batch"
 
 
@@ -87,13 +92,45 @@ def coefficient_gradient(
     """
     settings = Lookahead(**{**vars(lookahead or Lookahead(learning_rate)), "learning_rate": learning_rate})
     with _training_mode(model), torch.enable_grad():
-        generator_states = dropout_states(model)
         with frozen_running_statistics(model):
-            log_probabilities = F.log_softmax(model(inputs), dim=1)
-        gradient, _ = lookahead_gradient(
-            model, inputs, log_probabilities, coefficients, meta_inputs, meta_targets, settings, generator_states=generator_states
-        )
+            names, parameters = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad), strict=True)
+            forward = recorded_forward(model, inputs, names=names, parameters=parameters)
+        gradient, _ = lookahead_gradient(model, forward, coefficients, meta_inputs, meta_targets, settings)
     return gradient.coefficients
+
+
+@dataclass(frozen=True)
+class RecordedForward:
+    """A forward pass of the training batch, with what its derivative in a direction needs.
+
+    Attributes:
+        log_probabilities: log f (B, K) with its graph.
+        inputs: the batch (B, ...).
+        names: of the trained parameters.
+        parameters: these parameters.
+        record: the operations of the pass.
+        generator_states: of PyTorch's random numbers before it, for a network with dropout.
+    """
+
+    log_probabilities: Float[Tensor, "batch classes"]
+    inputs: Float[Tensor, "batch ..."]
+    names: Sequence[str]
+    parameters: Sequence[Tensor]
+    record: Linearization
+    generator_states: list[Tensor] | None
+
+
+def recorded_forward(
+    model: nn.Module, inputs: Float[Tensor, "batch ..."], *, names: Sequence[str], parameters: Sequence[Tensor]
+) -> RecordedForward:
+    """Run the model, which must be in training mode, on ``inputs`` (B, ...) and keep the record.
+
+    ``parameters`` are all that need a gradient, ``names`` their names.
+    """
+    generator_states = dropout_states(model)
+    with Linearization(parameters) as record:
+        log_probabilities = F.log_softmax(model(inputs), dim=1)
+    return RecordedForward(log_probabilities, inputs, names, parameters, record, generator_states)
 
 
 @dataclass(frozen=True)
@@ -106,75 +143,57 @@ class LookaheadGradient:
 
 def lookahead_gradient(
     model: nn.Module,
-    inputs: Float[Tensor, "batch ..."],
-    log_probabilities: Float[Tensor, "batch classes"],
+    forward: RecordedForward,
     coefficients: Float[Tensor, "..."],
     meta_inputs: Float[Tensor, "meta ..."],
     meta_targets: Int[Tensor, " meta"],
     settings: Lookahead,
-    *,
-    generator_states: list[Tensor] | None = None,
 ) -> tuple[LookaheadGradient, Float[Tensor, ""]]:
     """Return dL_meta/dC given the forward pass that the training step has already made, and the meta loss (a scalar).
 
-    ``log_probabilities`` is log f (B, K) with its graph, which is kept for the step's second backward pass (Eq. 6). The model
-    must be in training mode. ``generator_states`` are those of :func:`dropout_states` before that forward pass.
+    The graph of ``forward`` is kept for the step's second backward pass (Eq. 6); its record is used up. The model must be in
+    training mode.
     """
+    log_probabilities = forward.log_probabilities
     if coefficients.shape != log_probabilities.shape:
         raise ValueError(f"coefficients {tuple(coefficients.shape)} must have the shape of the logits {tuple(log_probabilities.shape)}")
-    names, parameters = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad), strict=True)
+    names, parameters = forward.names, forward.parameters
     loss = -(coefficients.detach() * log_probabilities).sum()
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
     with torch.no_grad():
-        ahead = [p.requires_grad_() for p in _step(parameters, gradients, settings)]
+        steps, _ = sgd_steps(
+            parameters,
+            gradients,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            velocities=settings.velocities,
+        )
+        ahead = [p.requires_grad_() for p in torch._foreach_sub(parameters, torch._foreach_mul(steps, settings.learning_rate))]
+        del steps
     with _meta_batch_norm(model, settings.batch_norm):
         meta_logits = functional_call(model, dict(zip(names, ahead, strict=True)), (meta_inputs,))
     meta_loss = F.cross_entropy(meta_logits, meta_targets)
     meta_gradients = torch.autograd.grad(meta_loss, ahead, materialize_grads=True)
     del ahead, meta_logits  # a copy of the parameters that the product below has no use for
-    derivative = _directional_derivative(model, inputs, names, parameters, meta_gradients, generator_states)
+    derivative = _directional_derivative(model, forward, meta_gradients)
     # With Nesterov's momentum the gradient enters the step twice: s(g) = g + momentum * (momentum * velocity + g).
     scale = settings.learning_rate * (1.0 + settings.momentum if settings.nesterov else 1.0)
     return LookaheadGradient(coefficients=scale * derivative, parameters=gradients), meta_loss.detach()
 
 
-def _step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], settings: Lookahead) -> list[Tensor]:
-    """Return theta* of Eq. 3, as ``torch.optim.SGD`` would make it."""
-    steps: list[Tensor] = list(gradients)
-    decay = settings.weight_decay
-    if isinstance(decay, Sequence) or decay != 0.0:
-        factors = decay if isinstance(decay, Sequence) else [decay] * len(steps)
-        steps = [g + factor * p for g, p, factor in zip(steps, parameters, factors, strict=True)]
-    if settings.momentum != 0.0:
-        velocities = settings.velocities or [None] * len(steps)
-        moved = [g if v is None else settings.momentum * v + g for g, v in zip(steps, velocities, strict=True)]
-        steps = [g + settings.momentum * v for g, v in zip(steps, moved, strict=True)] if settings.nesterov else moved
-    return [p.detach() - settings.learning_rate * s for p, s in zip(parameters, steps, strict=True)]
-
-
-def _directional_derivative(
-    model: nn.Module,
-    inputs: Tensor,
-    names: Sequence[str],
-    parameters: Sequence[Tensor],
-    direction: Sequence[Tensor],
-    generator_states: list[Tensor] | None,
-) -> Tensor:
-    """Return d/ds log f_k(x_i; theta + s * direction) at s = 0, shape (B, K), in one forward-mode pass."""
-    _load_forward_mode()
-    with torch.no_grad(), frozen_running_statistics(model), _replay(generator_states), forward_ad.dual_level():
-        duals = {n: forward_ad.make_dual(p.detach(), v) for n, p, v in zip(names, parameters, direction, strict=True)}  # type: ignore[no-untyped-call]
-        log_probabilities = F.log_softmax(functional_call(model, duals, (inputs,)), dim=1)
+def _directional_derivative(model: nn.Module, forward: RecordedForward, direction: Sequence[Tensor]) -> Tensor:
+    """Return d/ds log f_k(x_i; theta + s * direction) at s = 0, shape (B, K)."""
+    if forward.record.follows(forward.log_probabilities):
+        return forward.record.derivative(forward.log_probabilities, direction)
+    logger.debug("the derivative is taken by a second forward pass: the record ends at %s", forward.record.lost_at)
+    load_forward_mode()
+    with torch.no_grad(), frozen_running_statistics(model), _replay(forward.generator_states), forward_ad.dual_level():
+        directions = zip(forward.names, forward.parameters, direction, strict=True)
+        duals = {name: forward_ad.make_dual(p.detach(), v) for name, p, v in directions}  # type: ignore[no-untyped-call]
+        log_probabilities = F.log_softmax(functional_call(model, duals, (forward.inputs,)), dim=1)
         primal, tangent = forward_ad.unpack_dual(log_probabilities)  # type: ignore[no-untyped-call]
         return torch.zeros_like(primal) if tangent is None else tangent
-
-
-@functools.cache
-def _load_forward_mode() -> None:
-    """Make PyTorch load its forward-mode rules once, without the deprecation warning about its own code that this sets off."""
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore")
-        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

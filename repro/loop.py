@@ -24,6 +24,7 @@ from repro.errors import UserError
 from repro.evaluate import class_accuracy_row, evaluate, label_metrics
 from repro.labels import Recorder
 from repro.methods.base import Method
+from repro.optimizer import SGD
 from repro.step import MetaBatch, TrainingStep, learning_rate_at, steps_per_epoch
 
 
@@ -58,7 +59,7 @@ class Training:
     """One run in memory: the model, its optimiser, its method, and how far they are."""
 
     def __init__(
-        self, config: Config, data: RunData, model: nn.Module, optimizer: torch.optim.SGD, method: Method, recorder: Recorder | None
+        self, config: Config, data: RunData, model: nn.Module, optimizer: SGD, method: Method, recorder: Recorder | None
     ) -> None:
         self.config = config
         self.data = data
@@ -128,8 +129,7 @@ class Training:
         """Train from the present position to the epoch's end and return the train metrics."""
         config, epoch = self.config, self.epoch
         rate = learning_rate_at(config.optim, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.learning_rate = rate
         plan = self._plan(epoch)
         if self.batch == 0:
             self._loss.zero_()

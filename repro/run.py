@@ -31,9 +31,10 @@ from repro.loop import Training
 from repro.methods.base import Context, Method
 from repro.metrics import is_headline
 from repro.monitor import Monitor
+from repro.optimizer import SGD
 from repro.provenance import provenance
 from repro.rundir import RunFolder, Stopwatch, read_state
-from repro.step import make_optimizer, steps_per_epoch
+from repro.step import steps_per_epoch
 from repro.tracker import track
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
         data=data,
     )
     method: Method = registry.get("method", config.method.name).build(config.method, context)
-    training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)
+    training = Training(config, data, model, SGD(model, config.optim), method, recorder=None)
     if method.trajectory is not None and config.trajectory.record:
         rows = len(data.observed) if method.trajectory == "instance" else training.num_batches
         layout = Layout(

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from repro.allocator import return_free_pages
 from repro.config import MetaConfig, OptimConfig
 from repro.errors import UserError
-from repro.lookahead import Lookahead, dropout_states, lookahead_gradient
+from repro.lookahead import Lookahead, lookahead_gradient, recorded_forward
 from repro.methods.base import Batch, Method
+from repro.optimizer import SGD
 
 #: Numbers in a meta batch above which a step's memory on a CPU is worth keeping down: 256 CIFAR images are three times as many.
 LARGE_META_BATCH = 2**18
@@ -41,17 +42,6 @@ class StepResult:
     correct: Tensor
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """Return SGD over all parameters; with ``decay_norm_and_bias=false``, vectors (biases, BatchNorm) are not decayed (A4)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if config.decay_norm_and_bias or p.ndim > 1]
-    spared = [p for p in parameters if not (config.decay_norm_and_bias or p.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}]
-    if spared:
-        groups.append({"params": spared, "weight_decay": 0.0})
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov)
-
-
 def steps_per_epoch(config: OptimConfig, num_images: int) -> int:
     """Return the training steps of an epoch (A7).
 
@@ -69,7 +59,7 @@ def steps_per_epoch(config: OptimConfig, num_images: int) -> int:
 class TrainingStep:
     """Trains ``model`` with ``method``, one batch a call."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD, method: Method, optim: OptimConfig, meta: MetaConfig) -> None:
+    def __init__(self, model: nn.Module, optimizer: SGD, method: Method, optim: OptimConfig, meta: MetaConfig) -> None:
         self.model = model
         self.optimizer = optimizer
         self.method = method
@@ -91,34 +81,24 @@ class TrainingStep:
         ``meta`` is ``None`` at steps that take no look-ahead: another method, label warm-up, or between two meta intervals; ``step``
         counts the epoch's steps before this one.
         """
-        # Before the meta pass, where memory peaks, not after it.
-        self.optimizer.zero_grad(set_to_none=True)
-        states = dropout_states(self.model) if meta is not None else None
-        log_probabilities = F.log_softmax(self.model(inputs), dim=1)
-        batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=log_probabilities.detach(), step=step, inputs=inputs)
+        forward = None
         if meta is not None:
+            forward = recorded_forward(self.model, inputs, names=self.optimizer.names, parameters=self.optimizer.parameters)
+        log_probabilities = F.log_softmax(self.model(inputs), dim=1) if forward is None else forward.log_probabilities
+        batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=log_probabilities.detach(), step=step, inputs=inputs)
+        if meta is not None and forward is not None:
             coefficients = self.method.lookahead_coefficients(batch)
             if inputs.device.type == "cpu" and meta.inputs.numel() >= LARGE_META_BATCH:
                 return_free_pages()
-            gradient, _ = lookahead_gradient(
-                self.model, inputs, log_probabilities, coefficients, meta.inputs, meta.targets, self._lookahead(), generator_states=states
-            )
+            gradient, _ = lookahead_gradient(self.model, forward, coefficients, meta.inputs, meta.targets, self._lookahead())
             self.method.update(batch, gradient.coefficients)
             if not self._meta.use_updated:
-                self._apply(gradient.parameters)
+                self.optimizer.step(gradient.parameters)
                 loss = -(coefficients * batch.log_probabilities).sum()
                 return self._result(loss, batch)
         loss = self.method.loss(log_probabilities, batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch.Tensor.backward carries no types
-        self.optimizer.step()
+        self.optimizer.step(torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True))
         return self._result(loss.detach(), batch)
-
-    def _apply(self, gradients: tuple[Tensor, ...]) -> None:
-        """Step with the gradient of the old coefficients (B11)."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
 
     @staticmethod
     def _result(loss: Tensor, batch: Batch) -> StepResult:
@@ -128,23 +108,15 @@ class TrainingStep:
 
     def _lookahead(self) -> Lookahead:
         """Return the settings of Eq. 3 at the optimiser's present state (B5, B6, B7)."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        learning_rate = (
-            self.optimizer.param_groups[0]["lr"] if self._meta.lookahead_learning_rate == "current" else self._optim.learning_rate
-        )
-        decay: float | list[float] = 0.0
-        if self._meta.lookahead_weight_decay:
-            by_parameter = {p: group["weight_decay"] for group in self.optimizer.param_groups for p in group["params"]}
-            decay = [by_parameter[p] for p in parameters]
-        if not self._meta.lookahead_momentum:
-            return Lookahead(learning_rate, weight_decay=decay, batch_norm=self._meta.batch_norm)
+        optimizer, meta = self.optimizer, self._meta
+        with_momentum = meta.lookahead_momentum
         return Lookahead(
-            learning_rate,
-            weight_decay=decay,
-            momentum=self._optim.momentum,
-            nesterov=self._optim.nesterov,
-            velocities=[self.optimizer.state[p].get("momentum_buffer") for p in parameters],
-            batch_norm=self._meta.batch_norm,
+            optimizer.learning_rate if meta.lookahead_learning_rate == "current" else self._optim.learning_rate,
+            weight_decay=optimizer.weight_decay if meta.lookahead_weight_decay else 0.0,
+            momentum=optimizer.momentum if with_momentum else 0.0,
+            nesterov=optimizer.nesterov and with_momentum,
+            velocities=optimizer.velocities if with_momentum else (),
+            batch_norm=meta.batch_norm,
         )
 
 

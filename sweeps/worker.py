@@ -16,8 +16,8 @@ from repro.files import read_json
 Worker = Callable[[Sequence[str]], int]
 
 #: Imported once, before the first worker is forked, instead of in each, where they would take five seconds: the run's own code, and
-#: what it imports late (scikit-learn with its digits, W&B with the tracker).
-PRELOAD = ("repro.compose", "repro.run", "repro.loop", "sklearn.datasets", "wandb")
+#: what it imports late (W&B with the tracker).
+PRELOAD = ("repro.compose", "repro.run", "repro.loop", "wandb")
 
 
 def train(overrides: Sequence[str]) -> int:

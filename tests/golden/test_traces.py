@@ -17,7 +17,8 @@ from repro import registry
 from repro.config import MetaConfig, OptimConfig
 from repro.determinism import Stream
 from repro.methods.base import Context, Method
-from repro.step import MetaBatch, TrainingStep, make_optimizer
+from repro.optimizer import SGD
+from repro.step import MetaBatch, TrainingStep
 
 GOLDEN = Path(__file__).with_name("traces.json")
 STEPS, BATCH, META = 20, 16, 24
@@ -63,7 +64,7 @@ def trace(case: dict[str, dict[str, Any]]) -> list[float]:
     method_choice = registry.get("method", settings.pop("name"))
     method: Method = method_choice.build(method_choice.config(**settings), Context(10, observed[:160], torch.device("cpu"), 0))
     optim = OptimConfig(**{"name": "golden", "epochs": 1, "learning_rate": 0.2, "weight_decay": 1e-3, **case.get("optim", {})})
-    step = TrainingStep(model, make_optimizer(model, optim), method, optim, MetaConfig(**case.get("meta", {})))
+    step = TrainingStep(model, SGD(model, optim), method, optim, MetaConfig(**case.get("meta", {})))
     values = []
     for index in range(STEPS):
         rows = torch.arange(index * BATCH, (index + 1) * BATCH) % 160

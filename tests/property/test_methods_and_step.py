@@ -11,7 +11,8 @@ from repro import registry
 from repro.config import MetaConfig, OptimConfig
 from repro.methods.base import Context, Method
 from repro.metrics import LabelTotals, probability_in_top
-from repro.step import MetaBatch, TrainingStep, make_optimizer
+from repro.optimizer import SGD
+from repro.step import MetaBatch, TrainingStep
 
 K, N = 4, 24
 METHODS = ["one_hot", "label_smoothing", "confidence_penalty", "class_labels", "instance_labels"]
@@ -30,7 +31,7 @@ def trained_targets(name: str, permutation: torch.Tensor, seed: int) -> torch.Te
     more = {"learning_rate": 5.0} if choice.build.uses_meta else {}
     method: Method = choice.build(choice.config(**more), Context(K, permutation[labels], torch.device("cpu"), 0))
     optim = OptimConfig(name="test", epochs=1, learning_rate=0.5, weight_decay=0.0)
-    step = TrainingStep(model, make_optimizer(model, optim), method, optim, MetaConfig())
+    step = TrainingStep(model, SGD(model, optim), method, optim, MetaConfig())
     for index in range(3):
         rows = torch.arange(8) + 8 * index
         meta = MetaBatch(meta_images, permutation[meta_labels]) if method.uses_meta else None

@@ -24,7 +24,8 @@ from repro.loop import Training
 from repro.methods.base import Context
 from repro.registry import get
 from repro.run import build
-from repro.step import MetaBatch, TrainingStep, make_optimizer
+from repro.optimizer import SGD
+from repro.step import MetaBatch, TrainingStep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -84,7 +85,7 @@ def test_meta_step_costs_at_most_5_1_plain_steps() -> None:
     model = choice.build(choice.config(), num_classes=100, image_shape=(3, 32, 32)).train()
     observed = torch.randint(0, 100, (128,))
     optim = OptimConfig(name="test", epochs=1, learning_rate=0.4, weight_decay=1e-3)
-    optimizer = make_optimizer(model, optim)
+    optimizer = SGD(model, optim)
     inputs, rows = torch.randn(128, 3, 32, 32), torch.arange(128)
     meta = MetaBatch(torch.randn(256, 3, 32, 32), torch.randint(0, 100, (256,)))
     seconds: dict[str, list[float]] = {"one_hot": [], "instance_labels": []}
