@@ -18,11 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repro import registry
-from repro.config import AugmentConfig, Config, OptimConfig, SplitConfig, TrackerConfig, check
+from repro.config import AugmentConfig, Config, ExecConfig, OptimConfig, SplitConfig, TrackerConfig, check
 from repro.errors import UserError, did_you_mean, one_of
 
 #: The groups whose choices are the presets under ``repro/conf``, and what they hold.
-_BASES: dict[str, type[Any]] = {"split": SplitConfig, "augment": AugmentConfig, "optim": OptimConfig, "tracker": TrackerConfig}
+_BASES: dict[str, type[Any]] = {
+    "split": SplitConfig,
+    "augment": AugmentConfig,
+    "optim": OptimConfig,
+    "exec": ExecConfig,
+    "tracker": TrackerConfig,
+}
 
 
 @cache
@@ -128,7 +134,7 @@ def _known_keys() -> frozenset[str]:
         keys.add(str(group))
     for group, base in _BASES.items():
         keys.update(f"{group}.{name}" for name in OmegaConf.structured(base))
-    for section in ("meta", "trajectory", "inputs", "exec", "paths"):
+    for section in ("meta", "trajectory", "inputs", "paths"):
         keys.update(f"{section}.{name}" for name in tree[section])
     for group in ("method", "dataset", "model", "noise"):
         for choice in registry.choices(group).values():

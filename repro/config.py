@@ -152,11 +152,20 @@ class InputsConfig:
 
 @dataclass
 class ExecConfig:
-    """How a run is executed; no field may change a number beyond the documented tolerance."""
+    """How a run is executed; no field may change a number beyond the documented tolerance (docs/execution.md)."""
 
+    name: str = setting(help="name of the preset")
     device: str = setting("auto", help="auto: CUDA if there is one, else cpu; mps only on request", choices=("auto", "cpu", "cuda", "mps"))
     threads: int | None = setting(None, help="CPU threads of one operation; null: PyTorch's choice", at_least=1)
     allow_tf32: bool = setting(False, help="TensorFloat-32 in matrix products on CUDA")
+    precision: str = setting(
+        "float32",
+        help="of convolutions and matrix products: float32, or bfloat16 by autocast; parameters, labels and their gradient stay float32",
+        choices=("float32", "bfloat16"),
+    )
+    channels_last: bool = setting(False, help="keep images as (B, H, W, C) in memory, which GPUs multiply faster")
+    compile: bool = setting(False, help="run each step as one compiled program (torch.compile); the first one takes a minute")
+    cuda_graphs: bool = setting(False, help="replay each step as a CUDA graph; only on CUDA")
     eval_batch_size: int = setting(1000, help="images in a forward pass of an evaluation", at_least=1)
     checkpoint_interval_s: float = setting(60.0, help="seconds between checkpoints; one is also written on a stop signal", at_least=0.0)
     heartbeat_s: float = setting(15.0, help="seconds between two signs of life in status.json", above=0.0)
@@ -195,7 +204,7 @@ class Config:
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     inputs: InputsConfig = field(default_factory=InputsConfig)
     seed: int = setting(help="names every random stream of the run; 0 is a seed like any other", at_least=0)
-    exec: ExecConfig = field(default_factory=ExecConfig)
+    exec: ExecConfig = MISSING
     tracker: TrackerConfig = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
 

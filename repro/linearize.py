@@ -23,9 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-#: Maps the tangents of an operation's inputs (``None``: zero) to that of its output.
-TangentMap = Callable[..., "Tensor | None"]
-
+from repro.tangent_rules import RULES
 
 #: The attribute under which a tensor of a record carries its number.
 _NOTE = "_linearization_slot"
@@ -35,6 +33,7 @@ class _Operation(NamedTuple):
     inputs: tuple[int | None, ...]
     outputs: tuple[int | None, ...]
     tangent: Callable[..., Any]
+    autocast: tuple[str, torch.dtype] | None
 
 
 class Linearization(TorchFunctionMode):
@@ -58,7 +57,7 @@ class Linearization(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.lost_at is not None or not torch.is_grad_enabled() or not self._concerns(func, args, kwargs):
             return func(*args, **kwargs)
-        rule = _RULES.get(func)
+        rule = RULES.get(func)
         if rule is not None:
             recorded = rule(*args, **kwargs)
             if recorded is not None:
@@ -109,7 +108,12 @@ class Linearization(TorchFunctionMode):
         last_use = {slot: index for index, operation in enumerate(self._operations) for slot in operation.inputs}
         with torch.no_grad():
             for index, operation in enumerate(self._operations):
-                results = operation.tangent(*(tangents.get(slot) for slot in operation.inputs))
+                incoming = [tangents.get(slot) for slot in operation.inputs]
+                if operation.autocast is None:
+                    results = operation.tangent(*incoming)
+                else:
+                    with torch.autocast(operation.autocast[0], dtype=operation.autocast[1], cache_enabled=False):
+                        results = operation.tangent(*incoming)
                 for slot in set(operation.inputs):
                     if last_use[slot] == index and slot != goal:
                         tangents.pop(slot, None)
@@ -120,6 +124,11 @@ class Linearization(TorchFunctionMode):
         tangent = tangents.get(goal)
         return torch.zeros_like(output) if tangent is None else tangent.to(output.dtype)
 
+    def _autocast(self) -> tuple[str, torch.dtype] | None:
+        """Return the number format that operations are cast to at present; the maps of their tangents are cast alike."""
+        device = self._held[0].device.type
+        return (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+
     def _new_slot(self, tensor: Tensor) -> int:
         self._count += 1
         setattr(tensor, _NOTE, (self, self._count))
@@ -128,7 +137,7 @@ class Linearization(TorchFunctionMode):
     def _record(self, sources: Sequence[int | None], outputs: Sequence[object], tangent: Callable[..., Any]) -> None:
         # An operation in place returns its input: from here on the tensor stands for the new value.
         slots = tuple(self._new_slot(value) if isinstance(value, Tensor) and value.requires_grad else None for value in outputs)
-        self._operations.append(_Operation(tuple(sources), slots, tangent))
+        self._operations.append(_Operation(tuple(sources), slots, tangent, self._autocast()))
 
     def _by_forward_mode(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operation without a rule; its map repeats it on dual numbers."""
@@ -191,182 +200,3 @@ def load_forward_mode() -> None:
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore")
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
-
-
-# -- rules: each runs an operation and returns its output, its inputs, and the map of their tangents; or None, to leave it alone -------
-
-_Recorded = tuple[Tensor, tuple[object, ...], TangentMap]
-_RULES: dict[Any, Callable[..., _Recorded | None]] = {}
-
-
-def _rule(*functions: Any) -> Callable[[Callable[..., _Recorded | None]], Callable[..., _Recorded | None]]:
-    def decorate(rule: Callable[..., _Recorded | None]) -> Callable[..., _Recorded | None]:
-        _RULES.update(dict.fromkeys(functions, rule))
-        return rule
-
-    return decorate
-
-
-def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first + second
-
-
-@_rule(F.conv2d)
-def _conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Any, **named: Any) -> _Recorded:  # noqa: A002
-    output = F.conv2d(input, weight, bias, *settings, **named)
-    x, w = input.detach(), weight.detach()
-
-    def tangent(dx: Tensor | None, dw: Tensor | None, db: Tensor | None) -> Tensor | None:
-        through_weight = None if dw is None else F.conv2d(x, dw, db, *settings, **named)
-        if dw is None and db is not None:
-            through_weight = db.view(1, -1, 1, 1).expand_as(output_like)
-        return _sum(through_weight, None if dx is None else F.conv2d(dx, w, None, *settings, **named))
-
-    output_like = output.detach()
-    return output, (input, weight, bias), tangent
-
-
-@_rule(F.linear)
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Recorded:  # noqa: A002
-    output = F.linear(input, weight, bias)
-    x, w = input.detach(), weight.detach()
-
-    def tangent(dx: Tensor | None, dw: Tensor | None, db: Tensor | None) -> Tensor | None:
-        result = None if dx is None else F.linear(dx, w)
-        if dw is not None:
-            result = _sum(result, F.linear(x, dw))
-        return result if db is None else (db.expand(output_shape) if result is None else result + db)
-
-    output_shape = output.shape
-    return output, (input, weight, bias), tangent
-
-
-@_rule(F.batch_norm)
-def _batch_norm(
-    input: Tensor,  # noqa: A002
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> _Recorded | None:
-    """With x_hat = (x - mean) / sigma over the batch, y = gamma x_hat + beta.
-
-    The Jacobian of x_hat by x, (I - 1 1^T / n - x_hat x_hat^T / n) / sigma, is symmetric: the map of tangents is the map of gradients,
-    for which there is one fast kernel.
-    """
-    if not training or weight is None or bias is None:
-        return None
-    output, mean, inverse_sigma = torch.native_batch_norm(input, weight, bias, running_mean, running_var, True, momentum, eps)
-    x, gamma, mean, inverse_sigma = input.detach(), weight.detach(), mean.detach(), inverse_sigma.detach()
-
-    def tangent(dx: Tensor | None, dgamma: Tensor | None, dbeta: Tensor | None) -> Tensor | None:
-        result: Tensor | None = None
-        if dx is not None:
-            mask = [True, False, False]
-            result = torch.ops.aten.native_batch_norm_backward(dx, x, gamma, None, None, mean, inverse_sigma, True, eps, mask)[0]
-        if dgamma is None and dbeta is None:
-            return result
-        scale = torch.zeros_like(gamma) if dgamma is None else dgamma * inverse_sigma
-        shift = -scale * mean if dbeta is None else dbeta - scale * mean
-        shape = (1, -1) + (1,) * (x.dim() - 2)
-        scale, shift = scale.view(shape), shift.view(shape)
-        if result is None:
-            return x * scale + shift
-        if x.dtype == scale.dtype:
-            return result.add_(shift).addcmul_(x, scale)
-        return (result + x * scale + shift).to(x.dtype)
-
-    return output, (input, weight, bias), tangent
-
-
-@_rule(F.relu, torch.relu, Tensor.relu)
-def _relu(input: Tensor, inplace: bool = False) -> _Recorded:  # noqa: A002
-    output = F.relu(input, inplace=inplace)
-    positive = output.detach()
-    return output, (input,), lambda dx: None if dx is None else torch.ops.aten.threshold_backward(dx, positive, 0)
-
-
-@_rule(Tensor.add, torch.add)
-def _add(input: Any, other: Any, **named: Any) -> _Recorded | None:  # noqa: A002
-    return (input + other, (input, other), _sum) if _plain_sum(input, other, named) else None
-
-
-@_rule(Tensor.add_)
-def _add_in_place(input: Any, other: Any, **named: Any) -> _Recorded | None:  # noqa: A002
-    return (input.add_(other), (input, other), _sum) if _plain_sum(input, other, named) else None
-
-
-def _plain_sum(first: object, second: object, named: dict[str, Any]) -> bool:
-    return not named and isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape
-
-
-def _linear_in_first(function: Any) -> Callable[..., _Recorded]:
-    """Return the rule of a function that is linear in its first argument and has no other tensors."""
-
-    def rule(input: Tensor, *settings: Any, **named: Any) -> _Recorded:  # noqa: A002
-        return function(input, *settings, **named), (input,), lambda dx: None if dx is None else function(dx, *settings, **named)
-
-    return rule
-
-
-for _function in (Tensor.mean, Tensor.sum, Tensor.flatten, Tensor.reshape, Tensor.permute, Tensor.transpose, Tensor.contiguous):
-    _rule(_function)(_linear_in_first(_function))
-for _function in (torch.mean, torch.sum, torch.flatten, torch.reshape, torch.permute, torch.transpose):
-    _rule(_function)(_linear_in_first(_function))
-
-
-@_rule(torch.bmm, Tensor.bmm)
-def _bmm(input: Tensor, mat2: Tensor) -> _Recorded:  # noqa: A002
-    a, b = input.detach(), mat2.detach()
-
-    def tangent(da: Tensor | None, db: Tensor | None) -> Tensor | None:
-        return _sum(None if da is None else torch.bmm(da, b), None if db is None else torch.bmm(a, db))
-
-    return torch.bmm(input, mat2), (input, mat2), tangent
-
-
-@_rule(F.max_pool2d, torch.max_pool2d)
-def _max_pool2d(
-    input: Tensor,  # noqa: A002
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> _Recorded | None:
-    if return_indices or input.dim() != 4:
-        return None
-    output, indices = F.max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)
-
-    def tangent(dx: Tensor | None) -> Tensor | None:
-        return None if dx is None else dx.flatten(2).gather(2, indices.flatten(2)).view_as(indices)
-
-    return output, (input,), tangent
-
-
-@_rule(F.dropout)
-def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> _Recorded | None:  # noqa: A002
-    if not training or p == 0.0:
-        return input.clone(), (input,), lambda dx: dx
-    output, mask = torch.native_dropout(input, p, True)
-    return output, (input,), lambda dx: None if dx is None else dx * mask * (1.0 / (1.0 - p) if p < 1.0 else 0.0)
-
-
-@_rule(F.log_softmax, torch.log_softmax)
-def _log_softmax(input: Tensor, dim: int, *settings: Any, **named: Any) -> _Recorded:  # noqa: A002
-    output = F.log_softmax(input, dim, *settings, **named)
-    log_probabilities = output.detach()
-
-    def tangent(dx: Tensor | None) -> Tensor | None:
-        if dx is None:
-            return None
-        dx = dx.to(log_probabilities.dtype)
-        return dx - (log_probabilities.exp() * dx).sum(dim, keepdim=True)
-
-    return output, (input,), tangent

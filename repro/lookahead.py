@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from repro.linearize import Linearization, load_forward_mode
-from repro.optimizer import sgd_steps
+from repro.optimizer import Tensors, scaled, sgd_steps
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Lookahead:
     weight_decay: float | Sequence[float] = 0.0
     momentum: float = 0.0
     nesterov: bool = False
-    velocities: Sequence[Tensor] = ()
+    velocities: Tensors = ()
     batch_norm: str = "batch"
 
 
@@ -115,14 +115,12 @@ class RecordedForward:
     log_probabilities: Float[Tensor, "batch classes"]
     inputs: Float[Tensor, "batch ..."]
     names: Sequence[str]
-    parameters: Sequence[Tensor]
+    parameters: Tensors
     record: Linearization
     generator_states: list[Tensor] | None
 
 
-def recorded_forward(
-    model: nn.Module, inputs: Float[Tensor, "batch ..."], *, names: Sequence[str], parameters: Sequence[Tensor]
-) -> RecordedForward:
+def recorded_forward(model: nn.Module, inputs: Float[Tensor, "batch ..."], *, names: Sequence[str], parameters: Tensors) -> RecordedForward:
     """Run the model, which must be in training mode, on ``inputs`` (B, ...) and keep the record.
 
     ``parameters`` are all that need a gradient, ``names`` their names.
@@ -169,7 +167,7 @@ def lookahead_gradient(
             nesterov=settings.nesterov,
             velocities=settings.velocities,
         )
-        ahead = [p.requires_grad_() for p in torch._foreach_sub(parameters, torch._foreach_mul(steps, settings.learning_rate))]
+        ahead = [p.requires_grad_() for p in torch._foreach_sub(parameters, scaled(steps, settings.learning_rate))]
         del steps
     with _meta_batch_norm(model, settings.batch_norm):
         meta_logits = functional_call(model, dict(zip(names, ahead, strict=True)), (meta_inputs,))

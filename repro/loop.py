@@ -58,9 +58,7 @@ class EpochPlan:
 class Training:
     """One run in memory: the model, its optimiser, its method, and how far they are."""
 
-    def __init__(
-        self, config: Config, data: RunData, model: nn.Module, optimizer: SGD, method: Method, recorder: Recorder | None
-    ) -> None:
+    def __init__(self, config: Config, data: RunData, model: nn.Module, optimizer: SGD, method: Method, recorder: Recorder | None) -> None:
         self.config = config
         self.data = data
         self.model = model
@@ -70,7 +68,10 @@ class Training:
         self.epoch = 0
         self.batch = 0
         self.diverged = False
-        self._step = TrainingStep(model, optimizer, method, config.optim, config.meta)
+        execution = config.exec
+        self._step = TrainingStep(
+            model, optimizer, method, config.optim, config.meta, compile_step=execution.compile, cuda_graphs=execution.cuda_graphs
+        )
         self._device = data.observed.device
         self.num_batches = steps_per_epoch(config.optim, len(data.observed))
         self._visited = min(len(data.observed), self.num_batches * config.optim.batch_size)

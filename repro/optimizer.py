@@ -15,29 +15,42 @@ from torch import Tensor, nn
 
 from repro.config import OptimConfig
 
+#: One tensor a parameter.
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def sgd_steps(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
+    parameters: Tensors,
+    gradients: Tensors,
     *,
     weight_decay: float | Sequence[float] = 0.0,
     momentum: float = 0.0,
     nesterov: bool = False,
-    velocities: Sequence[Tensor] = (),
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    velocities: Tensors = (),
+) -> tuple[Tensors, Tensors]:
     """Return the steps s of ``theta - lr * s`` and the velocities after it, one tensor a parameter; nothing is changed.
 
     With h = g + weight_decay * theta: s = h without momentum; else v' = momentum * v + h, and s = v', or h + momentum * v' in
     Nesterov's form. No ``velocities`` are velocities of zero.
     """
-    steps: Sequence[Tensor] = gradients
+    steps: Tensors = gradients
     if isinstance(weight_decay, Sequence) or weight_decay != 0.0:
-        decay = list(weight_decay) if isinstance(weight_decay, Sequence) else weight_decay
-        steps = torch._foreach_add(steps, torch._foreach_mul(parameters, decay))
+        if isinstance(weight_decay, Sequence):
+            pulls = torch._foreach_mul(parameters, list(weight_decay))
+        else:
+            pulls = torch._foreach_mul(parameters, weight_decay)
+        steps = torch._foreach_add(steps, pulls)
     if momentum == 0.0:
         return steps, ()
-    moved: Sequence[Tensor] = torch._foreach_add(torch._foreach_mul(velocities, momentum), steps) if velocities else steps
+    moved: Tensors = torch._foreach_add(torch._foreach_mul(velocities, momentum), steps) if velocities else steps
     return (torch._foreach_add(steps, torch._foreach_mul(moved, momentum)) if nesterov else moved), moved
+
+
+def scaled(tensors: Tensors, factor: float | Tensor) -> Tensors:
+    """Return the tensors times a number."""
+    if isinstance(factor, Tensor):
+        return torch._foreach_mul(tensors, factor)
+    return torch._foreach_mul(tensors, factor)
 
 
 class SGD:
@@ -64,7 +77,7 @@ class SGD:
         self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters] if config.momentum != 0.0 else []
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> None:
+    def step(self, gradients: Tensors) -> None:
         """Move the parameters, and their velocities, in place."""
         steps, moved = sgd_steps(
             self.parameters,
@@ -77,9 +90,9 @@ class SGD:
         if moved:
             torch._foreach_copy_(self.velocities, list(moved))
         if isinstance(self.learning_rate, Tensor):
-            torch._foreach_sub_(self.parameters, torch._foreach_mul(steps, self.learning_rate))
+            torch._foreach_sub_(self.parameters, scaled(steps, self.learning_rate))
         else:
-            torch._foreach_add_(self.parameters, list(steps), alpha=-self.learning_rate)
+            torch._foreach_add_(self.parameters, steps, alpha=-self.learning_rate)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what training changes: the velocities."""

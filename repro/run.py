@@ -23,6 +23,7 @@ from repro.config import Config
 from repro.data.prepare import RunData, prepare
 from repro.determinism import Stream, make_deterministic
 from repro.errors import Interrupted, UserError
+from repro.execution import prepare_model
 from repro.files import read_json, write_bytes, write_json, write_text
 from repro.identity import check_same, identity_document, run_id
 from repro.inputs import Inputs, open_inputs
@@ -158,9 +159,8 @@ def _provenance(folder: Path, device: torch.device, data: RunData, inputs: Input
 def build(config: Config, data: RunData, device: torch.device, folder: Path, inputs: Inputs | None = None) -> Training:
     """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
     torch.manual_seed(Stream(config.seed, "init").torch_seed())
-    model = (
-        registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape).to(device)
-    )
+    model = registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape)
+    model = prepare_model(model, config.exec, device)
     context = Context(
         num_classes=data.num_classes,
         observed=data.observed,

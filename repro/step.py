@@ -7,8 +7,10 @@ pass through the *same* forward pass with the new coefficients, and the optimise
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,11 @@ from repro.errors import UserError
 from repro.lookahead import Lookahead, lookahead_gradient, recorded_forward
 from repro.methods.base import Batch, Method
 from repro.optimizer import SGD
+
+if TYPE_CHECKING:
+    from repro.graph import Programs
+
+logger = logging.getLogger(__name__)
 
 #: Numbers in a meta batch above which a step's memory on a CPU is worth keeping down: 256 CIFAR images are three times as many.
 LARGE_META_BATCH = 2**18
@@ -57,14 +64,42 @@ def steps_per_epoch(config: OptimConfig, num_images: int) -> int:
 
 
 class TrainingStep:
-    """Trains ``model`` with ``method``, one batch a call."""
+    """Trains ``model`` with ``method``, one batch a call.
 
-    def __init__(self, model: nn.Module, optimizer: SGD, method: Method, optim: OptimConfig, meta: MetaConfig) -> None:
+    Args:
+        model: maps inputs (B, C, H, W) to logits (B, K).
+        optimizer: of its parameters.
+        method: chooses the coefficients of the loss.
+        optim: the recipe.
+        meta: the look-ahead's settings.
+        compile_step: run the step as one compiled program (:mod:`repro.graph`), if the method allows it.
+        cuda_graphs: replay the step as a CUDA graph, under the same condition.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: SGD,
+        method: Method,
+        optim: OptimConfig,
+        meta: MetaConfig,
+        *,
+        compile_step: bool = False,
+        cuda_graphs: bool = False,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.method = method
         self._optim = optim
         self._meta = meta
+        self._programs: Programs | None = None
+        if compile_step or cuda_graphs:
+            if method.compiles == "nothing":
+                logger.warning("%s runs its steps one operation at a time: this method cannot be compiled.", type(method).__name__)
+            else:
+                from repro.graph import Programs
+
+                self._programs = Programs(self._on_tensors, self._state, compile_step=compile_step, cuda_graphs=cuda_graphs)
 
     def __call__(
         self,
@@ -81,30 +116,67 @@ class TrainingStep:
         ``meta`` is ``None`` at steps that take no look-ahead: another method, label warm-up, or between two meta intervals; ``step``
         counts the epoch's steps before this one.
         """
+        if self._programs is None:
+            return StepResult(*self._take(inputs, rows, observed, meta, None, epoch=epoch, step=step))
+        coefficients = None
+        if self.method.compiles == "network":
+            none = inputs.new_zeros(len(rows), self.method.context.num_classes)
+            batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=none, step=step, inputs=inputs)
+            coefficients = self.method.coefficients(batch)
+        # As a tensor, or each new learning rate would be another program.
+        rate = torch.as_tensor(self.optimizer.learning_rate, dtype=self.optimizer.parameters[0].dtype, device=inputs.device)
+        on_meta = () if meta is None else (meta.inputs, meta.targets)
+        return StepResult(*self._programs(inputs, rows, observed, rate, coefficients, *on_meta))
+
+    def _on_tensors(self, inputs: Tensor, rows: Tensor, observed: Tensor, rate: Tensor, coefficients: Tensor | None, *meta: Tensor) -> Any:
+        """Take the step as a function of tensors alone."""
+        before, self.optimizer.learning_rate = self.optimizer.learning_rate, rate
+        try:
+            return self._take(inputs, rows, observed, MetaBatch(*meta) if meta else None, coefficients)
+        finally:
+            self.optimizer.learning_rate = before
+
+    def _state(self) -> list[Tensor]:
+        """Return every tensor that a step changes in place."""
+        tensors = [*self.model.parameters(), *self.model.buffers(), *self.optimizer.velocities, *self.method.state_dict().values()]
+        return [tensor.detach() for tensor in tensors]
+
+    def _take(
+        self,
+        inputs: Tensor,
+        rows: Tensor,
+        observed: Tensor,
+        meta: MetaBatch | None,
+        coefficients: Tensor | None,
+        *,
+        epoch: int = 0,
+        step: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Take the step; ``coefficients`` are given where the method's are computed outside of it."""
+        method = self.method
         forward = None
         if meta is not None:
             forward = recorded_forward(self.model, inputs, names=self.optimizer.names, parameters=self.optimizer.parameters)
         log_probabilities = F.log_softmax(self.model(inputs), dim=1) if forward is None else forward.log_probabilities
         batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=log_probabilities.detach(), step=step, inputs=inputs)
         if meta is not None and forward is not None:
-            coefficients = self.method.lookahead_coefficients(batch)
+            start = method.lookahead_coefficients(batch)
             if inputs.device.type == "cpu" and meta.inputs.numel() >= LARGE_META_BATCH:
                 return_free_pages()
-            gradient, _ = lookahead_gradient(self.model, forward, coefficients, meta.inputs, meta.targets, self._lookahead())
-            self.method.update(batch, gradient.coefficients)
+            gradient, _ = lookahead_gradient(self.model, forward, start, meta.inputs, meta.targets, self._lookahead())
+            method.update(batch, gradient.coefficients)
             if not self._meta.use_updated:
                 self.optimizer.step(gradient.parameters)
-                loss = -(coefficients * batch.log_probabilities).sum()
-                return self._result(loss, batch)
-        loss = self.method.loss(log_probabilities, batch)
+                return self._measured(-(start * batch.log_probabilities).sum(), batch)
+        loss = method.loss(log_probabilities, batch) if coefficients is None else -(coefficients * log_probabilities).sum()
         self.optimizer.step(torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True))
-        return self._result(loss.detach(), batch)
+        return self._measured(loss.detach(), batch)
 
     @staticmethod
-    def _result(loss: Tensor, batch: Batch) -> StepResult:
-        size = len(batch.rows)
+    def _measured(loss: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss per image times the images, and the number of right predictions."""
         correct = (batch.log_probabilities.argmax(dim=1) == batch.observed).sum()
-        return StepResult(loss=loss * size, correct=correct)
+        return loss * batch.rows.shape[0], correct
 
     def _lookahead(self) -> Lookahead:
         """Return the settings of Eq. 3 at the optimiser's present state (B5, B6, B7)."""

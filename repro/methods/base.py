@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -75,6 +75,10 @@ class Method(ABC):
 
     #: Whether the look-ahead step on the meta set is taken.
     uses_meta: ClassVar[bool] = False
+    #: What of a step can become one program of tensor operations, noted once and repeated (:mod:`repro.graph`).
+    #: "everything": all that the method does in a step are tensor operations, the same ones at every step, and its state is changed in
+    #: place. "network": its coefficients are computed outside, before the step, from the batch without the predictions. "nothing".
+    compiles: ClassVar[Literal["everything", "network", "nothing"]] = "nothing"
     #: What :mod:`repro.labels` records: "instance" (a distribution per instance), "class" (a number per class), or nothing.
     trajectory: ClassVar[str | None] = None
 
@@ -125,7 +129,9 @@ class Method(ABC):
 
 def one_hot(labels: Int[Tensor, " batch"], num_classes: int) -> Float[Tensor, "batch {num_classes}"]:
     """Return one-hot rows (B, K) of integer labels (B,), in PyTorch's default type."""
-    return torch.nn.functional.one_hot(labels, num_classes).to(torch.get_default_dtype())
+    # torch.nn.functional.one_hot looks at the labels to check them, and a GPU would have to wait for that.
+    classes = torch.arange(num_classes, device=labels.device)
+    return (labels.unsqueeze(1) == classes).to(torch.get_default_dtype())
 
 
 def smoothed(

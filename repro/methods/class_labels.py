@@ -48,6 +48,7 @@ class ClassLabelsConfig(MethodConfig):
 class ClassLabels(Method):
     """Learned smoothing, one number a class."""
 
+    compiles = "everything"
     uses_meta: ClassVar[bool] = True
     trajectory: ClassVar[str | None] = "class"
 
@@ -96,8 +97,8 @@ class ClassLabels(Method):
         if self.config.class_reduction == "mean":
             count = torch.zeros_like(self.alpha).index_add_(0, batch.observed, torch.ones_like(at_target, dtype=self.alpha.dtype))
             per_class = per_class / count.clamp(min=1.0)
-        self.velocity = self.config.momentum * self.velocity + per_class
-        self.alpha = (self.alpha - self.config.learning_rate * self.velocity).clamp(0.0, 1.0)
+        self.velocity.copy_(self.config.momentum * self.velocity + per_class)
+        self.alpha.copy_((self.alpha - self.config.learning_rate * self.velocity).clamp(0.0, 1.0))
 
     def class_parameters(self) -> Tensor:
         """Return alpha (K,)."""

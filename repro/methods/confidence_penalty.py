@@ -31,6 +31,8 @@ class ConfidencePenaltyConfig(MethodConfig):
 class ConfidencePenalty(Method):
     """Cross-entropy with the annotated labels, and a reward for entropy."""
 
+    compiles = "everything"
+
     def __init__(self, config: ConfidencePenaltyConfig, context: Context) -> None:
         super().__init__(config, context)
         self._beta = config.beta

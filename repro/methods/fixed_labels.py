@@ -42,6 +42,8 @@ class FixedLabelsConfig(MethodConfig):
 class FixedLabels(Method):
     """Fixed targets, one distribution an image."""
 
+    compiles = "everything"
+
     def __init__(self, config: FixedLabelsConfig, context: Context) -> None:
         super().__init__(config, context)
         labels = averaged_labels(context, mean=config.mean, folds=config.folds)

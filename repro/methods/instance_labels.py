@@ -65,6 +65,7 @@ class InstanceLabelsConfig(MethodConfig):
 class InstanceLabels(Method):
     """Learned targets, one distribution an image."""
 
+    compiles = "everything"
     uses_meta: ClassVar[bool] = True
     trajectory: ClassVar[str | None] = "instance"
 

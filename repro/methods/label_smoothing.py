@@ -36,6 +36,8 @@ class LabelSmoothingConfig(MethodConfig):
 class LabelSmoothing(Method):
     """Fixed smoothed targets."""
 
+    compiles = "everything"
+
     def __init__(self, config: LabelSmoothingConfig, context: Context) -> None:
         super().__init__(config, context)
         moved = config.alpha

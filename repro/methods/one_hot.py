@@ -22,6 +22,8 @@ class OneHotConfig(MethodConfig):
 class OneHot(Method):
     """Cross-entropy with the annotated labels."""
 
+    compiles = "everything"
+
     def coefficients(self, batch: Batch) -> Tensor:
         """See :meth:`Method.coefficients`."""
         return one_hot(batch.observed, self.context.num_classes) / len(batch.observed)

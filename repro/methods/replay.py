@@ -44,6 +44,8 @@ class ReplayConfig(MethodConfig):
 class Replay(Method):
     """Fixed trajectories of targets."""
 
+    compiles = "network"
+
     def __init__(self, config: ReplayConfig, context: Context) -> None:
         super().__init__(config, context)
         self._labels = averaged_labels(context, align=config.align, mean=config.mean, folds=config.folds)
