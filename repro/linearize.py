@@ -55,8 +55,12 @@ class Linearization(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and record it if a recorded tensor goes into it."""
         kwargs = kwargs or {}
-        if self.lost_at is not None or not torch.is_grad_enabled() or not self._concerns(func, args, kwargs):
+        if self.lost_at is not None or not torch.is_grad_enabled() or not self._concerns(args, kwargs):
             return func(*args, **kwargs)
+        if func.__name__ in _QUESTIONS:
+            answer = func(*args, **kwargs)
+            if not isinstance(answer, Tensor):
+                return answer
         rule = RULES.get(func)
         if rule is not None:
             recorded = rule(*args, **kwargs)
@@ -67,10 +71,8 @@ class Linearization(TorchFunctionMode):
                 return output
         return self._by_forward_mode(func, args, kwargs)
 
-    def _concerns(self, func: Any, args: Any, kwargs: Any) -> bool:
+    def _concerns(self, args: Any, kwargs: Any) -> bool:
         """Say whether a recorded tensor may go into an operation: quick, since most operations of a small network are small."""
-        if func.__name__ in ("__get__", "size", "dim", "numel"):
-            return False
         for value in args if not kwargs else (*args, *kwargs.values()):
             if isinstance(value, Tensor):
                 if value.requires_grad and self.slot(value) is not None:
@@ -174,6 +176,9 @@ class Linearization(TorchFunctionMode):
         self._record(sources, found, tangent)
         return outputs
 
+
+#: Most of these ask for a number or a shape; x.T is a ``__get__`` too.
+_QUESTIONS = ("__get__", "__len__", "size", "dim", "numel")
 
 #: Operations that repeated would draw other numbers.
 _RANDOM = frozenset(
