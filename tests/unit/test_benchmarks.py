@@ -167,6 +167,9 @@ def test_peak_memory_has_what_lies_there_between_steps() -> None:
     tensors += [problem.inputs, problem.rows, problem.labels, problem.meta.inputs, problem.meta.targets]
     resident = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert peak_mib(lambda: torch.empty(MIB // 4), problem, learner) == pytest.approx(1.0 + resident / MIB)
+    weight = next(learner.model.parameters())
+    learner.optimizer.state[weight]["momentum_buffer"] = torch.empty(MIB // 2)
+    assert peak_mib(lambda: torch.empty(MIB // 4), problem, learner) == pytest.approx(3.0 + resident / MIB)
 
 
 def test_a_fresh_process_reports_its_own_peak() -> None:
