@@ -1,0 +1,29 @@
+"""Types of command-line arguments that the benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number of at least 1")
+    return value
+
+
+def list_of(allowed: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what turns ``a,b`` into a list of names, all of them ``allowed``."""
+
+    def parse(text: str) -> list[str]:
+        wrong = [name for name in text.split(",") if name not in allowed]
+        if wrong:
+            raise argparse.ArgumentTypeError(f"{wrong[0]}: allowed are {', '.join(allowed)}")
+        return text.split(",")
+
+    return parse

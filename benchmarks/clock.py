@@ -1,0 +1,86 @@
+"""Times of calls that take turns: one after the other, round after round, so that a slow moment of the machine hits all of them."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Measured values of one quantity, a round each."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Return the median."""
+        return statistics.median(self.values)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Return the lower and the upper quartile, by linear interpolation."""
+        if len(self.values) == 1:
+            return self.values[0], self.values[0]
+        lower, _, upper = statistics.quantiles(self.values, n=4, method="inclusive")
+        return lower, upper
+
+    def over(self, other: Sample) -> Sample:
+        """Return the quotients of the two, round by round."""
+        return Sample(tuple(mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until ``device`` has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def in_turns(
+    calls: Mapping[Name, Callable[[], object]],
+    *,
+    repeats: int,
+    device: torch.device,
+    before: Callable[[Name], None] | None = None,
+    at_least_s: float = 0.0,
+) -> dict[Name, Sample]:
+    """Return the seconds of one call of each, measured ``repeats`` times in turns.
+
+    A measurement repeats the call until ``at_least_s`` seconds have gone by and divides, for calls shorter than the clock is good for.
+    ``before`` is called with the name before each measurement, outside of it.
+    """
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
+    for index in range(repeats):
+        for name, call in calls.items():
+            if before is not None:
+                before(name)
+            seconds[name].append(seconds_of(call, device, at_least_s))
+        say(f"round {index + 1} of {repeats}")
+    return {name: Sample(tuple(values)) for name, values in seconds.items()}
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, at_least_s: float = 0.0) -> float:
+    """Return the mean seconds of one call."""
+    synchronize(device)
+    start = time.perf_counter()
+    count = 0
+    while True:
+        call()
+        count += 1
+        if time.perf_counter() - start >= at_least_s:
+            break
+    synchronize(device)
+    return (time.perf_counter() - start) / count
+
+
+def say(text: str) -> None:
+    """Tell whoever waits how far it is; results alone go to the standard output."""
+    print(text, file=sys.stderr, flush=True)

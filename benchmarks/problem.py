@@ -1,0 +1,115 @@
+"""What is measured: a network, a batch, a meta batch and labels to learn, of the shapes of a real run, with random pixels.
+
+The time of a step does not depend on the pixels' values; recipes (learning rate, weight decay) are those of the run's own settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from repro import registry
+from repro.compose import compose
+from repro.config import Config
+from repro.determinism import Stream
+from repro.methods.base import Context, Method
+from repro.step import MetaBatch, make_optimizer
+
+#: Networks that can be measured, each on the images of the dataset it is used for.
+DATASETS = {"digits_cnn": "digits", "resnet18": "cifar100", "vgg16": "cifar100", "alexnet": "cifar100", "wrn_28_10": "cifar100"}
+
+_SHAPES = {"digits": (1, 8, 8), "cifar100": (3, 32, 32)}
+_CLASSES = {"digits": 10, "cifar100": 100}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The inputs of one step and the settings of the run it stands for.
+
+    Attributes:
+        config: settings of a run with instance labels.
+        inputs: the training batch (B, C, H, W), float32.
+        rows: its rows (B,) in the training set.
+        labels: annotated classes (N,) of the whole training set.
+        meta: the meta batch.
+        num_classes: K.
+        device: where all of it lies.
+    """
+
+    config: Config
+    inputs: Tensor
+    rows: Tensor
+    labels: Tensor
+    meta: MetaBatch
+    num_classes: int
+    device: torch.device
+
+    @property
+    def observed(self) -> Tensor:
+        """Return the annotated classes (B,) of the batch."""
+        return self.labels[self.rows]
+
+
+def make_problem(
+    model: str, *, device: torch.device, batch: int, meta_batch: int, num_classes: int | None = None, images: int | None = None
+) -> Problem:
+    """Return the problem of ``model`` with ``batch`` training and ``meta_batch`` meta images; the same numbers on every call.
+
+    The labels are those of ``images`` training images, by default of eight batches.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    dataset = DATASETS.get(model, "cifar100")
+    config = compose(
+        [
+            f"model={model}",
+            f"dataset={dataset}",
+            "method=instance_labels",
+            "split=clean_meta",
+            f"split.meta_size={meta_batch}",
+            f"optim.batch_size={batch}",
+            f"meta.batch_size={meta_batch}",
+            "tracker=none",
+            "seed=0",
+        ]
+    )
+    classes, shape = num_classes or _CLASSES[dataset], _SHAPES[dataset]
+    generator = torch.Generator().manual_seed(Stream(0, "benchmark").torch_seed())
+    images = images or 8 * batch
+    return Problem(
+        config=config,
+        inputs=torch.randn(batch, *shape, generator=generator).to(device),
+        rows=torch.randperm(images, generator=generator)[:batch].clone().to(device),
+        labels=torch.randint(0, classes, (images,), generator=generator).to(device),
+        meta=MetaBatch(
+            inputs=torch.randn(meta_batch, *shape, generator=generator).to(device),
+            targets=torch.randint(0, classes, (meta_batch,), generator=generator).to(device),
+        ),
+        num_classes=classes,
+        device=device,
+    )
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Everything that one way of taking the step changes: its own network, optimiser and labels, at the same start for all."""
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    method: Method
+
+
+def make_learner(problem: Problem, method: str = "instance_labels") -> Learner:
+    """Return a learner at the start of the run of ``problem``; ``method`` ``one_hot`` trains without a meta step."""
+    config = problem.config
+    torch.manual_seed(Stream(config.seed, "init").torch_seed())
+    image_shape = tuple(problem.inputs.shape[1:])
+    model = registry.get("model", config.model.name).build(config.model, num_classes=problem.num_classes, image_shape=image_shape)
+    model = model.to(problem.device).train()
+    context = Context(num_classes=problem.num_classes, observed=problem.labels, device=problem.device, seed=config.seed)
+    choice = registry.get("method", method)
+    settings = config.method if config.method.name == method else choice.config()
+    return Learner(model=model, optimizer=make_optimizer(model, config.optim), method=choice.build(settings, context))
