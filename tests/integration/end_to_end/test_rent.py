@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 
+from analysis.__main__ import main as analysis_command
 from repro.files import read_json
 from repro.rundir import read_metrics, read_state
 
@@ -119,6 +120,13 @@ def test_killed_then_out_of_time_then_stopped_and_nothing_is_lost(tmp_path: Path
     assert {f"evidence/inputs/{fold.name}/final.json", f"evidence/runs/{replay.name}/final.json"} <= set(names)
     assert {"evidence/runs/plans/tried.json", "evidence/call/rent.log", "evidence/call/summary.json"} <= set(names)
     assert (tmp_path / "rent" / "evidence.tar.gz").stat().st_size == summary["evidence"]["bytes"] < 100_000
+
+    # At home, what came by mail becomes evidence.
+    with tarfile.open(tmp_path / "rent" / "evidence.tar.gz") as archive:
+        archive.extractall(tmp_path / "home", filter="data")
+    mailed = ["--runs", str(tmp_path / "home" / "evidence" / "runs")]
+    assert analysis_command(["evidence", str(tmp_path / "tried.yaml"), *mailed, "--out", str(tmp_path / "pages")]) == 0
+    assert (tmp_path / "pages" / "evidence" / replay.name / "final.json").read_bytes() == (replay / "final.json").read_bytes()
 
     # Whoever rents it stops it.
     reached = load(checkpoint)["epoch"]
