@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import math
@@ -25,8 +24,9 @@ import filelock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
 from benchmarks.rent_evidence import ARCHIVE, check_data, models, pack, progress, project
-from benchmarks.rent_options import parser
-from benchmarks.rent_steps import GRACE_S, POLL_S, ROOT, Ended, Shares, describe_machine, divide, run_for, signal_group, start
+from benchmarks.rent_journal import Journal
+from benchmarks.rent_options import execution, parser, sweep_command
+from benchmarks.rent_steps import POLL_S, ROOT, Ended, Shares, ask_twice, describe_machine, divide, run_for, start
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.files import read_json, write_json
 from repro.rundir import now
@@ -37,44 +37,28 @@ from sweeps.scale import load_scale
 from sweeps.selection import check_execution, in_turn, select
 from sweeps.spec import load_spec
 
+#: Seconds after its end and its patience at which a sweep that is still there, such as one that began slowly, is stopped.
+OVERDUE_S = 15.0
+
 #: Seconds between two notes of how far the runs are.
 NOTE_S = 10.0
 
 
-class Rent:
-    """One call: its time, its plan, and what it notes in its folder as it goes."""
+class Rent(Journal):
+    """One call: its time, its plan and its steps."""
 
     def __init__(self, chosen: argparse.Namespace, plan: Plan, began: float) -> None:
-        self.out = Path(chosen.out).resolve()
+        super().__init__(Path(chosen.out).resolve(), began, {"schema": 1, "state": "running", "started": now(), "minutes": chosen.minutes})
         self.shares: Shares = divide(chosen.minutes, chosen.skip)
         self._chosen = chosen
         self._plan = plan
-        self._began = began
         self._received: list[int] = []
         self._packed: tuple[float, int] = (-math.inf, -1)
         self._wrong = False
-        self.summary: dict[str, Any] = {"schema": 1, "state": "running", "started": now(), "minutes": chosen.minutes}
-
-    # -- what is noted ---------------------------------------------------------------------------------------------------------
-
-    def say(self, text: str) -> None:
-        """Print a line with the seconds since the start, and add it to the log."""
-        line = f"[{self._now():7.1f} s] {text}"
-        print(line, flush=True)
-        with (self.out / "rent.log").open("a") as log:
-            log.write(line + "\n")
-
-    def note(self, **values: Any) -> None:
-        """Put ``values`` into summary.json; what it held before is there until it is replaced as a whole."""
-        self.summary |= values | {"seconds": round(self._now(), 1)}
-        write_json(self.out / "summary.json", self.summary)
-
-    def _now(self) -> float:
-        return time.monotonic() - self._began
 
     def _left(self) -> float:
         """Return the seconds until runs are asked to stop."""
-        return self.shares.total - self.shares.reserve - self._now()
+        return self.shares.total - self.shares.reserve - self.now()
 
     def _stopped(self) -> bool:
         return bool(self._received)
@@ -125,7 +109,7 @@ class Rent:
         # Before anything else is noted: a machine that cannot be described is noted as that.
         self.note(command=[str(word) for word in sys.argv[1:]])
         try:
-            machine = describe_machine()
+            machine = describe_machine(self._chosen.device)
         except RuntimeError as error:
             raise UserError(f"PyTorch does not work here: {error}.") from error
         self.note(machine=machine, progress=progress(self._plan), device=self._chosen.device)
@@ -146,7 +130,7 @@ class Rent:
         self.say(f"runs: {counts['runs']} planned, {len(counts['done'])} done, {len(counts['begun'])} begun, {counts['missing']} not begun")
         self.say(f"those not done: {hours:.2f} GPU-hours by the plan's estimate (at {ASSUMED_TFLOPS:g} TFLOP/s where nothing is measured)")
         self.say(f"numerics: at most {shares.numerics:.0f} s; measurements: at most {shares.measure:.0f} s")
-        train = shares.total - shares.reserve - shares.numerics - shares.measure - self._now()
+        train = shares.total - shares.reserve - shares.numerics - shares.measure - self.now()
         self.say(
             f"training: at least {train:.0f} s, {chosen.jobs} at a time; runs stop {shares.reserve:.0f} s before the end; then packing"
         )
@@ -179,10 +163,10 @@ class Rent:
         folder = Path(self._chosen.scripts)
         named = {f"step-{name}": ["step.py", "--model", name, "--device", self._chosen.device] for name in self._models()}
         named["throughput"] = ["throughput.py"]
-        ends = min(self._now() + self.shares.measure, self.shares.total - self.shares.reserve)
+        ends = min(self.now() + self.shares.measure, self.shares.total - self.shares.reserve)
         results: dict[str, Any] = {}
         for index, (name, words) in enumerate(named.items()):
-            share = (ends - self._now()) / (len(named) - index)
+            share = (ends - self.now()) / (len(named) - index)
             results[name] = self._measurement(name, folder / words[0], words[1:], share, earlier)
             self.note(measurements=results)
 
@@ -242,21 +226,23 @@ class Rent:
             return
         log = self.out / "train.log"
         self.say(f"training: begins, for {seconds:.0f} s (see {log})")
-        began = self._now()
-        process = start(self._sweep(seconds), out=log, errors=log)
+        began = self.now()
+        process = start(sweep_command(self._chosen, self._plan.folder, seconds, self.shares.patience), out=log, errors=log)
         try:
-            self._watch(process, began + seconds + self.shares.patience + GRACE_S)
+            self._watch(process, began + seconds + self.shares.patience + OVERDUE_S)
         finally:
             # Whatever goes wrong here, no run stays on the GPU.
             if process.poll() is None:
-                self._ask_twice(process)
+                ask_twice(process)
         code = process.returncode
-        good = {0: "all done", EXIT_OUT_OF_TIME: "time over", 128 + signal.SIGTERM: "stopped"}
+        # Overdue, it was stopped by this call.
+        stopped = "stopped" if self._received else "time over"
+        good = {0: "all done", EXIT_OUT_OF_TIME: "time over", 128 + signal.SIGTERM: stopped, -signal.SIGTERM: stopped}
         state = good.get(code, "some runs failed" if code == 1 else f"failed with exit code {code}")
         self._wrong |= code not in good
-        self.note(training={"state": state, "code": code, "seconds": round(self._now() - began, 1)}, progress=progress(self._plan))
+        self.note(training={"state": state, "code": code, "seconds": round(self.now() - began, 1)}, progress=progress(self._plan))
         done = len(self.summary["progress"]["done"])
-        self.say(f"training: {state} after {self._now() - began:.1f} s, {done} of {len(self._plan.runs)} runs done")
+        self.say(f"training: {state} after {self.now() - began:.1f} s, {done} of {len(self._plan.runs)} runs done")
         for run in self.summary["progress"]["begun"]:
             why = f": {run['error']}" if run["error"] else ""
             self.say(f"  {run['state']} after {run['epoch']} of {run['epochs']} epochs: {run['place']} ({run['run_id']}){why}")
@@ -270,39 +256,18 @@ class Rent:
                 process.send_signal(signal.SIGTERM)
                 asked += 1
             # It ends by itself; if it does not, its runs are killed.
-            if self._now() > last:
-                self._ask_twice(process)
-            if self._now() - noted > NOTE_S:
-                noted = self._now()
+            if self.now() > last:
+                ask_twice(process)
+            if self.now() - noted > NOTE_S:
+                noted = self.now()
                 self._note_progress()
             time.sleep(POLL_S)
-
-    def _ask_twice(self, process: subprocess.Popen[bytes]) -> None:
-        """Let the sweep stop its runs, and kill those that do not stop: twice asked, it kills them itself."""
-        for _ in range(2):
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=GRACE_S)
-        signal_group(process, signal.SIGKILL)
-        process.wait()
-
-    def _sweep(self, seconds: float) -> list[str]:
-        chosen = self._chosen
-        words = [sys.executable, "-m", "sweeps", "run", *chosen.spec, "--runs", str(self._plan.folder), "--scale", chosen.scale]
-        words += ["--jobs", str(chosen.jobs), "--minutes", str(seconds / 60), "--patience", str(self.shares.patience)]
-        for option, values in (("--only", chosen.only), ("--first", chosen.runs_first), ("--set", self._settings())):
-            words += [word for value in values for word in (option, value)]
-        words += ["--seeds", ",".join(map(str, chosen.seeds))] if chosen.seeds else []
-        return words + (["--retry"] if chosen.retry else [])
-
-    def _settings(self) -> list[str]:
-        return execution(self._chosen)
 
     def _note_progress(self) -> None:
         """Note how far the runs are, and pack again when more are done, so that a machine that is taken away has left its evidence."""
         self.note(progress=progress(self._plan))
         done = len(self.summary["progress"]["done"])
-        if done != self._packed[1] and self._now() - self._packed[0] > 6 * NOTE_S:
+        if done != self._packed[1] and self.now() - self._packed[0] > 6 * NOTE_S:
             self._pack()
 
     def _pack(self) -> int:
@@ -312,15 +277,10 @@ class Rent:
             self._wrong = True
             self.say(f"PACKING FAILED: {error}")
             return 0
-        self._packed = (self._now(), len(self.summary["progress"]["done"]))
+        self._packed = (self.now(), len(self.summary["progress"]["done"]))
         # Not in the archive: it holds the summary.
-        self.note(evidence={"file": ARCHIVE, "bytes": size, "packed_after_s": round(self._now(), 1)})
+        self.note(evidence={"file": ARCHIVE, "bytes": size, "packed_after_s": round(self.now(), 1)})
         return size
-
-
-def execution(chosen: argparse.Namespace) -> list[str]:
-    """Return how the runs are executed: on the device, and as the command line says."""
-    return [f"exec.device={chosen.device}", *chosen.overrides]
 
 
 def make_rent(chosen: argparse.Namespace, began: float) -> Rent:

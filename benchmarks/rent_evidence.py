@@ -123,7 +123,7 @@ def project(plan: Plan, jobs: int) -> list[dict[str, Any]]:
             continue
         epoch_s = statistics.median(seconds)
         left = [run for run in runs if planned_state(plan.folder / run.run_id) != "done"]
-        epochs = sum(run.epochs - _trained(plan.folder / run.run_id) for run in left)
+        epochs = [run.epochs - _trained(plan.folder / run.run_id) for run in left]
         found.append(
             {
                 "kind": kind,
@@ -131,7 +131,7 @@ def project(plan: Plan, jobs: int) -> list[dict[str, Any]]:
                 "epoch_s": round(epoch_s, 3),
                 "minutes_per_run": round(runs[0].epochs * epoch_s / 60, 2),
                 "runs_left": len(left),
-                "minutes_left": round(epochs * epoch_s / 60 / jobs, 1),
+                "minutes_left": round(max(sum(epochs) / jobs, max(epochs, default=0)) * epoch_s / 60, 1),
             }
         )
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
+from pathlib import Path
 
 from benchmarks.rent_steps import ROOT
 from sweeps.scale import PAPER
@@ -42,6 +44,21 @@ def parser() -> argparse.ArgumentParser:
     add("--out", default="rent", metavar="DIR", help="log, summary, measurements, evidence (default: rent)")
     add("--scripts", default=str(ROOT / "benchmarks"), metavar="DIR", help=argparse.SUPPRESS)
     return command
+
+
+def execution(chosen: argparse.Namespace) -> list[str]:
+    """Return how the runs are executed: on the device, and as the command line says."""
+    return [f"exec.device={chosen.device}", *chosen.overrides]
+
+
+def sweep_command(chosen: argparse.Namespace, folder: Path, seconds: float, patience: float) -> list[str]:
+    """Return the command that trains the chosen runs in ``folder`` for so many seconds."""
+    words = [sys.executable, "-m", "sweeps", "run", *chosen.spec, "--runs", str(folder), "--scale", chosen.scale]
+    words += ["--jobs", str(chosen.jobs), "--minutes", str(seconds / 60), "--patience", str(patience)]
+    for option, values in (("--only", chosen.only), ("--first", chosen.runs_first), ("--set", execution(chosen))):
+        words += [word for value in values for word in (option, value)]
+    words += ["--seeds", ",".join(map(str, chosen.seeds))] if chosen.seeds else []
+    return words + (["--retry"] if chosen.retry else [])
 
 
 def _minutes(text: str) -> float:

@@ -116,32 +116,53 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
         os.killpg(process.pid, number)
 
 
-_DESCRIBE = """
-import json, torch
-there = torch.cuda.is_available()
-first = torch.cuda.get_device_properties(0) if there else None
-print(json.dumps({
-    "torch": torch.__version__,
-    "cuda": torch.version.cuda,
-    "gpu": first.name if there else None,
-    "gpus": torch.cuda.device_count() if there else 0,
-    "memory_gib": round(first.total_memory / 2**30, 1) if there else None,
-    "capability": f"{first.major}.{first.minor}" if there else None,
-}))
-"""
+def ask_twice(process: subprocess.Popen[bytes]) -> None:
+    """Let a sweep stop its runs, and kill those that do not stop: asked a second time, it kills them itself."""
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=GRACE_S)
+    signal_group(process, signal.SIGKILL)
+    process.wait()
 
 
-def describe_machine() -> dict[str, Any]:
+def describe() -> dict[str, Any]:
+    """Return what PyTorch says of itself and of the first GPU."""
+    import torch
+
+    there = torch.cuda.is_available()
+    first = torch.cuda.get_device_properties(0) if there else None
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "gpu": first.name if first else None,
+        "gpus": torch.cuda.device_count() if there else 0,
+        "memory_gib": round(first.total_memory / 2**30, 1) if first else None,
+        "capability": f"{first.major}.{first.minor}" if first else None,
+    }
+
+
+def describe_machine(device: str) -> dict[str, Any]:
     """Return the versions, the GPU and the state of the code.
 
-    PyTorch is asked in another process: this one must not hold memory of the GPU.
+    For ``cuda`` another process asks PyTorch: this one must not hold memory of the GPU.
 
     Raises:
         RuntimeError: PyTorch cannot be imported or fails on the GPU, with what it says.
     """
-    found = subprocess.run([sys.executable, "-c", _DESCRIBE], env=environment(), capture_output=True, text=True, timeout=300, check=False)
-    if found.returncode != 0:
-        raise RuntimeError((found.stderr.strip().splitlines() or ["no message"])[-1])
     from repro.provenance import git_state
 
-    return {**json.loads(found.stdout), "python": sys.version.split()[0], "cores": os.cpu_count(), "git": git_state()}
+    return {
+        **(_described_elsewhere() if device == "cuda" else describe()),
+        "python": sys.version.split()[0],
+        "cores": os.cpu_count(),
+        "git": git_state(),
+    }
+
+
+def _described_elsewhere() -> dict[str, Any]:
+    code = "import json; from benchmarks.rent_steps import describe; print(json.dumps(describe()))"
+    found = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    if found.returncode != 0:
+        raise RuntimeError((found.stderr.strip().splitlines() or ["no message"])[-1])
+    return dict(json.loads(found.stdout))
