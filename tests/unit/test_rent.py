@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -13,10 +14,14 @@ import filelock
 import psutil
 import pytest
 import torch
+from run_folders import ended_run
 
 from benchmarks import rent, rent_steps
+from benchmarks.rent_evidence import project
 from benchmarks.rent_steps import Ended, divide, run_for
 from repro.files import read_json
+from sweeps.plan import make_plan
+from sweeps.spec import load_spec
 
 MACHINE = {"gpu": "Abacus", "gpus": 1, "torch": "2.15.0", "cuda": "13.2", "cores": 2, "git": {"sha": "a" * 40, "dirty_sha256": None}}
 
@@ -200,3 +205,18 @@ def test_the_signals_are_given_back(call: Call) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert call("--skip", "numerics,measure") == 0
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_projection_is_by_measured_epochs(tmp_path: Path) -> None:
+    (tmp_path / "tried.yaml").write_text(SPEC.replace("optim.epochs: 1", "optim.epochs: 60"))
+    plan = make_plan([load_spec(str(tmp_path / "tried.yaml"))], tmp_path)
+    assert project(plan, 1) == []
+    first, _ = plan.runs
+    ended_run(tmp_path / first, "preempted")
+    rows = [{"epoch": 0}, {"epoch": 1, "time/epoch_s": 9.0}, {"epoch": 2, "time/epoch_s": 2.0}, {"epoch": 3, "time/epoch_s": 1.0}]
+    (tmp_path / first / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = project(plan, 1)
+    expected = {"kind": "one_hot digits digits_cnn full", "epochs_measured": 3, "epoch_s": 2.0, "minutes_per_run": 2.0, "runs_left": 2}
+    assert found == expected | {"minutes_left": 3.9}
+    # The run that has not begun takes its two minutes, however many run beside it.
+    assert project(plan, 8)[0]["minutes_left"] == 2.0
