@@ -9,16 +9,18 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.rundir import requeue
 from sweeps.cost import ASSUMED_TFLOPS
-from sweeps.local import Outcome, run_missing
+from sweeps.local import Outcome, TimeLimit, run_missing
 from sweeps.plan import Plan, make_plan, plan_document, write_plans
 from sweeps.report import print_chosen, print_outcome, print_plan, print_status
 from sweeps.scale import PAPER, Scale, known_scales, load_scale
+from sweeps.selection import check_execution, in_turn, select
 from sweeps.spec import Spec, known_specs, load_spec
 from sweeps.tuned import tuned_folder
 
@@ -30,15 +32,19 @@ _COMMANDS = {
     "tune": "run the grids of the specs' tunings, and note the values that are best on validation images",
 }
 
+_ONLY = "only cells with TEXT as label of their row or column, or as part of one, and what their runs read; twice: with both"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    It is 0; 1 when a run failed or was skipped; 2 for a user's mistake; 128 + N when stopped by signal N.
+    It is 0; 1 when a run failed or was skipped; 2 for a user's mistake; 124 when the time was over before everything was done; 128 + N
+    when stopped by signal N.
     """
+    began = time.monotonic()
     chosen = _parser().parse_args(arguments)
     try:
-        code = _command(chosen)
+        code = _command(chosen, began)
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -52,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _command(chosen: argparse.Namespace) -> int:
+def _command(chosen: argparse.Namespace, began: float) -> int:
     scale = load_scale(chosen.scale)
     specs = [load_spec(name, scale) for name in dict.fromkeys(chosen.spec)]
     if chosen.command == "tune":
@@ -66,14 +72,21 @@ def _command(chosen: argparse.Namespace) -> int:
         return 0
     write_plans(plan)
     if chosen.command == "run":
-        outcome = run_missing(plan, jobs=chosen.jobs, retry=chosen.retry)
-        print_outcome(plan, outcome)
-        return outcome.exit_code
+        return _run(plan, chosen, began)
     if chosen.json:
         print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
     else:
         print_plan(plan, tflops=chosen.tflops, tune=_tune_command(chosen))
     return 0
+
+
+def _run(plan: Plan, chosen: argparse.Namespace, began: float) -> int:
+    part = in_turn(select(plan, only=chosen.only, seeds=chosen.seeds), first=chosen.first) if plan.runs else plan
+    check_execution(part, chosen.set)
+    limit = None if chosen.minutes is None else TimeLimit(began + 60.0 * chosen.minutes, chosen.patience)
+    outcome = run_missing(part, jobs=chosen.jobs, retry=chosen.retry, settings=chosen.set, limit=limit)
+    print_outcome(part, outcome)
+    return outcome.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,10 +116,43 @@ def _parser() -> argparse.ArgumentParser:
                 "--jobs", type=_positive, default=1, metavar="N", help="runs at a time, each in its own process (default: 1)"
             )
         if name == "run":
-            command.add_argument("--retry", action="store_true", help="run those again that failed before")
+            _add_run_options(command)
         if name == "tune":
             command.add_argument("--tuned", metavar="DIR", help="where the chosen values are kept (default: $REPRO_TUNED or sweeps/tuned)")
     return parser
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--retry", action="store_true", help="run those again that failed before")
+    command.add_argument("--only", action="append", default=[], metavar="TEXT", help=_ONLY)
+    command.add_argument(
+        "--seeds", type=_seeds, default=(), metavar="N,...", help="only the runs of cells with these seeds, and what they read"
+    )
+    command.add_argument(
+        "--first",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="a run id, or a part of what needs runs (row, column, seed): these first",
+    )
+    command.add_argument(
+        "--minutes",
+        type=_rate,
+        metavar="M",
+        help="after so many minutes start nothing more, and let the running ones save their state and stop",
+    )
+    command.add_argument(
+        "--patience", type=_rate, default=60.0, metavar="S", help="then kill runs that have not stopped after so many seconds (default: 60)"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="how runs are executed, such as exec.device=cuda; their ids stay"
+    )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if not all(part.isascii() and part.isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}' must be whole numbers with commas between them, such as 0,1")
+    return tuple(int(part) for part in text.split(","))
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,7 @@ is left, two planners may share a folder, and a planner that was killed leaves n
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -30,6 +31,9 @@ from sweeps.worker import PRELOAD, Worker, enter, how_it_ended, last_error, last
 #: Signals that end a sweep: Ctrl-C, a scheduler's or a shutdown's request, and the end of the terminal.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+#: The exit code of a call whose time was over, as that of ``timeout``.
+EXIT_OUT_OF_TIME = 124
+
 #: What a run says when another process holds its lock.
 LOCKED = "another process is training this run"
 
@@ -43,6 +47,24 @@ POLL_S = 0.2
 TRY_AGAIN_S = 15.0
 
 
+@dataclass(frozen=True)
+class TimeLimit:
+    """When a call must end.
+
+    Attributes:
+        ends: the moment, on the clock of :func:`time.monotonic`, from which on no run begins and the running ones are asked to stop.
+        patience_s: seconds that they have to save their state, before they are killed.
+    """
+
+    ends: float
+    patience_s: float
+
+    @property
+    def over(self) -> bool:
+        """Whether the moment has come."""
+        return time.monotonic() >= self.ends
+
+
 @dataclass
 class Outcome:
     """How a call of :func:`run_missing` ended.
@@ -52,18 +74,22 @@ class Outcome:
         failed: run_id -> the last error.
         skipped: run_id -> which of the failed runs it needs.
         stopped_by: the signal that ended the call early, or ``None``.
+        out_of_time: whether the time limit ended it, with runs left.
     """
 
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     stopped_by: int | None = None
+    out_of_time: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 when everything is done, 1 when a run failed or was skipped, 128 + N after signal N."""
+        """0 when everything is done, 1 when a run failed or was skipped, 124 when the time was over before, 128 + N after signal N."""
         if self.stopped_by is not None:
             return 128 + self.stopped_by
+        if self.out_of_time:
+            return EXIT_OUT_OF_TIME
         return 1 if self.failed or self.skipped else 0
 
 
@@ -75,15 +101,24 @@ class _Running:
     started: float
 
 
-def run_missing(plan: Plan, *, jobs: int, retry: bool = False, worker: Worker = train, preload: Sequence[str] = PRELOAD) -> Outcome:
+def run_missing(
+    plan: Plan,
+    *,
+    jobs: int,
+    retry: bool = False,
+    settings: Sequence[str] = (),
+    limit: TimeLimit | None = None,
+    worker: Worker = train,
+    preload: Sequence[str] = PRELOAD,
+) -> Outcome:
     """Train every run of ``plan`` that is not done, ``jobs`` at a time, inputs before their readers, and return how it went.
 
     Lost and preempted runs go on from their checkpoints. A run that failed before is left alone unless ``retry``; a run that fails
     stops those that depend on it, directly or through others, and nothing else. A run that another process is training is waited
     for. On SIGINT, SIGTERM or SIGHUP the workers are asked to save their state and stop, and are waited for; a second signal kills
-    them.
+    them. So they are when the time of ``limit`` is over. ``settings`` are those of each run's execution, such as ``exec.device=cuda``.
     """
-    queue = _Queue(plan, jobs=jobs, retry=retry, worker=worker, preload=preload)
+    queue = _Queue(plan, jobs=jobs, retry=retry, settings=settings, limit=limit, worker=worker, preload=preload)
     with _stop_signals() as received:
         try:
             queue.work(received)
@@ -112,8 +147,20 @@ def _stop_signals() -> Iterator[list[int]]:
 class _Queue:
     """The runs that wait for their turn or their inputs, run here, or run elsewhere."""
 
-    def __init__(self, plan: Plan, *, jobs: int, retry: bool, worker: Worker, preload: Sequence[str]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        jobs: int,
+        retry: bool,
+        settings: Sequence[str],
+        limit: TimeLimit | None,
+        worker: Worker,
+        preload: Sequence[str],
+    ) -> None:
         self.outcome = Outcome()
+        self._settings = settings
+        self._limit = limit
         self._folder = plan.folder.resolve()
         self._jobs = jobs
         self._worker = worker
@@ -138,8 +185,11 @@ class _Queue:
         self.progress = Progress(plan, self._folder, done=self.outcome.done, failed=self.outcome.failed, skipped=self.outcome.skipped)
 
     def work(self, received: list[int]) -> None:
-        """Start and watch workers until nothing is left, or a signal has arrived in ``received``."""
+        """Start and watch workers until nothing is left, a signal has arrived in ``received``, or the time is over."""
         while (self._order or self._running or self._elsewhere) and not received:
+            if self._limit is not None and self._limit.over:
+                self.outcome.out_of_time = True
+                return
             while self._order and len(self._running) < self._jobs and not received:
                 self._begin(self._order.next())
             self._wait()
@@ -147,15 +197,18 @@ class _Queue:
         assert received or not self._order.blocked, "runs wait for inputs that are neither done nor failed"
 
     def stop(self, received: list[int]) -> None:
-        """Ask the workers to save their state and stop, and wait for them; after a second signal, kill them."""
+        """Ask the workers to save their state and stop, and wait for them; after a second signal, or in the end, kill them."""
         if not self._running:
             return
-        self.progress.say(f"stopping: {len(self._running)} runs save their state; the same command goes on. A second Ctrl-C kills them.")
+        why = "the time is over" if self.outcome.out_of_time else "stopping"
+        self.progress.say(f"{why}: {len(self._running)} runs save their state; the same command goes on. A second Ctrl-C kills them.")
         asked = len(received)
+        patience = self._limit.patience_s if self._limit is not None and self.outcome.out_of_time else math.inf
+        ends = time.monotonic() + patience
         self._signal_workers(signal.SIGTERM)
         while self._running:
-            if len(received) > asked:
-                asked = len(received)
+            if len(received) > asked or time.monotonic() >= ends:
+                asked, ends = len(received), math.inf
                 self._signal_workers(signal.SIGKILL)
             self._wait(stopping=True)
 
@@ -180,7 +233,7 @@ class _Queue:
             self._start(run, folder)
 
     def _start(self, run: PlannedRun, folder: Path) -> None:
-        overrides = [*run.overrides, f"paths.runs={override_value(str(self._folder))}"]
+        overrides = [*run.overrides, f"paths.runs={override_value(str(self._folder))}", *self._settings]
         if not any(override.startswith("exec.threads=") for override in overrides):
             overrides.append(f"exec.threads={threads_before(folder) or self._threads}")
         log = self._folder / "logs" / f"{run.run_id}.log"

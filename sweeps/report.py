@@ -167,6 +167,10 @@ def print_outcome(plan: Plan, outcome: Outcome) -> None:
     for state, runs in (("failed", outcome.failed), ("skipped", outcome.skipped)):
         for name, reason in runs.items():
             print(f"{state}: {plan.runs[name].place} ({name}): {reason}", file=sys.stderr)
+    if outcome.out_of_time:
+        print(
+            f"the time is over; the same command goes on with the {len(plan.runs) - len(outcome.done)} runs that are left.", file=sys.stderr
+        )
     if outcome.stopped_by is not None:
         print("stopped; the same command goes on.", file=sys.stderr)
 

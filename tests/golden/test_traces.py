@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_device import DEVICE
 
 from repro import registry
 from repro.config import MetaConfig, OptimConfig
@@ -54,24 +55,25 @@ def trace(case: dict[str, dict[str, Any]]) -> list[float]:
     dataset = registry.get("dataset", "digits")
     raw = dataset.build(dataset.config(), Path())
     order = Stream(0, "golden").permutation(len(raw.train.labels))
-    images = torch.from_numpy(raw.train.images[order]).double() / 255 - 0.3
-    true = torch.from_numpy(raw.train.labels[order])
-    observed = torch.where(torch.arange(len(true)) % 3 == 0, (true + 1) % 10, true)
+    images = (torch.from_numpy(raw.train.images[order]).double() / 255 - 0.3).to(DEVICE)
+    true = torch.from_numpy(raw.train.labels[order]).to(DEVICE)
+    observed = torch.where(torch.arange(len(true), device=DEVICE) % 3 == 0, (true + 1) % 10, true)
     torch.manual_seed(Stream(0, "init").torch_seed())
     choice = registry.get("model", "digits_cnn")
-    model = choice.build(choice.config(width=4), num_classes=10, image_shape=raw.image_shape).double()
+    # Made on the CPU, so that every device begins with the same weights.
+    model = choice.build(choice.config(width=4), num_classes=10, image_shape=raw.image_shape).double().to(DEVICE)
     settings = dict(case["method"])
     method_choice = registry.get("method", settings.pop("name"))
-    method: Method = method_choice.build(method_choice.config(**settings), Context(10, observed[:160], torch.device("cpu"), 0))
+    method: Method = method_choice.build(method_choice.config(**settings), Context(10, observed[:160], torch.device(DEVICE), 0))
     optim = OptimConfig(**{"name": "golden", "epochs": 1, "learning_rate": 0.2, "weight_decay": 1e-3, **case.get("optim", {})})
     step = TrainingStep(model, SGD(model, optim), method, optim, MetaConfig(**case.get("meta", {})))
     values = []
     for index in range(STEPS):
-        rows = torch.arange(index * BATCH, (index + 1) * BATCH) % 160
-        meta_rows = 160 + torch.arange(index * META, (index + 1) * META)
+        rows = torch.arange(index * BATCH, (index + 1) * BATCH, device=DEVICE) % 160
+        meta_rows = 160 + torch.arange(index * META, (index + 1) * META, device=DEVICE)
         meta = MetaBatch(images[meta_rows], true[meta_rows]) if method.uses_meta else None
         values.append(step(images[rows], rows, observed[rows], epoch=0, meta=meta).loss.item() / BATCH)
-    targets = method.targets(torch.arange(160))
+    targets = method.targets(torch.arange(160, device=DEVICE))
     return [*values, targets.max(1).values.mean().item(), float((targets.argmax(1) == true[:160]).double().mean())]
 
 

@@ -1,0 +1,110 @@
+"""Which part of a plan is run, and what of it first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from repro.config import NOT_SCIENTIFIC
+from repro.errors import UserError, did_you_mean, one_of
+from sweeps.plan import Plan, PlannedCell, PlannedRun
+
+#: States of runs that have begun and not ended: the next call goes on with them before it begins others.
+BEGUN = ("running", "preempted", "lost", "queued")
+
+
+def select(plan: Plan, *, only: Sequence[str] = (), seeds: Collection[int] = ()) -> Plan:
+    """Return the part of ``plan`` that consists of the chosen cells, their runs, and all that these read.
+
+    A cell is chosen when each text of ``only`` is the label of its row or column, or, where no label is that text, a part of one; upper
+    and lower case are the same. Of a cell's runs, those with one of ``seeds`` are chosen; no seeds choose all.
+
+    Raises:
+        UserError: nothing is left, with the labels and seeds that there are.
+    """
+    cells = [cell for cell in plan.cells if cell.run_ids]
+    labels = list(dict.fromkeys(label for cell in cells for label in (cell.row, cell.column) if label))
+    for text in only:
+        meant = _labels(text, labels)
+        cells = [cell for cell in cells if cell.row in meant or cell.column in meant]
+    if not cells:
+        near = "".join(did_you_mean(text, labels) for text in only if not _labels(text, labels))
+        raise UserError(f"--only {' --only '.join(only)}: there is no such cell with runs.{near} Labels: {'; '.join(labels)}.")
+    known = sorted({_seed(plan, name) for cell in cells for name in cell.run_ids})
+    if wrong := sorted(set(seeds) - set(known)):
+        raise UserError(f"--seeds {wrong[0]}: none of these cells has a run with that seed. There are: {one_of(map(str, known))}.")
+    chosen = tuple(_with_seeds(plan, cell, seeds) for cell in cells)
+    return replace(plan, runs=_with_inputs(plan, (name for cell in chosen for name in cell.run_ids)), cells=chosen)
+
+
+def in_turn(plan: Plan, *, first: Sequence[str] = ()) -> Plan:
+    """Return ``plan`` with its runs in the order in which they should be trained, inputs before their readers.
+
+    Those named by ``first`` come first, each with what it reads; then those that have begun; then the others. A text of ``first`` is a
+    run id, or a part of what needs a run, such as ``One-hot, 40%, seed=0``.
+
+    Raises:
+        UserError: a text of ``first`` names no run.
+    """
+    named: dict[str, None] = {}
+    for text in first:
+        found = [run.run_id for run in plan.runs.values() if text == run.run_id] or [
+            run.run_id for run in plan.runs.values() if text.lower() in run.place.lower()
+        ]
+        if not found:
+            near = did_you_mean(text, plan.runs)
+            raise UserError(f"--first {text}: none of the {len(plan.runs)} runs has that id or is needed for that.{near}")
+        named |= dict.fromkeys(found)
+    begun = [run.run_id for run in plan.runs.values() if run.state in BEGUN]
+    return replace(plan, runs=_with_inputs(plan, [*named, *begun, *plan.runs]))
+
+
+def check_execution(plan: Plan, settings: Sequence[str]) -> None:
+    """Check that ``settings`` (``exec.device=cuda``) say how runs are executed, and nothing of what they are.
+
+    Raises:
+        UserError: one does not, or does not exist.
+    """
+    sections = [name for name in NOT_SCIENTIFIC if name != "paths"]
+    for text in settings:
+        key, sign, _ = text.partition("=")
+        if not sign or (key.partition(".")[0] not in sections and key != "paths.data"):
+            raise UserError(
+                f"--set {text}: only what changes no result can be set here: KEY=VALUE with a KEY in {', '.join(sections)}, or paths.data. "
+                "Everything else stands in the spec."
+            )
+    if settings and plan.runs:
+        # With it comes PyTorch.
+        from repro.compose import compose
+
+        compose([*next(iter(plan.runs.values())).overrides, *settings])
+
+
+def _labels(text: str, labels: Iterable[str]) -> list[str]:
+    """Return the labels that ``text`` means."""
+    wanted = text.lower()
+    return [label for label in labels if label.lower() == wanted] or [label for label in labels if wanted in label.lower()]
+
+
+def _seed(plan: Plan, name: str) -> int:
+    return int(plan.runs[name].fields["seed"])
+
+
+def _with_seeds(plan: Plan, cell: PlannedCell, seeds: Collection[int]) -> PlannedCell:
+    kept = [index for index, name in enumerate(cell.run_ids) if not seeds or _seed(plan, name) in seeds]
+    return replace(cell, run_ids=tuple(cell.run_ids[index] for index in kept), repeats=tuple(cell.repeats[index] for index in kept))
+
+
+def _with_inputs(plan: Plan, names: Iterable[str]) -> dict[str, PlannedRun]:
+    """Return the runs called ``names`` in that order, each after all that it reads."""
+    found: dict[str, PlannedRun] = {}
+
+    def visit(name: str) -> None:
+        if name not in found:
+            for read in plan.runs[name].inputs:
+                visit(read)
+            found[name] = plan.runs[name]
+
+    for name in names:
+        visit(name)
+    return found
