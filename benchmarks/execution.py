@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.problem import Learner, Problem
-from repro.errors import UserError
+from repro.config import ExecConfig
+from repro.execution import prepare_model
 from repro.step import MetaBatch, StepResult, TrainingStep
 
 
@@ -72,29 +73,33 @@ EXECUTIONS = {
 Step = Callable[[Tensor, Tensor, MetaBatch | None], StepResult]
 
 
-def our_step(problem: Problem, learner: Learner, execution: Execution, *, learns: bool) -> Step:
-    """Return :class:`repro.step.TrainingStep` executed so; ``learns`` says whether it will be given meta batches.
+def our_step(problem: Problem, learner: Learner, execution: Execution) -> Step:
+    """Return :class:`repro.step.TrainingStep` executed so.
 
     Raises:
-        UserError: this version's step has no such way of execution.
+        UserError: there is no such way of execution on the device.
     """
-    if execution.cuda_graphs:
-        raise UserError("cuda_graphs: the step cannot be recorded yet.")
-    if execution.compile and learns:
-        raise UserError("compile: the step that looks ahead cannot be compiled yet.")
-    layout = torch.channels_last if execution.channels_last else torch.contiguous_format
-    learner.model.to(memory_format=layout)
-    if execution.compile:
-        learner.model.compile()
-    take = TrainingStep(learner.model, learner.optimizer, learner.method, problem.config.optim, problem.config.meta)
-    low = execution.precision == "bfloat16"
+    config = ExecConfig(
+        name="benchmark",
+        precision="bfloat16" if execution.precision == "bfloat16" else "float32",
+        channels_last=execution.channels_last,
+        compile=execution.compile,
+        cuda_graphs=execution.cuda_graphs,
+    )
+    model = prepare_model(learner.model, config, problem.device)
+    settings = problem.config
+    take = TrainingStep(
+        model,
+        learner.optimizer,
+        learner.method,
+        settings.optim,
+        settings.meta,
+        compile_step=execution.compile,
+        cuda_graphs=execution.cuda_graphs,
+    )
 
     def step(inputs: Tensor, rows: Tensor, meta: MetaBatch | None) -> StepResult:
-        inputs = inputs.contiguous(memory_format=layout)
-        if meta is not None:
-            meta = MetaBatch(inputs=meta.inputs.contiguous(memory_format=layout), targets=meta.targets)
-        with torch.autocast(problem.device.type, torch.bfloat16, enabled=low):
-            return take(inputs, rows, problem.labels[rows], epoch=0, meta=meta)
+        return take(inputs, rows, problem.labels[rows], epoch=0, meta=meta)
 
     return step
 

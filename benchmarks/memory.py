@@ -26,8 +26,6 @@ MIB = 2**20
 
 def peak_mib(call: Callable[[], object], problem: Problem, learner: Learner) -> float:
     """Return the peak of one ``call`` in MiB: the learner's and the problem's own tensors, and all that the call allocates beside them."""
-    # The gradients that the last step left would be there before the call and go within it.
-    learner.optimizer.zero_grad(set_to_none=True)
     resident = _bytes_of(_resident(problem, learner))
     if problem.device.type == "cuda":
         synchronize(problem.device)
@@ -66,8 +64,7 @@ def peak_resident_mib() -> float:
 def _resident(problem: Problem, learner: Learner) -> Iterator[Tensor]:
     yield from learner.model.parameters()
     yield from learner.model.buffers()
-    for state in learner.optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, Tensor))
+    yield from learner.optimizer.velocities
     yield from learner.method.state_dict().values()
     yield from (problem.inputs, problem.rows, problem.labels, problem.meta.inputs, problem.meta.targets)
 

@@ -22,6 +22,7 @@ from torch.func import functional_call, grad
 
 from repro.lookahead import frozen_running_statistics
 from repro.methods.base import Batch, Method
+from repro.optimizer import SGD
 from repro.step import MetaBatch, StepResult
 
 
@@ -35,7 +36,7 @@ class PeerStep(ABC):
     #: The package that must be installed, ``None`` for PyTorch itself.
     package: ClassVar[str | None] = None
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD, method: Method, *, reuse: bool = False) -> None:
+    def __init__(self, model: nn.Module, optimizer: SGD, method: Method, *, reuse: bool = False) -> None:
         self.model = model
         self.optimizer = optimizer
         self.method = method
@@ -59,24 +60,21 @@ class PeerStep(ABC):
     def __call__(self, inputs: Tensor, rows: Tensor, observed: Tensor, *, epoch: int, meta: MetaBatch | None, step: int = 0) -> StepResult:
         """Take one step: look ahead, update the labels of ``rows`` (B,), and step the model on the new labels (Eq. 3-6)."""
         assert meta is not None, "a peer always looks ahead"
-        self.optimizer.zero_grad(set_to_none=True)
         log_probabilities, memo = self.forward(inputs)
         batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=log_probabilities.detach(), step=step, inputs=inputs)
         coefficients = self.method.lookahead_coefficients(batch).requires_grad_()
-        gradient = self.gradient(log_probabilities, coefficients, meta, memo, self.optimizer.param_groups[0]["lr"])
+        gradient = self.gradient(log_probabilities, coefficients, meta, memo, float(self.optimizer.learning_rate))
         self.method.update(batch, gradient)
         if self.reuse:
             loss = self.method.loss(log_probabilities, batch)
             gradients = torch.autograd.grad(loss, self.leaves(memo))
-            for parameter, value in zip(self.model.parameters(), gradients, strict=True):
-                parameter.grad = value
         else:
             # The first pass's activations go before the second pass makes its own.
             del log_probabilities, memo
             log_probabilities = self.last_pass(inputs)
             loss = self.method.loss(log_probabilities, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+            gradients = torch.autograd.grad(loss, self.optimizer.parameters)
+        self.optimizer.step(gradients)
         correct = (log_probabilities.detach().argmax(dim=1) == observed).sum()
         return StepResult(loss=loss.detach() * len(rows), correct=correct)
 
@@ -183,7 +181,7 @@ class CompiledDoubleBackwardStep(PeerStep):
     The pass on the new labels is compiled too; there is no form that reuses the first pass.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD, method: Method, *, reuse: bool = False) -> None:
+    def __init__(self, model: nn.Module, optimizer: SGD, method: Method, *, reuse: bool = False) -> None:
         assert not reuse, "the compiled form makes its own last pass"
         super().__init__(model, optimizer, method)
         self._gradient = torch.compile(self._gradient_of)

@@ -15,7 +15,8 @@ from repro.compose import compose
 from repro.config import Config
 from repro.determinism import Stream
 from repro.methods.base import Context, Method
-from repro.step import MetaBatch, make_optimizer
+from repro.optimizer import SGD
+from repro.step import MetaBatch
 
 #: Networks that can be measured, each on the images of the dataset it is used for.
 DATASETS = {"digits_cnn": "digits", "resnet18": "cifar100", "vgg16": "cifar100", "alexnet": "cifar100", "wrn_28_10": "cifar100"}
@@ -98,7 +99,7 @@ class Learner:
     """Everything that one way of taking the step changes: its own network, optimiser and labels, at the same start for all."""
 
     model: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: SGD
     method: Method
 
 
@@ -112,4 +113,4 @@ def make_learner(problem: Problem, method: str = "instance_labels") -> Learner:
     context = Context(num_classes=problem.num_classes, observed=problem.labels, device=problem.device, seed=config.seed)
     choice = registry.get("method", method)
     settings = config.method if config.method.name == method else choice.config()
-    return Learner(model=model, optimizer=make_optimizer(model, config.optim), method=choice.build(settings, context))
+    return Learner(model=model, optimizer=SGD(model, config.optim), method=choice.build(settings, context))

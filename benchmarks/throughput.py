@@ -60,7 +60,7 @@ class Row:
 def stepper(problem: Problem, execution: Execution, *, learns: bool) -> Callable[[], None]:
     """Return a call that makes a batch on the device, a meta batch if the step learns labels, and takes the step."""
     learner = make_learner(problem, "instance_labels" if learns else "one_hot")
-    step = our_step(problem, learner, execution, learns=learns)
+    step = our_step(problem, learner, execution)
     batches, meta_batches = _batches(problem, device_batches)
 
     def call() -> None:

@@ -70,7 +70,7 @@ def build(problem: Problem, variant: Variant) -> tuple[Learner, Callable[[], Any
         plain = variant.what == "plain"
         learner = make_learner(problem, "one_hot" if plain else "instance_labels")
         execution = Execution(compile=variant.mode == "compile")
-        own = our_step(problem, learner, execution, learns=not plain)
+        own = our_step(problem, learner, execution)
         return learner, lambda: own(problem.inputs, problem.rows, None if plain else problem.meta)
     learner = make_learner(problem)
     kind: type[PeerStep] = CompiledDoubleBackwardStep if variant.mode == "compile" else PEERS[variant.what]

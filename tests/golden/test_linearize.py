@@ -37,7 +37,7 @@ class Kept(nn.Module):
 
 
 def scripted() -> nn.Module:
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns((DeprecationWarning, FutureWarning)):
         return torch.jit.script(nn.Sequential(nn.Conv2d(6, 6, 1), nn.Tanh()))
 
 
@@ -109,6 +109,7 @@ def exact(model: nn.Module, inputs: Tensor, coefficients: Tensor, meta_inputs: T
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", BETWEEN)
 def test_equals_autodiff_through_the_step(name: str) -> None:
     model = network(name)
@@ -123,6 +124,7 @@ def test_equals_autodiff_through_the_step(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", BETWEEN)
 def test_a_second_pass_is_taken_only_where_the_record_ends(name: str) -> None:
     model = network(name)

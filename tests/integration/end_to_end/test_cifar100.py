@@ -22,9 +22,9 @@ from repro.determinism import make_deterministic
 from repro.errors import Interrupted
 from repro.loop import Training
 from repro.methods.base import Context
+from repro.optimizer import SGD
 from repro.registry import get
 from repro.run import build
-from repro.optimizer import SGD
 from repro.step import MetaBatch, TrainingStep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
