@@ -160,6 +160,7 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
     model = (
         registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape).to(device)
     )
+    noise = registry.get("noise", config.noise.name)
     context = Context(
         num_classes=data.num_classes,
         observed=data.observed,
@@ -169,6 +170,7 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
         steps_per_epoch=steps_per_epoch(config.optim, len(data.observed)),
         inputs=inputs or Inputs(),
         data=data,
+        transition=torch.from_numpy(noise.transition(config.noise, data.num_classes)).to(torch.get_default_dtype()).to(device),
     )
     method: Method = registry.get("method", config.method.name).build(config.method, context)
     training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)

@@ -34,6 +34,7 @@ class Context:
         steps_per_epoch: training steps of an epoch.
         inputs: the finished runs that the method reads.
         data: the run's images, for methods that look at more of them than the batch.
+        transition: probability (K, K) that an image of class i is annotated as j, by the settings of the run's noise.
     """
 
     num_classes: int
@@ -44,6 +45,7 @@ class Context:
     steps_per_epoch: int = 1
     inputs: Inputs = field(default_factory=Inputs)
     data: RunData | None = None
+    transition: Float[Tensor, "classes classes"] | None = None
 
 
 @dataclass

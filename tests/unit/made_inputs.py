@@ -103,6 +103,7 @@ def make_context(inputs: Inputs | None = None, *, epochs: int = EPOCHS, batch_si
         steps_per_epoch=-(-NUM_INSTANCES // batch_size),
         inputs=inputs or Inputs(),
         data=data,
+        transition=0.6 * torch.eye(NUM_CLASSES) + 0.4 / NUM_CLASSES,
     )
 
 
