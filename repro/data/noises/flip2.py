@@ -41,7 +41,8 @@ def transition(config: Flip2NoiseConfig, num_classes: int) -> Matrix:
     """Return the transition matrix (K, K): half the rate on each of the two classes that a class is mistaken for."""
     identity, classes = np.eye(num_classes), np.arange(num_classes)
     mistaken = sum(identity[(classes + step) % num_classes] for step in _steps(config, num_classes))
-    return (1.0 - config.rate) * identity + config.rate / 2.0 * mistaken
+    matrix: Matrix = (1.0 - config.rate) * identity + config.rate / 2.0 * mistaken
+    return matrix
 
 
 @registry.noise("flip2", config=Flip2NoiseConfig, transition=transition)

@@ -30,7 +30,8 @@ def transition(config: UniformNoiseConfig, num_classes: int) -> Matrix:
     """Return the transition matrix (K, K): (1 - rate) I + rate J / K, or rate / (K - 1) off the diagonal without the true class."""
     identity = np.eye(num_classes)
     drawn = np.ones_like(identity) if config.include_true else 1.0 - identity
-    return (1.0 - config.rate) * identity + config.rate * drawn / drawn.sum(axis=1, keepdims=True)
+    matrix: Matrix = (1.0 - config.rate) * identity + config.rate * drawn / drawn.sum(axis=1, keepdims=True)
+    return matrix
 
 
 @registry.noise("uniform", config=UniformNoiseConfig, transition=transition)
