@@ -106,11 +106,13 @@ class TrainingStep:
             self.method.update(batch, gradient.coefficients)
             if not self._meta.use_updated:
                 self._apply(gradient.parameters)
+                self.method.after_step(batch, self.optimizer.param_groups[0]["lr"])
                 loss = -(coefficients * batch.log_probabilities).sum()
                 return self._result(loss, batch)
         loss = self.method.loss(log_probabilities, batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch.Tensor.backward carries no types
         self.optimizer.step()
+        self.method.after_step(batch, self.optimizer.param_groups[0]["lr"])
         return self._result(loss.detach(), batch)
 
     def _apply(self, gradients: tuple[Tensor, ...]) -> None:

@@ -77,6 +77,8 @@ class Method(ABC):
 
     #: Whether the look-ahead step on the meta set is taken.
     uses_meta: ClassVar[bool] = False
+    #: Whether it weighs examples, so that the coefficients of a batch need not sum to 1.
+    weighs: ClassVar[bool] = False
     #: What :mod:`repro.labels` records: "instance" (a distribution per instance), "class" (a number per class), or nothing.
     trajectory: ClassVar[str | None] = None
 
@@ -107,6 +109,13 @@ class Method(ABC):
     def update(self, batch: Batch, gradient: Float[Tensor, "batch classes"]) -> None:
         """Take one step on the method's own parameters, given dL_meta/dC (B, K)."""
         raise AssertionError(f"{type(self).__name__} does not learn, so it is never updated")
+
+    def after_step(self, batch: Batch, learning_rate: float) -> None:
+        """Take note of the model's real step on ``batch``, which had the step size ``learning_rate``.
+
+        Called once a step, whereas :meth:`coefficients` and :meth:`loss` may be evaluated any number of times: methods that own
+        parameters trained by the loss, running averages or a second network move them here.
+        """
 
     @abstractmethod
     def targets(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows classes"]:
