@@ -110,7 +110,7 @@ class Method(ABC):
         """Take one step on the method's own parameters, given dL_meta/dC (B, K)."""
         raise AssertionError(f"{type(self).__name__} does not learn, so it is never updated")
 
-    def after_step(self, batch: Batch, learning_rate: float) -> None:
+    def after_step(self, batch: Batch, learning_rate: float) -> None:  # noqa: B027  # most methods have nothing to do
         """Take note of the model's real step on ``batch``, which had the step size ``learning_rate``.
 
         Called once a step, whereas :meth:`coefficients` and :meth:`loss` may be evaluated any number of times: methods that own
