@@ -90,6 +90,7 @@ def test_l2rw_forgets_the_weights_of_a_batch() -> None:
     model, inputs, observed, meta = problem()
     method = build("l2rw", observed)
     take_step(model, method, inputs, observed, meta)
+    assert method.__dict__["_weights"] is None
     later = Batch(torch.arange(B), observed, 0, torch.zeros(B, K))
     torch.testing.assert_close(method.coefficients(later), F.one_hot(observed, K) / B)
 
