@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from repro import checkpoint, registry
 from repro.allocator import keep_freed_memory
@@ -156,10 +157,15 @@ def _provenance(folder: Path, device: torch.device, data: RunData, inputs: Input
 
 def build(config: Config, data: RunData, device: torch.device, folder: Path, inputs: Inputs | None = None) -> Training:
     """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
-    torch.manual_seed(Stream(config.seed, "init").torch_seed())
-    model = (
-        registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape).to(device)
-    )
+
+    def make_network(*stream: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(Stream(config.seed, *stream).torch_seed())
+            choice = registry.get("model", config.model.name)
+            made: nn.Module = choice.build(config.model, num_classes=data.num_classes, image_shape=data.image_shape)
+            return made.to(device)
+
+    model = make_network("init")
     noise = registry.get("noise", config.noise.name)
     context = Context(
         num_classes=data.num_classes,
@@ -171,6 +177,8 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
         inputs=inputs or Inputs(),
         data=data,
         transition=torch.from_numpy(noise.transition(config.noise, data.num_classes)).to(torch.get_default_dtype()).to(device),
+        optim=config.optim,
+        make_network=lambda name: make_network("init", name),
     )
     method: Method = registry.get("method", config.method.name).build(config.method, context)
     training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)

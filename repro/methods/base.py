@@ -8,16 +8,18 @@ to C; the engine (:mod:`repro.lookahead`) hands it dL_meta/dC and it back-propag
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.inputs import Inputs
 
 if TYPE_CHECKING:
+    from repro.config import OptimConfig
     from repro.data.prepare import RunData
 
 
@@ -35,6 +37,9 @@ class Context:
         inputs: the finished runs that the method reads.
         data: the run's images, for methods that look at more of them than the batch.
         transition: probability (K, K) that an image of class i is annotated as j, by the settings of the run's noise.
+        optim: the recipe, for methods that train a second network by it.
+        make_network: makes another network of the run's architecture, on the device, with first weights of their own stream, which its
+            argument names.
     """
 
     num_classes: int
@@ -46,6 +51,8 @@ class Context:
     inputs: Inputs = field(default_factory=Inputs)
     data: RunData | None = None
     transition: Float[Tensor, "classes classes"] | None = None
+    optim: OptimConfig | None = None
+    make_network: Callable[[str], nn.Module] | None = None
 
 
 @dataclass
