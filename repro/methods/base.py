@@ -124,6 +124,10 @@ class Method(ABC):
         parameters trained by the loss, running averages or a second network move them here.
         """
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks beside the run's model that are evaluated after each epoch, by the name that their metrics begin with."""
+        return {}
+
     @abstractmethod
     def targets(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows classes"]:
         """Return the present target distributions (len(rows), K) of the given training instances; each row sums to 1."""

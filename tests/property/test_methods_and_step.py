@@ -23,12 +23,18 @@ def trained_targets(name: str, permutation: torch.Tensor, seed: int) -> torch.Te
     torch.manual_seed(seed)
     images, labels = torch.randn(N, 5).double(), torch.randint(0, K, (N,))
     meta_images, meta_labels = torch.randn(10, 5).double(), torch.randint(0, K, (10,))
-    model = torch.nn.Linear(5, K).double()
-    with torch.no_grad():
-        model.weight[permutation] = model.weight.clone()
-        model.bias[permutation] = model.bias.clone()
+
+    def make_network(name: str) -> torch.nn.Linear:
+        network = torch.nn.Linear(5, K).double()
+        with torch.no_grad():
+            network.weight[permutation] = network.weight.clone()
+            network.bias[permutation] = network.bias.clone()
+        return network
+
+    model = make_network("init")
     choice = registry.get("method", name)
     more = {"learning_rate": 5.0} if "labels" in name and choice.build.uses_meta else {}
+    optim = OptimConfig(name="test", epochs=1, learning_rate=0.5, weight_decay=0.0)
     # A class is confused more with the one whose name follows; names are permuted with everything else.
     transition = torch.full((K, K), 0.05) + 0.6 * torch.eye(K) + 0.2 * torch.eye(K).roll(1, dims=1)
     context = Context(
@@ -36,10 +42,11 @@ def trained_targets(name: str, permutation: torch.Tensor, seed: int) -> torch.Te
         permutation[labels],
         torch.device("cpu"),
         0,
+        optim=optim,
+        make_network=make_network,
         transition=torch.zeros(K, K).index_put((permutation[:, None], permutation[None, :]), transition),
     )
     method: Method = choice.build(choice.config(**more), context)
-    optim = OptimConfig(name="test", epochs=1, learning_rate=0.5, weight_decay=0.0)
     step = TrainingStep(model, make_optimizer(model, optim), method, optim, MetaConfig())
     for index in range(3):
         rows = torch.arange(8) + 8 * index
