@@ -84,6 +84,8 @@ class Method(ABC):
 
     #: Whether the look-ahead step on the meta set is taken.
     uses_meta: ClassVar[bool] = False
+    #: How many networks of the run's architecture it trains, for the estimate of costs.
+    num_networks: ClassVar[int] = 1
     #: Whether it weighs examples, so that the coefficients of a batch need not sum to 1.
     weighs: ClassVar[bool] = False
     #: What :mod:`repro.labels` records: "instance" (a distribution per instance), "class" (a number per class), or nothing.

@@ -47,6 +47,7 @@ class CoTeachingConfig(MethodConfig):
 class CoTeaching(Method):
     """One-hot targets on the images that the peer finds easy."""
 
+    num_networks: ClassVar[int] = 2
     weighs: ClassVar[bool] = True
 
     def __init__(self, config: CoTeachingConfig, context: Context) -> None:
