@@ -214,8 +214,8 @@ class Training:
     def _row(self, train: dict[str, float]) -> dict[str, Any]:
         data, batch_size = self.data, self.config.exec.eval_batch_size
 
-        def measure(images: LabelledImages) -> Any:
-            return evaluate(self.model, images, data.transform, num_classes=data.num_classes, batch_size=batch_size)
+        def measure(images: LabelledImages, model: nn.Module = self.model) -> Any:
+            return evaluate(model, images, data.transform, num_classes=data.num_classes, batch_size=batch_size)
 
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * self.num_batches, **train}
         row |= measure(data.test).row("test")
@@ -226,6 +226,10 @@ class Training:
                 row |= on_meta.row("val")
         if data.validation is not None and data.validation is not data.meta:
             row |= measure(data.validation).row("val")
+        for name, network in self.method.networks().items():
+            row |= measure(data.test, network).row(f"{name}_test")
+            if data.validation is not None:
+                row |= measure(data.validation, network).row(f"{name}_val")
         noisy = self.config.noise.name != "none"
         row |= label_metrics(self.method, data.observed, data.true, num_classes=data.num_classes, noisy=noisy)
         return row

@@ -37,6 +37,7 @@ class Choice:
         version: raised by hand when a change of the code changes its numbers; part of a run's identity.
         overrides: choices of other groups that this one brings along, such as a dataset its usual model.
         values: values of other sections that it brings along, as ``{"meta": {"batch_size": 100}}``.
+        transition: of a kind of noise: the function that returns its transition matrix.
     """
 
     group: str
@@ -46,6 +47,7 @@ class Choice:
     version: int = 1
     overrides: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    transition: Any = None
 
 
 _choices: dict[str, dict[str, Choice]] = {group: {} for group in _PACKAGES}
@@ -88,9 +90,12 @@ def model(name: str, *, config: type[Any], version: int = 1) -> Callable[[Built]
     return _register("model", name, config, version=version)
 
 
-def noise(name: str, *, config: type[Any], version: int = 1) -> Callable[[Built], Built]:
-    """Register a kind of label noise: a function ``build(config, labels, num_classes, seed) -> noisy labels``."""
-    return _register("noise", name, config, version=version)
+def noise(name: str, *, config: type[Any], transition: Any, version: int = 1) -> Callable[[Built], Built]:
+    """Register a kind of label noise: a function ``build(config, labels, num_classes, seed) -> noisy labels``.
+
+    ``transition(config, num_classes)`` returns the matrix (K, K) with the probability that an image of class i is annotated as j.
+    """
+    return _register("noise", name, config, transition=transition, version=version)
 
 
 def choices(group: str) -> dict[str, Choice]:

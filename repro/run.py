@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from repro import checkpoint, registry
 from repro.allocator import keep_freed_memory
@@ -158,9 +159,16 @@ def _provenance(folder: Path, device: torch.device, data: RunData, inputs: Input
 
 def build(config: Config, data: RunData, device: torch.device, folder: Path, inputs: Inputs | None = None) -> Training:
     """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
-    torch.manual_seed(Stream(config.seed, "init").torch_seed())
-    model = registry.get("model", config.model.name).build(config.model, num_classes=data.num_classes, image_shape=data.image_shape)
-    model = prepare_model(model, config.exec, device)
+
+    def make_network(*stream: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(Stream(config.seed, *stream).torch_seed())
+            choice = registry.get("model", config.model.name)
+            made: nn.Module = choice.build(config.model, num_classes=data.num_classes, image_shape=data.image_shape)
+            return prepare_model(made, config.exec, device)
+
+    model = make_network("init")
+    noise = registry.get("noise", config.noise.name)
     context = Context(
         num_classes=data.num_classes,
         observed=data.observed,
@@ -170,6 +178,9 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
         steps_per_epoch=steps_per_epoch(config.optim, len(data.observed)),
         inputs=inputs or Inputs(),
         data=data,
+        transition=torch.from_numpy(noise.transition(config.noise, data.num_classes)).to(torch.get_default_dtype()).to(device),
+        optim=config.optim,
+        make_network=lambda name: make_network("init", name),
     )
     method: Method = registry.get("method", config.method.name).build(config.method, context)
     training = Training(config, data, model, SGD(model, config.optim), method, recorder=None)

@@ -167,9 +167,11 @@ class TrainingStep:
             method.update(batch, gradient.coefficients)
             if not self._meta.use_updated:
                 self.optimizer.step(gradient.parameters)
+                method.after_step(batch, self.optimizer.learning_rate)
                 return self._measured(-(start * batch.log_probabilities).sum(), batch)
         loss = method.loss(log_probabilities, batch) if coefficients is None else -(coefficients * log_probabilities).sum()
         self.optimizer.step(torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True))
+        method.after_step(batch, self.optimizer.learning_rate)
         return self._measured(loss.detach(), batch)
 
     @staticmethod

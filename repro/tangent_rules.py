@@ -137,7 +137,7 @@ def _linear_in_first(function: Any) -> Callable[..., Recorded]:
 
 
 _LINEAR = (
-    *(Tensor.float, Tensor.mean, Tensor.sum, Tensor.flatten, Tensor.reshape, Tensor.permute, Tensor.transpose, Tensor.unflatten),
+    *(Tensor.float, Tensor.mean, Tensor.sum, Tensor.flatten, Tensor.reshape, Tensor.permute, Tensor.transpose),
     *(torch.mean, torch.sum, torch.flatten, torch.reshape, torch.permute, torch.transpose),
 )
 for _function in _LINEAR:

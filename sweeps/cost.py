@@ -134,16 +134,26 @@ def _kind(fields: Fields, teacher: Fields | None) -> str:
     kind = {key: value for key, value in fields.items() if key.startswith(("model.", "dataset.")) or key == "optim.batch_size"}
     if _learns(fields["method.name"]):
         kind |= {key: fields[key] for key in ("meta.batch_size", "meta.interval")} | {"warmup": _warmup_epochs(fields)}
+    if _networks(fields["method.name"]) > 1:
+        kind["networks"] = _networks(fields["method.name"])
     if teacher is not None:
         kind |= {f"teacher.{key}": value for key, value in teacher.items() if key.startswith("model.")}
         kind["view"] = fields.get("method.target_view")
     return json.dumps(kind, sort_keys=True)
 
 
-@functools.cache
 def _learns(name: str) -> bool:
+    return bool(_method(name).uses_meta)
+
+
+def _networks(name: str) -> int:
+    return int(_method(name).num_networks)
+
+
+@functools.cache
+def _method(name: str) -> Any:
     try:
-        return bool(registry.get("method", name).build.uses_meta)
+        return registry.get("method", name).build
     except UserError as error:
         # Of a finished run that another version of the code has trained.
         raise _NoEstimateError(f"method={name} does not exist") from error
@@ -163,10 +173,10 @@ def _flops(fields: Fields, teacher: Fields | None) -> float:
     if _learns(fields["method.name"]):
         meta_images = int(fields["meta.batch_size"]) / int(fields["optim.batch_size"])
         units += train * max(0, epochs - _warmup_epochs(fields)) * (3.0 * meta_images + 4.0) / int(fields["meta.interval"])
-    macs = units * _macs(fields, fields)
+    macs = units * _networks(fields["method.name"]) * _macs(fields, fields)
     if teacher is not None:
-        # Each image once an epoch as the student sees it, and once as it is.
-        predictions = 1 if fields.get("method.target_view") == "clean" else epochs + 1
+        # Each image once as it is, and where it is augmented once an epoch as the student sees it.
+        predictions = epochs + 1 if fields.get("method.target_view") == "augmented" else 1
         macs += predictions * train * _macs(teacher, fields)
     return 2.0 * macs
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

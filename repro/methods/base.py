@@ -8,16 +8,18 @@ to C; the engine (:mod:`repro.lookahead`) hands it dL_meta/dC and it back-propag
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.inputs import Inputs
 
 if TYPE_CHECKING:
+    from repro.config import OptimConfig
     from repro.data.prepare import RunData
 
 
@@ -34,6 +36,10 @@ class Context:
         steps_per_epoch: training steps of an epoch.
         inputs: the finished runs that the method reads.
         data: the run's images, for methods that look at more of them than the batch.
+        transition: probability (K, K) that an image of class i is annotated as j, by the settings of the run's noise.
+        optim: the recipe, for methods that train a second network by it.
+        make_network: makes another network of the run's architecture, on the device, with first weights of their own stream, which its
+            argument names.
     """
 
     num_classes: int
@@ -44,6 +50,9 @@ class Context:
     steps_per_epoch: int = 1
     inputs: Inputs = field(default_factory=Inputs)
     data: RunData | None = None
+    transition: Float[Tensor, "classes classes"] | None = None
+    optim: OptimConfig | None = None
+    make_network: Callable[[str], nn.Module] | None = None
 
 
 @dataclass
@@ -79,6 +88,10 @@ class Method(ABC):
     #: "everything": all that the method does in a step are tensor operations, the same ones at every step, and its state is changed in
     #: place. "network": its coefficients are computed outside, before the step, from the batch without the predictions. "nothing".
     compiles: ClassVar[Literal["everything", "network", "nothing"]] = "nothing"
+    #: How many networks of the run's architecture it trains, for the estimate of costs.
+    num_networks: ClassVar[int] = 1
+    #: Whether it weighs examples, so that the coefficients of a batch need not sum to 1.
+    weighs: ClassVar[bool] = False
     #: What :mod:`repro.labels` records: "instance" (a distribution per instance), "class" (a number per class), or nothing.
     trajectory: ClassVar[str | None] = None
 
@@ -109,6 +122,17 @@ class Method(ABC):
     def update(self, batch: Batch, gradient: Float[Tensor, "batch classes"]) -> None:
         """Take one step on the method's own parameters, given dL_meta/dC (B, K)."""
         raise AssertionError(f"{type(self).__name__} does not learn, so it is never updated")
+
+    def after_step(self, batch: Batch, learning_rate: float | Tensor) -> None:  # noqa: B027  # most methods have nothing to do
+        """Take note of the model's real step on ``batch``, which had the step size ``learning_rate``.
+
+        Called once a step, whereas :meth:`coefficients` and :meth:`loss` may be evaluated any number of times: methods that own
+        parameters trained by the loss, running averages or a second network move them here.
+        """
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks beside the run's model that are evaluated after each epoch, by the name that their metrics begin with."""
+        return {}
 
     @abstractmethod
     def targets(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows classes"]:

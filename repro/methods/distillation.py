@@ -18,19 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro import registry
 from repro.config import MethodConfig
-from repro.errors import UserError
 from repro.fields import setting
-from repro.inputs import InputRun
 from repro.methods.base import Batch, Context, Method, one_hot
-
-#: Images in a forward pass of the teacher over the whole training set.
-BLOCK = 1000
+from repro.teacher import BLOCK, load_model
 
 
 @dataclass
@@ -53,13 +47,6 @@ class Distillation(Method):
         super().__init__(config, context)
         self.config = config
         assert context.inputs.teacher is not None
-        assert context.data is not None
-        teacher, taught_with = context.inputs.teacher.run_id, context.inputs.teacher.fields["augment.normalization"]
-        if taught_with != context.data.transform.normalization:
-            raise UserError(
-                f"augment.normalization={context.data.transform.normalization}, but the teacher {teacher} was trained "
-                f"with {taught_with}: it would see images of another scale. Use the same."
-            )
         self._teacher = load_model(context.inputs.teacher, context)
         self._clean: Tensor | None = None
 
@@ -110,27 +97,3 @@ class Distillation(Method):
             blocks = [self._predict(data.transform(images[start : start + BLOCK], None)) for start in range(0, len(images), BLOCK)]
             self._clean = torch.cat(blocks)
         return self._clean
-
-
-def load_model(run: InputRun, context: Context) -> nn.Module:
-    """Return the trained model of a finished run, in evaluation mode, on the device of ``context``.
-
-    Raises:
-        UserError: the run kept no weights, or they do not fit the images, the classes or the code.
-    """
-    data = context.data
-    assert data is not None
-    path = run.folder / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"input {run.run_id} has no model.safetensors: it was trained with exec.save_model=false. Train it again with it.")
-    choice = registry.get("model", str(run.fields["model.name"]))
-    prefix = "model."
-    settings = {key.removeprefix(prefix): value for key, value in run.fields.items() if key.startswith(prefix) and key != "model.version"}
-    model: nn.Module = choice.build(choice.config(**settings), num_classes=context.num_classes, image_shape=data.image_shape)
-    try:
-        model.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"input {run.run_id}: {path} cannot be used: {str(error).splitlines()[0]}") from error
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.to(context.device).eval()

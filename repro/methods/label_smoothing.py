@@ -1,4 +1,4 @@
-"""Label smoothing (Szegedy et al. 2016), the fixed-label baseline of Tables 2, 4 and 8.
+"""Label smoothing (Szegedy et al. 2016), the fixed-label baseline of Tables 2, 4 and 8, and a correction of label noise.
 
 Two conventions are in use, and the paper does not say which its baseline has:
 
@@ -6,7 +6,13 @@ Two conventions are in use, and the paper does not say which its baseline has:
   p = (1 - a) onehot + a / K;
 * ``nontarget``: mass ``a`` goes to the other K - 1 classes only, as the paper's class labels have it (section 2.1).
 
-``uniform`` with ``a`` equals ``nontarget`` with a (K - 1) / K.
+``uniform`` with ``a`` equals ``nontarget`` with a (K - 1) / K. A third form belongs to the study of Lukasik et al. 2020, in which
+smoothing is one of several matrices that a vector of losses is multiplied by:
+
+* ``noise``: the target of an image annotated as y is row y of the transition matrix of the run's noise; for uniform noise that may
+  draw the true class this is ``uniform`` with ``a`` equal to the rate.
+
+C_ik = p_ik / n.
 
 Deviation: the paper gives no ``a``; the default 0.1 is the usual one (D).
 """
@@ -19,6 +25,7 @@ from torch import Tensor
 
 from repro import registry
 from repro.config import MethodConfig
+from repro.corrections import known_transition
 from repro.fields import setting
 from repro.methods.base import Batch, Context, Method, smoothed
 
@@ -28,8 +35,14 @@ class LabelSmoothingConfig(MethodConfig):
     """How much mass is moved, and where to."""
 
     name: str = "label_smoothing"
-    alpha: float = setting(0.1, help="probability mass that is moved off the annotated class", at_least=0.0, at_most=1.0)
-    form: str = setting("uniform", help="where the mass goes: all classes, or all but the annotated one", choices=("uniform", "nontarget"))
+    alpha: float = setting(
+        0.1, help="probability mass that is moved off the annotated class; the form noise ignores it", at_least=0.0, at_most=1.0
+    )
+    form: str = setting(
+        "uniform",
+        help="where the mass goes: all classes; all but the annotated one; as the noise has it",
+        choices=("uniform", "nontarget", "noise"),
+    )
 
 
 @registry.method("label_smoothing", config=LabelSmoothingConfig)
@@ -44,6 +57,7 @@ class LabelSmoothing(Method):
         if config.form == "uniform":
             moved *= (context.num_classes - 1) / context.num_classes
         self._target_probability = 1.0 - moved
+        self._matrix = known_transition(context) if config.form == "noise" else None
 
     def coefficients(self, batch: Batch) -> Tensor:
         """See :meth:`Method.coefficients`."""
@@ -51,4 +65,6 @@ class LabelSmoothing(Method):
 
     def targets(self, rows: Tensor) -> Tensor:
         """See :meth:`Method.targets`."""
+        if self._matrix is not None:
+            return self._matrix[self.context.observed[rows]]
         return smoothed(self.context.observed[rows], self._target_probability, self.context.num_classes)

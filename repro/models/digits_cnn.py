@@ -74,7 +74,7 @@ class MatrixConvolution(nn.Module):
         """Return (B * output positions, outputs) of maps whose elements are those of (B, positions, inputs)."""
         channels = self.weight.shape[1]
         if not self._small:
-            images = maps.reshape(-1, self._positions, channels).transpose(1, 2).unflatten(2, self._size)
+            images = maps.reshape(-1, self._positions, channels).transpose(1, 2).reshape(-1, channels, *self._size)
             return F.conv2d(images, self.weight, stride=2, padding=1).flatten(2).transpose(1, 2).reshape(-1, len(self.weight))
         if channels == 1:
             patches = F.linear(maps.reshape(-1, self._positions), self.picked).reshape(-1, 9)

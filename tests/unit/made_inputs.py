@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from repro import registry
+from repro.config import OptimConfig
 from repro.data.prepare import LabelledImages, RunData
+from repro.determinism import Stream
 from repro.files import write_json
 from repro.inputs import InputRun, Inputs
 from repro.labels import FILES
@@ -70,9 +72,11 @@ def made_data(normalization: str = "dataset") -> RunData:
         return pixels.float() / 255.0
 
     transform.normalization = normalization  # type: ignore[attr-defined]
+    transform.draw = lambda stream, count: None  # type: ignore[attr-defined]
     made = SimpleNamespace(
         train=LabelledImages(images, labels),
         train_indices=np.arange(NUM_INSTANCES),
+        meta=LabelledImages(images[:20].flip(3), labels[:20]),
         image_shape=(1, 8, 8),
         transform=transform,
     )
@@ -103,7 +107,19 @@ def make_context(inputs: Inputs | None = None, *, epochs: int = EPOCHS, batch_si
         steps_per_epoch=-(-NUM_INSTANCES // batch_size),
         inputs=inputs or Inputs(),
         data=data,
+        optim=OptimConfig(name="made", epochs=epochs, batch_size=batch_size, learning_rate=0.1, weight_decay=1e-3, momentum=0.9),
+        make_network=make_network,
+        transition=0.6 * torch.eye(NUM_CLASSES) + 0.4 / NUM_CLASSES,
     )
+
+
+def make_network(name: str) -> torch.nn.Module:
+    """Return a small network for the images of :func:`made_data`."""
+    choice = registry.get("model", "digits_cnn")
+    with torch.random.fork_rng():
+        torch.manual_seed(Stream(0, "init", name).torch_seed())
+        network: torch.nn.Module = choice.build(choice.config(width=4), num_classes=NUM_CLASSES, image_shape=(1, 8, 8))
+    return network
 
 
 def inputs_for(name: str, config: Any, tmp_path: Path) -> Inputs:

@@ -112,6 +112,19 @@ def test_a_teacher_predicts_every_image(tmp_path: Path, view: str, predictions: 
     assert estimate(plan_of(tmp_path, student))["student"] == Estimate(None, "the settings of its teacher teacher are not known")
 
 
+def test_a_second_network_costs_as_much_as_the_first(tmp_path: Path) -> None:
+    one, two = (only(tmp_path, f"method={name}", "split=full", *CIFAR).gpu_hours for name in ("one_hot", "co_teaching"))
+    assert two == pytest.approx(2 * (one or 0.0))
+
+
+def test_a_teacher_that_only_estimates_the_noise_predicts_once(tmp_path: Path) -> None:
+    teacher = planned("teacher", "method=one_hot", "split=full", "model=alexnet", "dataset=cifar100")
+    settings = ("method=forward_correction", "method.matrix=estimated", "inputs.teacher=teacher", "split=full")
+    found = estimate(plan_of(tmp_path, teacher, planned("corrected", *settings, *CIFAR)))["corrected"]
+    macs = RESNET18_CIFAR100 * (3 * 50_000 * 10 + 11 * 10_000) + ALEXNET_CIFAR100 * 50_000
+    assert found.gpu_hours == pytest.approx(hours(2 * macs))
+
+
 @pytest.mark.parametrize(
     "settings",
     [

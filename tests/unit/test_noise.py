@@ -52,6 +52,30 @@ def test_rate_zero_changes_nothing(name: str) -> None:
     np.testing.assert_array_equal(noisy(name, rate=0.0), LABELS)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("none", {}),
+        ("uniform", {}),
+        ("uniform", {"include_true": False}),
+        ("uniform", {"draw": "exact"}),
+        ("flip", {}),
+        ("flip2", {}),
+        ("patrini", {}),
+        ("patrini", {"pairs": "digits"}),
+        ("patrini", {"pairs": "next"}),
+    ],
+)
+def test_the_transition_matrix_is_how_often_classes_are_confused(name: str, settings: dict[str, Any]) -> None:
+    choice = registry.get("noise", name)
+    more = settings if name == "none" else {"rate": 0.4, **settings}
+    matrix = choice.transition(choice.config(name=name, **more), 10)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1.0)
+    # 2,000 images a class: five standard deviations of a share of 0.4 are 0.055.
+    np.testing.assert_allclose(transitions(noisy(name, **settings)), matrix, atol=0.055)
+    assert ((transitions(noisy(name, **settings)) > 0) == (matrix > 0)).all()
+
+
 def test_none_changes_nothing() -> None:
     np.testing.assert_array_equal(noisy("none"), LABELS)
 

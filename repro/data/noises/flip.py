@@ -8,7 +8,7 @@ import numpy as np
 
 from repro import registry
 from repro.config import NoiseConfig
-from repro.data.types import Labels
+from repro.data.types import Labels, Matrix
 from repro.determinism import Stream
 from repro.fields import setting
 
@@ -22,10 +22,20 @@ class FlipNoiseConfig(NoiseConfig):
     map_seed: int = setting(1, help="seed of which class each class is mistaken for", at_least=0)
 
 
-@registry.noise("flip", config=FlipNoiseConfig)
+def _other_classes(config: FlipNoiseConfig, num_classes: int) -> Labels:
+    steps = Stream(config.map_seed, "noise", "flip", "map").integers(num_classes, num_classes - 1)
+    return (np.arange(num_classes) + 1 + steps) % num_classes
+
+
+def transition(config: FlipNoiseConfig, num_classes: int) -> Matrix:
+    """Return the transition matrix (K, K): rate on the class that each class is mistaken for."""
+    identity = np.eye(num_classes)
+    return (1.0 - config.rate) * identity + config.rate * identity[_other_classes(config, num_classes)]
+
+
+@registry.noise("flip", config=FlipNoiseConfig, transition=transition)
 def build(config: FlipNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
     """Return noisy labels (N,). The effective flip rate is ``rate``: a mistaken label is always wrong."""
-    classes = np.arange(num_classes)
-    other = (classes + 1 + Stream(config.map_seed, "noise", "flip", "map").integers(num_classes, num_classes - 1)) % num_classes
+    other = _other_classes(config, num_classes)
     mistaken = Stream(seed, "noise", "flip", "which").uniform(len(labels)) < config.rate
     return np.where(mistaken, other[labels], labels)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from repro import registry
 from repro.config import NoiseConfig
-from repro.data.types import Labels
+from repro.data.types import Labels, Matrix
 
 
 @dataclass
@@ -14,7 +16,12 @@ class NoNoiseConfig(NoiseConfig):
     """Nothing to set."""
 
 
-@registry.noise("none", config=NoNoiseConfig)
+def transition(config: NoNoiseConfig, num_classes: int) -> Matrix:
+    """Return the transition matrix (K, K): the identity."""
+    return np.eye(num_classes)
+
+
+@registry.noise("none", config=NoNoiseConfig, transition=transition)
 def build(config: NoNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
     """Return a copy of ``labels`` (N,). The effective flip rate is 0."""
     return labels.copy()

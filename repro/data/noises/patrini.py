@@ -8,7 +8,7 @@ import numpy as np
 
 from repro import registry
 from repro.config import NoiseConfig
-from repro.data.types import Labels
+from repro.data.types import Labels, Matrix
 from repro.determinism import Stream
 from repro.errors import UserError
 from repro.fields import setting
@@ -35,12 +35,8 @@ class PatriniNoiseConfig(NoiseConfig):
     )
 
 
-@registry.noise("patrini", config=PatriniNoiseConfig)
-def build(config: PatriniNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
-    """Return noisy labels (N,).
-
-    The effective flip rate is ``rate`` times the share of the classes that can be mistaken: all with ``next``, five of ten with
-    ``cifar10`` and ``digits``.
+def _mistaken_for(config: PatriniNoiseConfig, num_classes: int) -> Labels:
+    """Return the class (K,) that each class is mistaken for, itself where it cannot be mistaken.
 
     Raises:
         UserError: the pairs are those of ten classes and the dataset has another number.
@@ -50,8 +46,27 @@ def build(config: PatriniNoiseConfig, labels: Labels, num_classes: int, seed: in
         raise UserError(f"noise.pairs={pairs}: needs 10 classes, and the dataset has {num_classes}. Use noise.pairs=next.")
     other = np.arange(num_classes)
     if pairs == "next":
-        other = (other + 1) % num_classes
-    else:
-        other[list(_TEN_CLASSES[pairs])] = list(_TEN_CLASSES[pairs].values())
+        return (other + 1) % num_classes
+    other[list(_TEN_CLASSES[pairs])] = list(_TEN_CLASSES[pairs].values())
+    return other
+
+
+def transition(config: PatriniNoiseConfig, num_classes: int) -> Matrix:
+    """Return the transition matrix (K, K): rate on the class that a class is mistaken for."""
+    identity = np.eye(num_classes)
+    return (1.0 - config.rate) * identity + config.rate * identity[_mistaken_for(config, num_classes)]
+
+
+@registry.noise("patrini", config=PatriniNoiseConfig, transition=transition)
+def build(config: PatriniNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
+    """Return noisy labels (N,).
+
+    The effective flip rate is ``rate`` times the share of the classes that can be mistaken: all with ``next``, five of ten with
+    ``cifar10`` and ``digits``.
+
+    Raises:
+        UserError: the pairs are those of ten classes and the dataset has another number.
+    """
+    other = _mistaken_for(config, num_classes)
     mistaken = Stream(seed, "noise", "patrini", "which").uniform(len(labels)) < config.rate
     return np.where(mistaken, other[labels], labels)

@@ -8,7 +8,7 @@ import numpy as np
 
 from repro import registry
 from repro.config import NoiseConfig
-from repro.data.types import Labels
+from repro.data.types import Labels, Matrix
 from repro.determinism import Stream
 from repro.fields import setting
 
@@ -26,7 +26,15 @@ class UniformNoiseConfig(NoiseConfig):
     )
 
 
-@registry.noise("uniform", config=UniformNoiseConfig)
+def transition(config: UniformNoiseConfig, num_classes: int) -> Matrix:
+    """Return the transition matrix (K, K): (1 - rate) I + rate J / K, or rate / (K - 1) off the diagonal without the true class."""
+    identity = np.eye(num_classes)
+    drawn = np.ones_like(identity) if config.include_true else 1.0 - identity
+    matrix: Matrix = (1.0 - config.rate) * identity + config.rate * drawn / drawn.sum(axis=1, keepdims=True)
+    return matrix
+
+
+@registry.noise("uniform", config=UniformNoiseConfig, transition=transition)
 def build(config: UniformNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
     """Return noisy labels (N,).
 

@@ -1,0 +1,64 @@
+"""Transition matrices of label noise: known from the settings, estimated by a network, inverted.
+
+T_ij is the probability that an image of class i is annotated as j. For uniform noise it is the smearing matrix (1 - a) I + a J / K,
+with J all ones: what label smoothing trains on, row by row, and what forward and backward correction undo (Lukasik et al. 2020).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from repro.errors import UserError
+from repro.methods.base import Context
+from repro.teacher import BLOCK, load_model
+
+#: A matrix whose inverse multiplies round-off by more than this is of no use in float32.
+WORST_CONDITION = 1e4
+
+
+def known_transition(context: Context) -> Float[Tensor, "classes classes"]:
+    """Return the transition matrix (K, K) of the run's noise by its settings; the identity without noise."""
+    if context.transition is None:
+        return torch.eye(context.num_classes, device=context.device)
+    return context.transition
+
+
+@torch.no_grad()
+def estimated_transition(context: Context, percentile: float) -> Float[Tensor, "classes classes"]:
+    """Return the transition matrix (K, K) that the teacher's predictions show (Patrini et al. 2017, Theorem 3).
+
+    Row i is the prediction for the training image, not augmented, at the ``percentile`` of the probabilities of class i; 100 is the
+    image with the highest one.
+    """
+    data, run = context.data, context.inputs.teacher
+    assert data is not None
+    assert run is not None
+    teacher = load_model(run, context)
+    images = data.train.images
+    blocks = [torch.softmax(teacher(data.transform(images[start : start + BLOCK], None)), dim=1) for start in range(0, len(images), BLOCK)]
+    predicted = torch.cat(blocks).to(torch.get_default_dtype())
+    rank = max(1, math.ceil(percentile / 100.0 * len(predicted)))
+    # Sorted and not kthvalue: CUDA has no deterministic one. Stable, so that of equal images the first counts.
+    order = predicted.sort(dim=0, stable=True).indices
+    return predicted[order[rank - 1]]
+
+
+def inverse(matrix: Float[Tensor, "classes classes"]) -> Float[Tensor, "classes classes"]:
+    """Return the inverse (K, K) of a transition matrix, computed in float64 on the CPU.
+
+    Raises:
+        UserError: it is singular, or so nearly that round-off would decide.
+    """
+    exact = matrix.detach().cpu().double()
+    condition = float(torch.linalg.cond(exact))
+    if not condition <= WORST_CONDITION:
+        raise UserError(
+            f"method=backward_correction: the transition matrix has a condition number of {condition:.3g}, above {WORST_CONDITION:.3g}, so "
+            "it cannot be inverted. Use less noise, or method=forward_correction, which does not invert it."
+        )
+    inverted: Tensor = torch.linalg.inv(exact)
+    return inverted.to(matrix)

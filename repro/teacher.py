@@ -1,0 +1,45 @@
+"""The trained model of a finished run, for methods that learn from its predictions."""
+
+from __future__ import annotations
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from repro import registry
+from repro.errors import UserError
+from repro.inputs import InputRun
+from repro.methods.base import Context
+
+#: Images in a forward pass of the teacher over the whole training set.
+BLOCK = 1000
+
+
+def load_model(run: InputRun, context: Context) -> nn.Module:
+    """Return the trained model of a finished run, in evaluation mode, on the device of ``context``.
+
+    Raises:
+        UserError: the run saw images of another scale, kept no weights, or they do not fit the images, the classes or the code.
+    """
+    data = context.data
+    assert data is not None
+    taught_with = run.fields["augment.normalization"]
+    if taught_with != data.transform.normalization:
+        raise UserError(
+            f"augment.normalization={data.transform.normalization}, but the teacher {run.run_id} was trained "
+            f"with {taught_with}: it would see images of another scale. Use the same."
+        )
+    path = run.folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"input {run.run_id} has no model.safetensors: it was trained with exec.save_model=false. Train it again with it.")
+    choice = registry.get("model", str(run.fields["model.name"]))
+    prefix = "model."
+    settings = {key.removeprefix(prefix): value for key, value in run.fields.items() if key.startswith(prefix) and key != "model.version"}
+    model: nn.Module = choice.build(choice.config(**settings), num_classes=context.num_classes, image_shape=data.image_shape)
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"input {run.run_id}: {path} cannot be used: {str(error).splitlines()[0]}") from error
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.to(context.device).eval()

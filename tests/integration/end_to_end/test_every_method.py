@@ -1,0 +1,106 @@
+"""Every registered method trains two epochs on real digits, and a run that stops between two steps goes on in the same bits."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from repro import registry
+from repro.compose import compose
+from repro.config import Config
+from repro.data.prepare import prepare
+from repro.inputs import open_inputs
+from repro.loop import Training
+from repro.run import build, execute
+
+CPU = torch.device("cpu")
+
+#: Settings at which a method has more to keep than at its defaults.
+MORE = {
+    "class_labels": ["method.momentum=0.5"],
+    "instance_labels": ["method.momentum=0.5", "method.learning_rate=200", "method.curriculum=one_minus_entropy"],
+    "data_parameters": ["method.parameters=both"],
+    "mentornet_dd": ["method.burn_in=0", "method.mentor_passes=1"],
+    "meta_weight_net": ["method.variant=stable_code"],
+    "co_teaching": ["optim.momentum=0.9", "method.gradual_epochs=1"],
+}
+
+
+class Halt(Exception):  # noqa: N818  # no error: how these tests stop a run
+    """The moment at which a run is stopped."""
+
+
+class Watcher:
+    """Collects rows, and stops the run after ``steps`` steps."""
+
+    def __init__(self, steps: float = math.inf) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._left = steps
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        self.rows.append({name: value for name, value in row.items() if name != "time/epoch_s"})
+
+    def between_steps(self, training: Training) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            raise Halt
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder with a teacher and a run that learned labels."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("one_hot", "instance_labels"):
+        execute(settings_of(folder, f"method={method}"))
+    return folder
+
+
+def settings_of(runs: Path, *more: str) -> Config:
+    common = ["dataset=digits", "dataset.num_classes=4", "seed=0", "noise=uniform", "noise.rate=0.4", "split.meta_size=40"]
+    return compose([*common, "meta.batch_size=40", "optim.epochs=2", "tracker=none", "exec.threads=1", f"paths.runs={runs}", *more])
+
+
+def config_of(name: str, runs: Path) -> Config:
+    choice = registry.get("method", name)
+    reads = choice.build.reads_inputs(choice.config())
+    labels, teacher = (next(runs.glob(f"{method}-*")).name for method in ("instance_labels", "one_hot"))
+    inputs = [*([f"inputs.labels=[{labels}]"] if "labels" in reads else []), *([f"inputs.teacher={teacher}"] if "teacher" in reads else [])]
+    return settings_of(runs, f"method={name}", *inputs, *MORE.get(name, []))
+
+
+def start(config: Config) -> Training:
+    return build(config, prepare(config, CPU), CPU, Path(), open_inputs(config))
+
+
+@pytest.mark.parametrize("name", registry.choices("method"))
+def test_two_epochs_and_a_bitwise_resume(name: str, runs: Path) -> None:
+    torch.set_num_threads(1)
+    config = config_of(name, runs)
+    config.trajectory.record = False
+    whole, rows = start(config), Watcher()
+    whole.run(rows)
+    assert [row["epoch"] for row in rows.rows] == [0, 1, 2]
+    assert all(math.isfinite(value) for row in rows.rows for value in row.values())
+    assert not whole.diverged
+    assert rows.rows[-1]["test/accuracy"] > 0.4  # of four classes, a third of whose labels are wrong
+
+    stopped = start(config)
+    with pytest.raises(Halt):
+        stopped.run(Watcher(steps=whole.num_batches + 3))
+    written = io.BytesIO()
+    torch.save(stopped.state(), written)
+    written.seek(0)
+    resumed, later = start(config), Watcher()
+    resumed.load_state(torch.load(written, weights_only=True))
+    assert (resumed.epoch, resumed.batch) == (1, 3)
+    resumed.run(later)
+    assert later.rows == rows.rows[2:]
+    for part, wanted in (("model", whole.state()["model"]), ("method", whole.state()["method"])):
+        found = resumed.state()[part]
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[key], value) for key, value in wanted.items()), part
