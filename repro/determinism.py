@@ -12,8 +12,10 @@ Numbers come from the raw 64-bit output of NumPy's PCG64, which NumPy promises n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +50,17 @@ class Stream:
     def torch_seed(self) -> int:
         """Return a seed for ``torch.manual_seed``."""
         return int(self.raw(1)[0] >> np.uint64(1))
+
+
+@contextlib.contextmanager
+def seeded(stream: Stream) -> Iterator[None]:
+    """Let PyTorch's own generators start from ``stream`` inside, and go on afterwards as if nothing had been drawn."""
+    import torch
+
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(stream.torch_seed())
+        yield
 
 
 def visit_order(seed: int, epoch: int, num_instances: int) -> npt.NDArray[np.int64]:

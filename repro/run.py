@@ -22,7 +22,7 @@ from repro import checkpoint, registry
 from repro.allocator import keep_freed_memory
 from repro.config import Config
 from repro.data.prepare import RunData, prepare
-from repro.determinism import Stream, make_deterministic
+from repro.determinism import Stream, make_deterministic, seeded
 from repro.errors import Interrupted, UserError
 from repro.execution import prepare_model
 from repro.files import read_json, write_bytes, write_json, write_text
@@ -161,8 +161,7 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
     """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
 
     def make_network(*stream: str) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(Stream(config.seed, *stream).torch_seed())
+        with seeded(Stream(config.seed, *stream)):
             choice = registry.get("model", config.model.name)
             made: nn.Module = choice.build(config.model, num_classes=data.num_classes, image_shape=data.image_shape)
             return prepare_model(made, config.exec, device)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from repro import registry
 from repro.config import MethodConfig
-from repro.determinism import Stream
+from repro.determinism import Stream, seeded
 from repro.fields import setting
 from repro.mentor import Mentor, gather_lessons, teach
 from repro.methods.base import Context
@@ -88,8 +88,7 @@ class MentorNetDD(LossCurriculum):
             self._mentor.load_state_dict(learned)
 
     def _new(self) -> Mentor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(Stream(self.context.seed, "method", "mentor", "init").torch_seed())
+        with seeded(Stream(self.context.seed, "method", "mentor", "init")):
             return Mentor().to(self.context.device)
 
     def _learned(self) -> Mentor:
@@ -97,9 +96,8 @@ class MentorNetDD(LossCurriculum):
         assert data is not None
         assert data.meta is not None
         mentor = self._new()
-        with torch.random.fork_rng(), torch.enable_grad():
-            # Networks with dropout draw from PyTorch's own generator, whose state belongs to the run.
-            torch.manual_seed(Stream(self.context.seed, "method", "mentor", "torch").torch_seed())
+        # Networks with dropout draw from PyTorch's own generator, whose state belongs to the run.
+        with seeded(Stream(self.context.seed, "method", "mentor", "torch")), torch.enable_grad():
             lessons = gather_lessons(self.context, data.meta, self.config.percentile, self.config.percentile_decay)
             size = 128
             teach(

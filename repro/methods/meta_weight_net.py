@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from repro import registry
 from repro.config import MethodConfig
-from repro.determinism import Stream
+from repro.determinism import Stream, seeded
 from repro.fields import setting
 from repro.methods.base import Batch, Context, Method, one_hot
 from repro.owned import OwnedNetwork
@@ -69,8 +69,7 @@ class MetaWeightNet(Method):
         super().__init__(config, context)
         self._normalized = config.variant == "first_code"
         # Its first weights are drawn apart from the model's, so that methods share those.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(Stream(context.seed, "method", "meta_weight_net").torch_seed())
+        with seeded(Stream(context.seed, "method", "meta_weight_net")):
             network = _WeightNet(config.hidden).to(context.device)
         self._owned = OwnedNetwork(network, _optimizer(network, config))
 

@@ -47,6 +47,16 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "method": {"name": "instance_labels", "learning_rate": 100.0},
         "meta": {"batch_norm": "running"},
     },
+    "label_smoothing, noise": {"method": {"name": "label_smoothing", "form": "noise"}},
+    "focal": {"method": {"name": "focal"}},
+    "forward_correction": {"method": {"name": "forward_correction"}},
+    "backward_correction": {"method": {"name": "backward_correction"}},
+    "data_parameters": {"method": {"name": "data_parameters", "parameters": "both", "learning_rate": 5.0}},
+    "random_weights": {"method": {"name": "random_weights"}},
+    "l2rw": {"method": {"name": "l2rw"}},
+    "meta_weight_net": {"method": {"name": "meta_weight_net", "learning_rate": 0.1}},
+    "meta_weight_net, first code": {"method": {"name": "meta_weight_net", "variant": "first_code", "learning_rate": 0.1}},
+    "mentornet_pd": {"method": {"name": "mentornet_pd", "constant_until": 0}},
 }
 
 
@@ -64,7 +74,10 @@ def trace(case: dict[str, dict[str, Any]]) -> list[float]:
     model = choice.build(choice.config(width=4), num_classes=10, image_shape=raw.image_shape).double().to(DEVICE)
     settings = dict(case["method"])
     method_choice = registry.get("method", settings.pop("name"))
-    method: Method = method_choice.build(method_choice.config(**settings), Context(10, observed[:160], torch.device(DEVICE), 0))
+    # The noise: every third image is annotated as the next class.
+    transition = (2.0 * torch.eye(10) + torch.eye(10).roll(1, dims=1)) / 3.0
+    context = Context(10, observed[:160], torch.device(DEVICE), 0, transition=transition.to(DEVICE))
+    method: Method = method_choice.build(method_choice.config(**settings), context)
     optim = OptimConfig(**{"name": "golden", "epochs": 1, "learning_rate": 0.2, "weight_decay": 1e-3, **case.get("optim", {})})
     step = TrainingStep(model, SGD(model, optim), method, optim, MetaConfig(**case.get("meta", {})))
     values = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repro.determinism import Stream, sha256_of
+from repro.determinism import Stream, seeded, sha256_of
 
 
 def test_pinned_numbers() -> None:
@@ -41,3 +41,18 @@ def test_hash_sees_values_types_and_shapes() -> None:
     hashes = {sha256_of(base), sha256_of(base.reshape(2, 3)), sha256_of(base.astype(np.int32)), sha256_of(base + 1)}
     assert len(hashes) == 4
     assert sha256_of(base.astype(">i8")) == sha256_of(base.astype("<i8"))
+
+
+def test_seeded_numbers_come_from_their_stream_and_leave_the_generator_alone() -> None:
+    import torch
+
+    torch.manual_seed(5)
+    wanted = torch.rand(2)
+    torch.manual_seed(5)
+    drawn = []
+    for name in ("a", "a", "b"):
+        with seeded(Stream(0, name)):
+            drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.rand(2), wanted)
