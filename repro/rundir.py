@@ -140,6 +140,8 @@ class Status:
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
     slurm_job: str | None = field(default_factory=lambda: slurm_job())
+    node: str | None = field(default_factory=lambda: os.environ.get("SLURMD_NODENAME"))
+    gpu: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
     started: str = field(default_factory=now)
     heartbeat: str = field(default_factory=now)
     ended: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import shlex
 import shutil
 import sys
@@ -52,11 +53,15 @@ def parameters(cluster: Cluster, batch: Batch, *, token: str, code: Path, after:
     return {key: value for key, value in found.items() if value is not None} | {"wckey": None}
 
 
+def data_folder(cluster: Cluster) -> Path:
+    """Return where the datasets of runs on ``cluster`` lie."""
+    return Path(cluster.data or os.environ.get("REPRO_DATA", "data")).resolve()
+
+
 def setup_lines(cluster: Cluster, code: Path) -> list[str]:
     """Return the lines of shell before a run: modules, environment, and the way to the copy of the code."""
-    environment = dict(cluster.environment)
-    if cluster.data is not None:
-        environment["REPRO_DATA"] = cluster.data
+    # Relative to the folder of the one who submits; jobs start elsewhere.
+    environment = dict(cluster.environment) | {"REPRO_DATA": str(data_folder(cluster))}
     if cluster.scratch is not None:
         environment["TMPDIR"] = cluster.scratch
     return [

@@ -118,7 +118,8 @@ class Cluster:
         status = _status(folder)
         state = read_state(folder) if status is not None else "missing"
         view = RunView(name, state, job=job, status=status)
-        if state == "done" or item is None or self.answer is not None:
+        # Without a job id, a submission was cut off, and the next one forgets it.
+        if state == "done" or item is None or job is None or self.answer is not None:
             return replace(view, outside=state == "running" and self.answer is None)
         own = status is not None and status.get("slurm_job") == job
         if found is not None and found.live:
@@ -128,7 +129,7 @@ class Cluster:
                 return replace(view, state="queued", why=found.reason)
             shown = "running" if state == "running" and own else "starting"
             return replace(view, state=shown, node=found.node, left=found.left, why="" if found.state == "RUNNING" else found.state)
-        return _without_job(view, item.ended.get(job or "", "UNKNOWN"))
+        return _without_job(view, item.ended.get(job, "UNKNOWN"))
 
 
 def _status(folder: Path) -> dict[str, Any] | None:
