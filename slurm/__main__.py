@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repro.errors import EXIT_USER_ERROR, Interrupted, UserError
-from slurm.cluster import Cluster as Site
-from slurm.cluster import known_clusters, load_cluster
+from slurm.cluster import Cluster, known_clusters, load_cluster
 from sweeps.scale import PAPER, load_scale
 from sweeps.spec import load_spec
 
@@ -116,7 +115,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def _runs(chosen: argparse.Namespace, site: Site | None) -> Path:
+def _runs(chosen: argparse.Namespace, site: Cluster | None) -> Path:
     if chosen.command == "doctor" and chosen.cluster is None:
         raise UserError("name a cluster: --cluster NAME.")
     given = chosen.runs or (site.runs if site is not None else None) or os.environ.get("REPRO_RUNS", "runs")
@@ -137,14 +136,14 @@ def _submit(chosen: argparse.Namespace) -> int:
     # PyTorch comes with the methods that are composed; a mistake in a file is found without it.
     from slurm import report, submission
     from slurm.here import run_here
-    from slurm.states import Cluster
+    from slurm.states import JobStates
     from sweeps.plan import make_plan, write_plans
     from sweeps.report import print_outcome
 
     plan = make_plan(specs, _runs(chosen, site))
     submission.check_models(plan, site)
     retry = chosen.retry or chosen.command == "retry"
-    cluster = Cluster(plan.folder)
+    cluster = JobStates(plan.folder)
     if cluster.answer is not None and site.kind == "slurm" and not chosen.dry_run:
         raise UserError(f"{cluster.answer} Nothing was submitted.")
     choice = submission.choose(plan, site, cluster, retry=retry, limit=chosen.limit)

@@ -216,7 +216,8 @@ def _job(site: Cluster, runs: Path) -> Iterator[Finding]:
         folder, python=None if site.python is None else shlex.quote(site.python)
     )
     executor.update_parameters(**sbatch.parameters(_small(site), _BATCH, token=folder.name, code=code, after=[], max_parallel=None))
-    job = str(executor.submit(probe).job_id)
+    with sbatch.outside_of_jobs():
+        job = str(executor.submit(probe).job_id)
     print(f"      job {job} submitted", flush=True)
     try:
         yield from _judge(site, folder, job, code)

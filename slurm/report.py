@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from slurm import sbatch
-from slurm.cluster import Cluster as Site
+from slurm.cluster import Cluster
 from slurm.ledger import Ledger
 from slurm.submission import Choice, Sent
 from sweeps.cost import ASSUMED_TFLOPS, COUNTED, FINISHED, estimate
@@ -16,7 +16,7 @@ from sweeps.plan import Plan
 _NAMED = 12
 
 
-def print_choice(plan: Plan, site: Site, choice: Choice, *, max_parallel: int | None) -> None:
+def print_choice(plan: Plan, site: Cluster, choice: Choice, *, max_parallel: int | None) -> None:
     """Print how far the runs are, what would be submitted, and what it costs."""
     states = Counter(view.state for view in choice.views.values())
     print(f"{len(plan.runs)} runs on cluster {site.name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
@@ -40,7 +40,7 @@ def _by_reason(choice: Choice) -> dict[str, list[str]]:
     return reasons
 
 
-def print_batches(plan: Plan, site: Site, choice: Choice, max_parallel: int | None) -> None:
+def print_batches(plan: Plan, site: Cluster, choice: Choice, max_parallel: int | None) -> None:
     """Print a line for each kind of array, and the number of calls of sbatch."""
     lines = [["jobs", "runs", "limits of a job", "array"]]
     kinds: Counter[tuple[str, int, int, str, str]] = Counter()
@@ -82,7 +82,7 @@ def _hours(found: list[float | None]) -> str:
     return "< 0.01" if 0.0 < total < 0.01 else (f"{total:,.2f}" if total < 10.0 else f"{total:,.0f}")
 
 
-def print_text(plan: Plan, site: Site, choice: Choice, *, max_parallel: int | None) -> None:
+def print_text(plan: Plan, site: Cluster, choice: Choice, *, max_parallel: int | None) -> None:
     """Print the text that sbatch would get for the first array."""
     if not choice.batches:
         return

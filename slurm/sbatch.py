@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def send(
     try:
         executor = _slurm_module().SlurmExecutor(folder, python=None if cluster.python is None else shlex.quote(cluster.python))
         executor.update_parameters(**parameters(cluster, batch, token=item.token, code=code, after=after, max_parallel=width))
-        with executor.batch():
+        with outside_of_jobs(), executor.batch():
             jobs = [executor.submit(function) for function in functions]
         return [str(job.job_id) for job in jobs]
     except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as error:
@@ -123,6 +123,16 @@ def send(
             with contextlib.suppress(OSError):
                 path.unlink()
         raise UserError(f"{batch.name}: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """Submit as from a login node: sbatch hands its environment on, and a job would take the array of its submitter for its own."""
+    own = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("SLURM_") and key != "SLURM_CONF"}
+    try:
+        yield
+    finally:
+        os.environ.update(own)
 
 
 def _reason(error: Exception) -> str:

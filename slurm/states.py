@@ -50,7 +50,7 @@ class RunView:
     status: Mapping[str, Any] | None = None
 
 
-class Cluster:
+class JobStates:
     """All runs of a folder as SLURM and the ledger know them at one moment.
 
     Attributes:

@@ -14,10 +14,10 @@ from repro.errors import UserError
 from repro.rundir import requeue
 from slurm import queue, sbatch
 from slurm.batches import Batch, make_batches
-from slurm.cluster import Cluster as Site
+from slurm.cluster import Cluster
 from slurm.ledger import Ledger
 from slurm.snapshot import take_snapshot
-from slurm.states import LIVE, Cluster, RunView
+from slurm.states import LIVE, JobStates, RunView
 from sweeps.plan import Plan, PlannedRun
 
 
@@ -59,7 +59,7 @@ class Sent:
     error: str | None = None
 
 
-def choose(plan: Plan, site: Site, cluster: Cluster, *, retry: bool, limit: int | None) -> Choice:
+def choose(plan: Plan, site: Cluster, cluster: JobStates, *, retry: bool, limit: int | None) -> Choice:
     """Decide about every run of ``plan``."""
     inputs = {name: run.inputs for name, run in plan.runs.items()}
     choice = Choice(cluster.views(plan.runs, inputs))
@@ -99,7 +99,7 @@ def _obstacle(run: PlannedRun, view: RunView, choice: Choice, chosen: set[str], 
     return None
 
 
-def check_models(plan: Plan, site: Site) -> None:
+def check_models(plan: Plan, site: Cluster) -> None:
     """Check that the models that the cluster file has limits for exist.
 
     Raises:
@@ -115,7 +115,7 @@ def check_models(plan: Plan, site: Site) -> None:
                 raise site.error(key, f"{key}.{name}: there is no such model.{did_you_mean(name, known)}")
 
 
-def send(plan: Plan, site: Site, *, retry: bool, limit: int | None, max_parallel: int | None) -> Sent:
+def send(plan: Plan, site: Cluster, *, retry: bool, limit: int | None, max_parallel: int | None) -> Sent:
     """Submit what ``plan`` needs now. What SLURM refuses ends the submission; what it has taken stays, and the next call goes on.
 
     Raises:
@@ -124,7 +124,7 @@ def send(plan: Plan, site: Site, *, retry: bool, limit: int | None, max_parallel
     ledger = Ledger(plan.folder)
     sent = Sent()
     with ledger.lock():
-        cluster = Cluster(plan.folder)
+        cluster = JobStates(plan.folder)
         if cluster.answer is not None:
             raise UserError(f"{cluster.answer} Nothing was submitted.")
         _forget_cut_off(ledger, cluster)
@@ -150,7 +150,7 @@ def send(plan: Plan, site: Site, *, retry: bool, limit: int | None, max_parallel
 
 
 def _send_one(
-    plan: Plan, site: Site, ledger: Ledger, batch: Batch, code: Path, jobs: Mapping[str, str], max_parallel: int | None
+    plan: Plan, site: Cluster, ledger: Ledger, batch: Batch, code: Path, jobs: Mapping[str, str], max_parallel: int | None
 ) -> dict[str, str]:
     item = ledger.begin(batch, site.name, code, site.minutes_of(batch.model))
     folder = ledger.folder_of(item)
@@ -174,7 +174,7 @@ def _refused(token: str) -> bool:
         return False
 
 
-def _forget_cut_off(ledger: Ledger, cluster: Cluster) -> None:
+def _forget_cut_off(ledger: Ledger, cluster: JobStates) -> None:
     """Cancel what was submitted by a call that was cut off before it knew: its jobs have nothing to run."""
     for item in cluster.unconfirmed():
         jobs = cluster.jobs_of(item.token)

@@ -12,7 +12,7 @@ from typing import Any
 from repro.errors import UserError, did_you_mean
 from slurm import queue
 from slurm.ledger import Ledger
-from slurm.states import LIVE, STATES, Cluster, RunView
+from slurm.states import LIVE, STATES, JobStates, RunView
 from sweeps.progress import completed_epochs, last_row
 
 #: Of a table with more runs than this only those are listed that are live or need attention.
@@ -26,7 +26,7 @@ def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
     if not plans:
         print(f"nothing was submitted from {runs}")
         return 0
-    cluster = Cluster(runs)
+    cluster = JobStates(runs)
     if cluster.answer is not None:
         print(f"SLURM does not answer, so this is what the run folders say: {cluster.answer}", file=sys.stderr)
     attention = False
@@ -104,7 +104,7 @@ def stop(runs: Path, names: list[str]) -> int:
     """
     ledger = Ledger(runs)
     with ledger.lock():
-        cluster = Cluster(runs)
+        cluster = JobStates(runs)
         if cluster.answer is not None:
             raise UserError(f"{cluster.answer} Nothing was cancelled.")
         known = {name for item in cluster.submitted for task in item.tasks for name in task}

@@ -123,19 +123,20 @@ class Box:
         self._spawn(node, ["slurmd", "-D", "-f", str(self.config), "-N", node])
 
     def kill_steps(self, node: str) -> None:
-        """End every process that a slurmd of this node has left behind, as a power cut would."""
-        for path in Path("/proc").glob("[0-9]*/environ"):
+        """End every process that a slurmd of this node has left behind, as a power cut would: none has time to report another's end."""
+        marks = (f"SLURMD_NODENAME={node}\0".encode(), str(self.folder).encode())
+        steps, processes = set(), set()
+        for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                content = path.read_bytes()
-                if f"SLURMD_NODENAME={node}\0".encode() in content and str(self.folder).encode() in content:
-                    os.kill(int(path.parent.name), signal.SIGKILL)
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if path.read_bytes().startswith(b"slurmstepd: ") and self._belongs(path.parent, node):
-                    os.kill(int(path.parent.name), signal.SIGKILL)
-
-    def _belongs(self, process: Path, node: str) -> bool:
-        return any(str(self.folder / "spool" / node) in os.readlink(link) for link in (process / "fd").iterdir() if link.exists())
+                content = (path / "environ").read_bytes()
+                if all(mark in content for mark in marks):
+                    processes.add(int(path.name))
+                    parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                    if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                        steps.add(parent)
+        for process in (*steps, *processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     # -- configuration ---------------------------------------------------------------------------------------------------------
 
@@ -247,13 +248,17 @@ class Box:
         data, sock = folder / "mysql", folder / "run" / "mysql.sock"
         admin = ["--no-defaults", "-u", user, f"--socket={sock}"]
         self._call(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=socket"]
-            + [f"--auth-root-socket-user={user}", "--skip-test-db", f"--user={user}"]
+            [
+                *("mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=socket"),
+                *(f"--auth-root-socket-user={user}", "--skip-test-db", f"--user={user}"),
+            ]
         )
         self._spawn(
             "mariadbd",
-            ["mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", f"--socket={sock}", f"--port={port + 4}"]
-            + ["--bind-address=127.0.0.1", "--skip-log-bin", "--innodb-buffer-pool-size=64M"],
+            [
+                *("mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", f"--socket={sock}", f"--port={port + 4}"),
+                *("--bind-address=127.0.0.1", "--skip-log-bin", "--innodb-buffer-pool-size=64M"),
+            ],
         )
         wait_until(lambda: self._works(["mariadb-admin", *admin, "ping"]), 60, "mariadb")
         grants = [f"create user 'slurm'@'{host}' identified by 'slurm'" for host in ("127.0.0.1", "localhost")]

@@ -13,7 +13,7 @@ from repro.compose import compose
 from repro.files import read_json
 from repro.run import execute
 from slurm.__main__ import main
-from slurm.states import Cluster, RunView
+from slurm.states import JobStates, RunView
 from sweeps.plan import Plan, make_plan
 from sweeps.spec import PAPER, load_spec
 
@@ -99,7 +99,7 @@ class Lab:
     # -- looking ---------------------------------------------------------------------------------------------------------------
 
     def views(self) -> dict[str, RunView]:
-        return Cluster(self.runs).views(self.ids, {name: run.inputs for name, run in self.plan.runs.items()})
+        return JobStates(self.runs).views(self.ids, {name: run.inputs for name, run in self.plan.runs.items()})
 
     def states(self) -> dict[str, str]:
         return {name: view.state for name, view in self.views().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -17,9 +18,9 @@ import pytest
 from box import GPUS, NODES, Box
 from lab import Lab, folds, plain
 
+import slurm.sbatch
 from repro.files import read_json, write_json
 from repro.identity import identity_document
-import slurm.sbatch
 from slurm.ledger import Ledger
 
 MakeLab = Callable[..., Lab]
@@ -67,7 +68,7 @@ def test_folds_then_finals_each_on_its_own_gpu(lab: MakeLab) -> None:
     assert len(spans) == GPUS * len(NODES), "all GPUs are used"
     for used in spans.values():
         used.sort()
-        assert all(before[1] <= after[0] for before, after in zip(used, used[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(used))
     git = read_json(trial.runs / trial.ids[0] / "provenance.json")["git"]
     assert (trial.runs / "code" / git["snapshot"][:16] / "repro" / "run.py").exists()
     assert trial.call("status", "trial") == 0
