@@ -8,7 +8,7 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint type check format clean
+.PHONY: help setup demo test test-slow test-slurm lint type check format clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,10 +28,14 @@ demo: $(READY) ## learn labels on real digits and print the table: minutes on tw
 	$(BIN)/python -m analysis figures demo_curves demo_labels
 
 test: $(READY) ## run the whole test suite
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not slurm"
 
 test-slow: $(READY) ## run the tests that take minutes
 	$(PYTEST) -m slow
+
+# File by file, so that each process starts one SLURM at a time.
+test-slurm: $(READY) ## run the tests on a real SLURM that they start here: some 15 minutes
+	$(PYTEST) -m slurm --dist loadfile tests/integration/slurm
 
 lint: $(READY) ## check style and layers
 	$(BIN)/ruff check .

@@ -56,8 +56,10 @@ class Monitor:
 
     def between_steps(self, training: Training) -> None:
         """Save the state if it is time or if the run is asked to stop."""
+        self._held.check_lease(read=False)
         due = time.monotonic() - self._saved_at >= self._config.exec.checkpoint_interval_s
         if self._requests or due:
+            self._held.check_lease()
             checkpoint.save(self._held.path, {"run_id": self._name, **training.state()})
             self._saved_at = time.monotonic()
         if self._requests:

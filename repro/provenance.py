@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import platform
@@ -13,13 +14,25 @@ from typing import Any
 
 import torch
 
+from repro.files import read_json
+
 PACKAGES = ("soft-labels-repro", "torch", "torchvision", "numpy", "scikit-learn", "hydra-core", "omegaconf", "wandb")
+
+
+#: Stands at the root of a copy of the code: the state of the checkout it was copied from, and the sha256 of the copied files.
+SNAPSHOT_FILE = "snapshot.json"
 
 
 @functools.cache
 def git_state() -> dict[str, str | None]:
-    """Return the commit of the code and the sha256 of its uncommitted changes; ``None`` where there is no repository or change."""
+    """Return the commit of the code and the sha256 of its uncommitted changes; ``None`` where there is no repository or change.
+
+    A copy of the code that was made for a job says what it is a copy of, and the sha256 of its files as ``snapshot``.
+    """
     folder = Path(__file__).resolve().parent
+    with contextlib.suppress(FileNotFoundError):
+        copied = read_json(folder.parent / SNAPSHOT_FILE)
+        return {**copied["git"], "snapshot": copied["sha256"]}
 
     def git(*arguments: str) -> str | None:
         try:

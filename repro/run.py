@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import signal
 import sys
 import traceback
@@ -79,7 +80,7 @@ def execute(config: Config) -> Path:
 def _check_folder(folder: Path, config: Config) -> None:
     if (folder / "identity.json").exists():
         check_same(folder, config)
-    elif folder.is_dir() and any(path.name not in (".lock", "status.json") for path in folder.iterdir()):
+    elif folder.is_dir() and any(path.name not in (".lock", "lease.json", "status.json") for path in folder.iterdir()):
         raise UserError(
             f"{folder} exists but has no identity.json, so it is no run folder of ours. Move it away, or set paths.runs elsewhere."
         )
@@ -138,6 +139,7 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
         training.run(monitor)
         monitor.close()
         results = summarize(monitor.rows, diverged=training.diverged)
+        held.check_lease()
         if config.exec.save_model:
             _save_model(folder, training)
         write_json(folder / "final.json", results)
@@ -212,7 +214,12 @@ def _stop_requests() -> Iterator[list[int]]:
     """Collect the stop signals that arrive; a second Ctrl-C stops at once, with the state of the last checkpoint."""
     received: list[int] = []
 
+    owner = os.getpid()
+
     def note(number: int, frame: FrameType | None) -> None:
+        # A forked child inherits this handler; what is sent to it is not meant for the run.
+        if os.getpid() != owner:
+            return
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)

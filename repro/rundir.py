@@ -22,6 +22,7 @@ import filelock
 
 from repro.errors import UserError
 from repro.files import jsonable, read_json, write_json, write_text
+from repro.lease import Lease, Superseded, claim
 
 #: The states of a run. ``queued`` has no folder yet, or was put back by :func:`requeue`; ``lost`` is concluded by a reader, never
 #: written.
@@ -88,6 +89,37 @@ def requeue(folder: Path) -> bool:
         raise UserError(f"{folder} cannot be written: {error.strerror}. Make it writable to try its run again.") from error
 
 
+def note_failure(folder: Path, error: str) -> bool:
+    """Note that the run in ``folder`` has failed where its process could not say so itself, and return whether it was noted.
+
+    The process must be known to have ended: should it live on, it is stopped. A run that is done or has noted its own failure, and one
+    whose lock is held, are left alone.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", blocking=False):
+            try:
+                status = dict(read_json(folder / "status.json"))
+            except (FileNotFoundError, ValueError, TypeError):
+                status = vars(Status(attempt=1, heartbeat_s=0.0))
+            if status.get("state") in ("done", "failed"):
+                return False
+            claim(folder)
+            write_json(folder / "status.json", status | {"state": "failed", "error": error, "ended": now(), "slurm_job": slurm_job()})
+            return True
+    except filelock.Timeout:
+        return False
+
+
+def slurm_job() -> str | None:
+    """Return the id of the SLURM job that this process belongs to, as squeue shows it (``12``, ``12_3``); ``None`` outside of one."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}") for part in ("JOB_ID", "TASK_ID"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
 def _process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -107,7 +139,9 @@ class Status:
     state: str = "running"
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
-    slurm_job: str | None = field(default_factory=lambda: os.environ.get("SLURM_JOB_ID"))
+    slurm_job: str | None = field(default_factory=lambda: slurm_job())
+    node: str | None = field(default_factory=lambda: os.environ.get("SLURMD_NODENAME"))
+    gpu: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
     started: str = field(default_factory=now)
     heartbeat: str = field(default_factory=now)
     ended: str | None = None
@@ -125,6 +159,8 @@ class RunFolder:
         self.status: Status | None = None
         self._metrics: IO[str] | None = None
         self._guard = threading.Lock()
+        self._lease = Lease(path)
+        self._superseded = False
 
     @contextlib.contextmanager
     def hold(self, *, heartbeat_s: float, epochs: int) -> Iterator[RunFolder]:
@@ -151,6 +187,7 @@ class RunFolder:
         stop = threading.Event()
         beat = threading.Thread(target=self._beat, args=(stop, heartbeat_s), daemon=True, name="heartbeat")
         try:
+            self._lease.take()
             self._remove_leftovers()
             self.status = Status(attempt=self._attempts() + 1, heartbeat_s=heartbeat_s, epochs=epochs)
             self._write_status()
@@ -177,12 +214,29 @@ class RunFolder:
     def _beat(self, stop: threading.Event, period_s: float) -> None:
         while not stop.wait(period_s):
             # A full disk shows up in the loop's own writes, which stop the run; a missed heartbeat alone must not.
-            with contextlib.suppress(OSError):
+            try:
                 self._write_status()
+            except Superseded:
+                self._superseded = True
+                return
+            except OSError:
+                continue
+
+    def check_lease(self, *, read: bool = True) -> None:
+        """Check that nobody has taken the run over; without ``read``, go by what the last heartbeat found.
+
+        Raises:
+            Superseded: somebody has.
+        """
+        if self._superseded:
+            raise Superseded(self.path)
+        if read:
+            self._lease.check()
 
     def _write_status(self) -> None:
         with self._guard:
             assert self.status is not None
+            self.check_lease()
             self.status.heartbeat = now()
             write_json(self.path / "status.json", vars(self.status))
 
@@ -217,6 +271,7 @@ class RunFolder:
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Append one evaluation to ``metrics.jsonl`` and force it to the disk."""
         assert self._metrics is not None
+        self.check_lease()
         self._metrics.write(_line(row))
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
@@ -232,6 +287,7 @@ class RunFolder:
 
     def add_cost(self, *, wall_s: float, on_gpu: bool, peak_gib: float) -> None:
         """Add this attempt's cost to ``cost.json``: summed wall time and GPU-hours, highest memory (GiB)."""
+        self.check_lease()
         path = self.path / "cost.json"
         try:
             before = read_json(path)

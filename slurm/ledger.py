@@ -1,0 +1,131 @@
+"""What has been submitted: a folder ``<runs>/slurm/<token>`` for each call of sbatch, and for each spec the plan it came from.
+
+``batch.json`` is written before sbatch is called, with no job id. So a submission that was cut off at any moment is known, and its
+jobs, which carry the token as their comment, are found in the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from repro.errors import UserError
+from repro.files import read_json, write_json
+from slurm.batches import Batch
+from sweeps.plan import Plan
+
+SCHEMA = 1
+
+
+@dataclass
+class Submitted:
+    """One call of sbatch.
+
+    Attributes:
+        token: its folder and its jobs' comment; sorts by time.
+        tasks: for each job the ids of its runs.
+        jobs: the id of each job; empty while it is not known that SLURM has taken them.
+        after: ids of the runs that it waits for.
+        ended: by job id, the last state that SLURM named of a job that is over.
+        minutes: time limit.
+    """
+
+    token: str
+    name: str
+    cluster: str
+    code: str
+    tasks: list[list[str]]
+    after: list[str]
+    minutes: int
+    jobs: list[str] = field(default_factory=list)
+    ended: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def array(self) -> str | None:
+        """The id that all its jobs share."""
+        return self.jobs[0].partition("_")[0] if self.jobs else None
+
+
+class Ledger:
+    """The submissions of one folder of runs."""
+
+    def __init__(self, runs: Path) -> None:
+        self.folder = runs / "slurm"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let one process at a time decide what to submit; a second one waits.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(self.folder / ".lock", timeout=600):
+                yield
+        except filelock.Timeout as error:
+            raise UserError(f"{self.folder}: another submission has been going on for ten minutes. Wait for it, or end it.") from error
+        except PermissionError as error:
+            raise UserError(f"{self.folder} cannot be written: {error.strerror}. Set --runs to a folder you can write.") from error
+
+    def begin(self, batch: Batch, cluster: str, code: Path, minutes: int) -> Submitted:
+        """Note that ``batch`` is about to be submitted."""
+        token = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(3)}"
+        item = Submitted(token, batch.name, cluster, str(code), [list(task) for task in batch.tasks], list(batch.after), minutes)
+        self.folder_of(item).mkdir(parents=True)
+        self.save(item)
+        return item
+
+    def folder_of(self, item: Submitted) -> Path:
+        """Return where the texts, pickles and logs of a submission lie."""
+        return self.folder / item.token
+
+    def save(self, item: Submitted) -> None:
+        """Write what is known of a submission."""
+        write_json(self.folder_of(item) / "batch.json", {"schema": SCHEMA, **asdict(item)})
+
+    def read(self) -> list[Submitted]:
+        """Return every submission, oldest first."""
+        found = []
+        for path in sorted(self.folder.glob("*/batch.json")):
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+                document = read_json(path)
+                if document.pop("schema", None) == SCHEMA:
+                    found.append(Submitted(**document))
+        return found
+
+    # -- plans -----------------------------------------------------------------------------------------------------------------
+
+    def write_plans(self, plan: Plan) -> None:
+        """Keep what :mod:`slurm.watch` needs to know of each spec, so that watching composes nothing."""
+        for spec in plan.specs:
+            name = spec.name if plan.scale.stamp is None else f"{spec.name}@{plan.scale.title}"
+            runs = {
+                run.run_id: {"place": run.place, "epochs": run.epochs, "inputs": list(run.inputs), "stage": run.stage}
+                for run in plan.runs.values()
+                if spec.name in run.specs
+            }
+            cells = [{"row": cell.row, "column": cell.column, "runs": list(cell.run_ids)} for cell in plan.cells if cell.spec == spec.name]
+            document = {"schema": SCHEMA, "spec": name, "title": spec.title, "runs": runs, "cells": cells}
+            (self.folder / "plans").mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "plans" / f"{name}.json", document)
+
+    def plans(self, names: list[str] | None = None) -> list[Mapping[str, Any]]:
+        """Return the plans of the specs ``names`` that were submitted, or of all.
+
+        Raises:
+            UserError: one was not.
+        """
+        known = {path.stem: path for path in sorted((self.folder / "plans").glob("*.json"))}
+        for name in names or ():
+            if name not in known:
+                there = f"Submitted were: {', '.join(known)}." if known else "Nothing was."
+                raise UserError(f"{name} was not submitted from {self.folder.parent}. {there}")
+        return [read_json(path) for name, path in known.items() if not names or name in names]

@@ -1,0 +1,155 @@
+"""Watching what was submitted: the grid, single runs, logs, and stopping. Nothing here composes a run or imports PyTorch."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repro.errors import UserError, did_you_mean
+from slurm import queue
+from slurm.ledger import Ledger
+from slurm.states import LIVE, STATES, JobStates, RunView
+from sweeps.progress import completed_epochs, last_row
+
+#: Of a table with more runs than this only those are listed that are live or need attention.
+_LISTED = 60
+
+
+def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
+    """Print for each spec the grid of cells and below it its runs; return 1 when a run needs attention."""
+    ledger = Ledger(runs)
+    plans = ledger.plans(specs)
+    if not plans:
+        print(f"nothing was submitted from {runs}")
+        return 0
+    cluster = JobStates(runs)
+    if cluster.answer is not None:
+        print(f"SLURM does not answer, so this is what the run folders say: {cluster.answer}", file=sys.stderr)
+    attention = False
+    for plan in plans:
+        views = cluster.views(plan["runs"], {name: run["inputs"] for name, run in plan["runs"].items()})
+        print(f"{plan['spec']}: {plan['title']}")
+        _print_grid(plan, views)
+        _print_runs(runs, plan, views, every=every)
+        print(f"{len(views)} runs: {_counts(views.values())}")
+        attention = attention or any(view.state in ("failed", "lost", "cancelled") for view in views.values())
+    return 1 if attention else 0
+
+
+def _print_grid(plan: Mapping[str, Any], views: Mapping[str, RunView]) -> None:
+    columns = list(dict.fromkeys(cell["column"] for cell in plan["cells"]))
+    rows = list(dict.fromkeys(cell["row"] for cell in plan["cells"]))
+    texts = {(cell["row"], cell["column"]): _cell([views[name] for name in cell["runs"]]) for cell in plan["cells"]}
+    _table([["", *columns], *([row, *(texts.get((row, column), "-") for column in columns)] for row in rows)])
+    shown = {name for cell in plan["cells"] for name in cell["runs"]}
+    inputs = [view for name, view in views.items() if name not in shown]
+    if inputs:
+        print(f"their inputs: {_cell(inputs)}")
+
+
+def _cell(views: Sequence[RunView]) -> str:
+    if not views:
+        return "-"
+    counts = Counter(view.state for view in views)
+    others = [f"{counts[state]} {state}" for state in STATES if counts[state] and state not in ("done", "missing")]
+    return " ".join([f"{counts['done']}/{len(views)}", *others])
+
+
+def _counts(views: Iterable[RunView]) -> str:
+    counts = Counter(view.state for view in views)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def _print_runs(runs: Path, plan: Mapping[str, Any], views: Mapping[str, RunView], *, every: bool) -> None:
+    quiet: Collection[str] = () if every else ("done", "missing") if len(views) <= _LISTED else ("done", "missing", "queued")
+    lines = [["state", "job", "node", "epoch", "time left", "run", ""]]
+    for name, view in views.items():
+        if view.state not in quiet:
+            run = plan["runs"][name]
+            epoch, left = _progress(runs / name, view, run["epochs"])
+            lines.append(
+                [view.state, view.job or "", view.node, epoch, left, run["place"], f"({name})" + (f": {view.why}" if view.why else "")]
+            )
+    if len(lines) > 1:
+        _table(lines)
+
+
+def _progress(folder: Path, view: RunView, epochs: int) -> tuple[str, str]:
+    """Return how far a run is, and how long its training will still take."""
+    row = last_row(folder)
+    if not row:
+        return "", ""
+    done = completed_epochs(row)
+    seconds = row.get("time/epoch_s")
+    if view.state not in ("running", "starting") or not isinstance(seconds, float):
+        return f"{done}/{epochs}", ""
+    return f"{done}/{epochs}", str(dt.timedelta(seconds=round(seconds * (epochs - done))))
+
+
+def _table(lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def stop(runs: Path, names: list[str]) -> int:
+    """Cancel the live jobs of specs or runs, and return the exit code.
+
+    Raises:
+        UserError: a name is neither a spec that was submitted nor a run; SLURM does not answer.
+    """
+    ledger = Ledger(runs)
+    with ledger.lock():
+        cluster = JobStates(runs)
+        if cluster.answer is not None:
+            raise UserError(f"{cluster.answer} Nothing was cancelled.")
+        known = {name for item in cluster.submitted for task in item.tasks for name in task}
+        plans = {plan["spec"]: plan for plan in ledger.plans()}
+        wanted: dict[str, None] = {}
+        for name in names:
+            if name not in plans and name not in known:
+                raise UserError(f"{name}: neither a spec that was submitted nor a run of one.{did_you_mean(name, [*plans, *known])}")
+            wanted |= dict.fromkeys(plans[name]["runs"] if name in plans else [name])
+        views = cluster.views(wanted, {})
+        jobs = list(dict.fromkeys(view.job for view in views.values() if view.state in LIVE and view.job is not None and not view.outside))
+        sharing = {
+            name for item in cluster.submitted for job, task in zip(item.jobs, item.tasks, strict=False) if job in jobs for name in task
+        }
+        if jobs:
+            queue.cancel(jobs)
+            # SLURM keeps no trace of a task that was cancelled before it began.
+            for item in cluster.submitted:
+                mine = {job: "CANCELLED" for job in item.jobs if job in jobs}
+                if mine:
+                    item.ended |= mine
+                    ledger.save(item)
+    print(f"cancelled {len(jobs)} jobs with {len(sharing)} runs; what they have saved stays, and submit goes on from it")
+    for name in sorted(sharing - set(wanted)):
+        print(f"with them, since it shares a GPU: {name}")
+    return 0
+
+
+def print_log(runs: Path, name: str, *, lines: int) -> int:
+    """Print the end of the log of a run, and of its job where the run has none.
+
+    Raises:
+        UserError: there is no such run, or it has no log yet.
+    """
+    cluster = Ledger(runs)
+    paths = [runs / "logs" / f"{name}.log"]
+    for item in cluster.read():
+        for job, task in zip(item.jobs, item.tasks, strict=False):
+            if name in task:
+                paths += [cluster.folder_of(item) / f"{job}_0_log.{kind}" for kind in ("out", "err")]
+    found = [path for path in paths if path.is_file() and path.stat().st_size]
+    if not found:
+        known = [path.stem for path in (runs / "logs").glob("*.log")]
+        raise UserError(f"{name}: there is no log yet.{did_you_mean(name, known)} Looked for {paths[0]}.")
+    for path in found:
+        print(f"==> {path} <==")
+        print("\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
+    return 0
