@@ -95,17 +95,18 @@ def _pull(chosen: argparse.Namespace) -> int:
 
 
 def _workspace(chosen: argparse.Namespace) -> int:
+    if chosen.action == "diff" and not chosen.url:
+        raise UserError("diff needs --url: the address that `workspace save` printed.")
     with _own_folder():
         from repro.tracker.server import Server
         from repro.tracker.workspace import difference, panels, save
 
         server = Server(chosen.project, chosen.entity)
         if chosen.action == "save":
-            print(save(server))
-            for line in panels():
-                print(f"  {line}")
+            print(save(server, chosen.url))
+            print("\n".join(f"  {line}" for line in panels()))
             return 0
-        lines = difference(server)
+        lines = difference(server, chosen.url)
         print("\n".join(lines) if lines else "the saved workspace is the one of the code")
         return 1 if lines else 0
 
@@ -160,8 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     pull = verb("pull", _pull, "fetch the finished runs of a project as run folders that tables can read", folders=False, server=False)
     pull.add_argument("place", metavar="ENTITY/PROJECT")
     pull.add_argument("--runs", default=runs, help="where the run folders go (default: %(default)s)")
-    workspace = verb("workspace", _workspace, "save the dashboards to a project, or compare what is saved there with the code", folders=False)
+    workspace = verb("workspace", _workspace, "save the dashboards to a project, or compare a saved view with the code", folders=False)
     workspace.add_argument("action", choices=("save", "diff"))
+    workspace.add_argument("--url", help="a saved view: save writes over it, diff compares with it (default of save: a new view)")
     return parser
 
 

@@ -158,12 +158,11 @@ class WandbTracker:
             self.failures += 1
             if self.failures == 1:
                 logger.warning(
-                    "W&B failed (%s: %s); training goes on, metrics.jsonl is complete. `python -m repro.tracker sync %s` fills in what is missing.",
+                    "W&B failed (%s: %s); training goes on, metrics.jsonl is complete. "
+                    "`python -m repro.tracker sync %s` fills in what is missing.",
                     type(error).__name__,
                     str(error).strip(),
                     self._contents.folder,
                 )
             return False
         return True
-
-

@@ -46,7 +46,7 @@ class Contents:
             self.tracker: dict[str, Any] = dict(settings["tracker"])
             self.epochs = int(settings["optim"]["epochs"])
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise UserError(f"{folder} is no run folder that can be mirrored: {error}. Name folders that `python -m repro` made.") from error
+            raise UserError(f"{folder} is no run folder that can be mirrored: {error}. Name folders made by `python -m repro`.") from error
         self.config: dict[str, Any] = {name: value for name, value in settings.items() if name not in NOT_SCIENTIFIC}
         # Text, so that its dotted names and its numbers come back as they are.
         self.config |= {"provenance": provenance, "identity": json.dumps(identity, sort_keys=True)}
@@ -77,7 +77,7 @@ class Contents:
 
     def summary(self, results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         """Return the summary of a finished run: each result by its rule as one plain name, and what a copy is checked by."""
-        plain = {name: rule_of.get(rule, math.nan) for metric, rule_of in results.items() for rule, name in summary_names(metric).items() if rule in rule_of}
+        plain = {name: values[rule] for metric, values in results.items() for rule, name in summary_names(metric).items() if rule in values}
         status = self._json("status.json")
         return plain | {
             "truth_rows": len(self.rows()),

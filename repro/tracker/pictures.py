@@ -49,7 +49,8 @@ def heatmap(rows: Sequence[dict[str, Any]], *, epochs: int) -> npt.NDArray[np.ui
     part = (known - below)[..., None]
     colours = (_COLOURS[below] * (1 - part) + _COLOURS[below + 1] * part).round().astype(np.uint8)
     colours[np.isnan(shares)] = _GREY
-    return colours.repeat(max(1, _HEIGHT // len(names)), axis=0).repeat(max(1, _WIDTH // (epochs + 1)), axis=1)
+    drawn: npt.NDArray[np.uint8] = colours.repeat(max(1, _HEIGHT // len(names)), axis=0).repeat(max(1, _WIDTH // (epochs + 1)), axis=1)
+    return drawn
 
 
 def histograms(folder: Path, epoch: int) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:

@@ -57,7 +57,7 @@ def _pull_one(remote: Remote, runs: Path, server: Server) -> Outcome:
         return Outcome(name, "there already", str(runs / name))
     rows = [_row(row) for row in remote.rows if "epoch" in row]
     if [row["epoch"] for row in rows] != list(range(expected)):
-        return Outcome(name, "left out", f"{len(rows)} rows on the server, not the {expected} that it was made of; `sync` it from where it was trained")
+        return Outcome(name, "left out", f"the server has {len(rows)} of its {expected} rows; `sync` it where it was trained")
     folder = Path(tempfile.mkdtemp(dir=runs, prefix=f".{name}."))
     try:
         text = "".join(metrics_line(row) for row in rows)

@@ -36,7 +36,7 @@ class Outcome:
     detail: str = ""
 
 
-class _Failure(Exception):
+class _IncompleteError(Exception):
     """The run is not complete on the server; the message says why."""
 
 
@@ -73,18 +73,18 @@ def _sync(contents: Contents, server: Server, known: dict[str, Any], deadline: f
         last = max(held, default=-1)
         missing = {int(row["epoch"]) for row in contents.rows()} - set(held)
         if gaps := sorted(epoch for epoch in missing if epoch < last):
-            raise _Failure(f"the server lacks epochs {gaps[:5]} before its last, {last}; `publish` makes a clean copy")
+            raise _IncompleteError(f"the server lacks epochs {gaps[:5]} before its last, {last}; `publish` makes a clean copy")
         if missing or needs_conclusion(contents, remote):
             problem = send(contents, server, after=last, run_id=run_id, resume="allow", limit_s=_left(deadline))
             if problem:
-                raise _Failure(problem)
+                raise _IncompleteError(problem)
             remote = server.look(run_id)
             if needs_conclusion(contents, remote, state=False):
-                raise _Failure("the results did not arrive in the summary")
+                raise _IncompleteError("the results did not arrive in the summary")
         problems = compare(contents, remote.rows if remote else [], whole=not lives(folder))
         if problems:
-            raise _Failure("; ".join(problems[:3]))
-    except _Failure as failure:
+            raise _IncompleteError("; ".join(problems[:3]))
+    except _IncompleteError as failure:
         return Outcome(run_id, "failed", str(failure))
     assert remote is not None
     ledger["verified"] = {"mark": mark, "rows": len(remote.epochs()), "last_epoch": max(remote.epochs(), default=-1), "at": now()}
@@ -100,7 +100,7 @@ def _send_fragment(
     """Send one fragment if none of its epochs is on the server; return what is there afterwards.
 
     Raises:
-        _Failure: W&B's upload did not do it; the fragments after it must wait, since the server takes epochs in their order only.
+        _IncompleteError: W&B's upload did not do it; the fragments after it must wait, since the server takes epochs in their order only.
     """
     noted = ledger["fragments"].setdefault(fragment.name, {})
     if noted.get("state") in ("sent", "covered", "empty"):
@@ -121,7 +121,7 @@ def _send_fragment(
     after = server.look(contents.run_id)
     if after is None or not set(mine) <= set(after.epochs()):
         arrived = len(set(mine) & set(after.epochs())) if after else 0
-        raise _Failure(f"{fragment.name}: {arrived} of {len(mine)} rows arrived ({problem or 'W&B reported no error'})")
+        raise _IncompleteError(f"{fragment.name}: {arrived} of {len(mine)} rows arrived ({problem or 'W&B reported no error'})")
     noted["state"] = "sent"
     return after
 
@@ -144,7 +144,7 @@ def _upload(fragment: Fragment, server: Server, limit_s: float) -> str | None:
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise _Failure("the time limit is over; the same command goes on")
+        raise _IncompleteError("the time limit is over; the same command goes on")
     return left
 
 

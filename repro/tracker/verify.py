@@ -32,8 +32,10 @@ def compare(contents: Contents, mirrored: Sequence[dict[str, Any]], *, whole: bo
     if read_state(contents.folder) == "done" and (surplus := sorted(set(held) - truth.keys())):
         problems.append(f"{_listed(surplus)} not in metrics.jsonl")
     for row in mirrored:
-        if "epoch" in row and int(row["epoch"]) in truth and (found := differences(truth[int(row["epoch"])], row)):
-            problems.append(f"epoch {int(row['epoch'])}: {'; '.join(found[:3])}" + (f" and {len(found) - 3} more" if len(found) > 3 else ""))
+        epoch = int(row.get("epoch", -1))
+        if epoch in truth and (found := differences(truth[epoch], row)):
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            problems.append(f"epoch {epoch}: {'; '.join(found[:3])}{more}")
     return problems
 
 

@@ -15,9 +15,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 ENTITY = "tester"
@@ -156,7 +154,7 @@ class Backend:
     def graphql(self, operation: str, values: dict[str, Any], query: str) -> dict[str, Any]:
         """Answer one operation."""
         with self._guard:
-            answer = getattr(self, f"on_{operation}", None)
+            answer = getattr(self, f"on_{operation.lower()}", None)
             if answer is None:
                 self.unknown.append(operation)
                 return {"errors": [{"message": f"no operation {operation} here"}]}
@@ -184,17 +182,17 @@ class Backend:
 
     # -- operations of runs ----------------------------------------------------------------------------------------------------
 
-    def on_Viewer(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_viewer(self, values: dict[str, Any]) -> dict[str, Any]:
         viewer = {"id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "", "admin": False, "flags": "{}"}
         return {"viewer": viewer | {"teams": {"edges": [{"node": {"name": ENTITY}}]}, "apiKeys": {"edges": []}, "deletedAt": None}}
 
-    def on_OrganizationCoreWeaveOrganizationID(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_organizationcoreweaveorganizationid(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"entity": {"organization": None}}
 
-    def on_ServerFeaturesQuery(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_serverfeaturesquery(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
 
-    def on_UpsertBucket(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_upsertbucket(self, values: dict[str, Any]) -> dict[str, Any]:
         project, name = values.get("project") or "uncategorized", values["name"]
         new = (project, name) not in self.runs
         run = self.runs.setdefault((project, name), StoredRun(project, name, len(self.runs) + 1))
@@ -207,18 +205,24 @@ class Backend:
         bucket["project"] = {"id": "UHJvamVjdA==", "name": project, "entity": owner}
         return {"upsertBucket": {"bucket": bucket, "inserted": new}}
 
-    def on_RunResumeStatus(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_runresumestatus(self, values: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get((values["project"], values["name"]))
         owner = {"id": "RW50aXR5", "name": ENTITY}
         bucket = None
         if run is not None:
-            bucket = {"id": run.id, "name": run.name, "displayName": run.about.get("displayName"), "tags": run.about.get("tags"), "notes": ""}
+            bucket = {
+                "id": run.id,
+                "name": run.name,
+                "displayName": run.about.get("displayName"),
+                "tags": run.about.get("tags"),
+                "notes": "",
+            }
             bucket |= {"summaryMetrics": json.dumps(run.summary), "config": json.dumps(run.config), "wandbConfig": json.dumps({"t": 1})}
             bucket |= {"historyLineCount": len(run.history), "eventsLineCount": len(run.events), "logLineCount": 0}
             bucket |= {"historyTail": json.dumps(run.history[-1:]), "eventsTail": json.dumps(run.events[-1:])}
         return {"model": {"id": "UHJvamVjdA==", "name": values["project"], "entity": owner, "bucket": bucket}}
 
-    def on_CreateRunFiles(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_createrunfiles(self, values: dict[str, Any]) -> dict[str, Any]:
         run = self.runs[values["project"], values["run"]]
         files = [{"name": name, "uploadUrl": f"{self.url}/storage/{run.project}/{run.name}/{name}"} for name in values["files"]]
         return {"createRunFiles": {"runID": run.id, "uploadHeaders": [], "files": files}}
@@ -227,7 +231,13 @@ class Backend:
 
     def _node(self, run: StoredRun) -> dict[str, Any]:
         about = run.about
-        node = {"id": run.id, "name": run.name, "displayName": about.get("displayName"), "tags": about.get("tags") or [], "state": run.state}
+        node = {
+            "id": run.id,
+            "name": run.name,
+            "displayName": about.get("displayName"),
+            "tags": about.get("tags") or [],
+            "state": run.state,
+        }
         node |= {"config": json.dumps(run.config), "summaryMetrics": json.dumps(run.summary), "systemMetrics": "{}", "sweepName": None}
         node |= {"group": about.get("groupName"), "jobType": about.get("jobType"), "historyLineCount": len(run.history), "commit": None}
         node |= {"createdAt": "2026-01-01T00:00:00Z", "heartbeatAt": "2026-01-01T00:00:00Z", "readOnly": False, "projectId": "1"}
@@ -236,11 +246,11 @@ class Backend:
         node["historyKeys"] = {"keys": keys, "lastStep": last, "sets": []}
         return node | {"description": None, "notes": None, "user": {"name": ENTITY, "username": ENTITY}}
 
-    def on_Run(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_run(self, values: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get((values["project"], values["name"]))
         return {"project": {"run": None if run is None else self._node(run)}}
 
-    def on_Runs(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_runs(self, values: dict[str, Any]) -> dict[str, Any]:
         found = [run for run in self.runs.values() if run.project == values["project"]]
         if not found:
             return {"project": None}
@@ -251,31 +261,33 @@ class Backend:
         page_info = {"endCursor": str(end), "hasNextPage": end < len(found)}
         return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False, "runs": {"edges": edges, "pageInfo": page_info}}}
 
-    def on_GetDefaultEntity(self, values: dict[str, Any]) -> dict[str, Any]:
-        return self.on_Viewer(values)
+    def on_getdefaultentity(self, values: dict[str, Any]) -> dict[str, Any]:
+        return self.on_viewer(values)
 
-    def on_RunHistoryKeys(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_runhistorykeys(self, values: dict[str, Any]) -> dict[str, Any]:
         run = self.runs[values["project"], values.get("run") or values["name"]]
         return {"project": {"run": {"historyKeys": self._node(run)["historyKeys"]}}}
 
-    def on_RunParquetHistory(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_runparquethistory(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
 
-    def on_HistoryPage(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_historypage(self, values: dict[str, Any]) -> dict[str, Any]:
         run = self.runs[values["project"], values["run"]]
         lines = [line for line in run.history if int(values["minStep"]) <= json.loads(line)["_step"] < int(values["maxStep"])]
         return {"project": {"run": {"history": lines[: int(values["pageSize"])]}}}
 
     # -- operations of workspaces ----------------------------------------------------------------------------------------------
 
-    def on_UpsertView2(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_upsertview2(self, values: dict[str, Any]) -> dict[str, Any]:
         number = values.get("id") or f"view-{len(self.views) + 1}"
         view = {"id": number, "name": values.get("name"), "displayName": values.get("displayName"), "spec": values.get("spec")}
         known = self.views.get(number, {})
-        self.views[number] = known | {key: value for key, value in view.items() if value is not None} | {"project": values.get("projectName")}
+        self.views[number] = (
+            known | {key: value for key, value in view.items() if value is not None} | {"project": values.get("projectName")}
+        )
         return {"upsertView": {"view": self.views[number], "inserted": not known}}
 
-    def on_View(self, values: dict[str, Any]) -> dict[str, Any]:
+    def on_view(self, values: dict[str, Any]) -> dict[str, Any]:
         named = [view for view in self.views.values() if view["name"] == values.get("viewName")]
         nodes = [{"node": {key: view[key] for key in ("id", "name", "displayName", "spec")}} for view in named]
         return {"project": {"allViews": {"edges": nodes}}}
@@ -334,4 +346,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._answer(404, b"{}")
 
-    do_GET = do_POST = do_PUT = _handle
+    do_GET = do_POST = do_PUT = _handle  # noqa: N815  # names of the standard library
