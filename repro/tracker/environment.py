@@ -9,9 +9,7 @@ import netrc
 import os
 import sys
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 #: The server of an account that names no other.
@@ -85,6 +83,9 @@ def probe(*, limit_s: float = PROBE_S) -> str | None:
 
 
 def _ask(url: str, key: str, limit_s: float) -> str | None:
+    import urllib.error
+    import urllib.request
+
     body = json.dumps({"query": "query Viewer { viewer { id } }", "operationName": "Viewer"}).encode()
     credentials = base64.b64encode(f"api:{key}".encode()).decode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {credentials}"}

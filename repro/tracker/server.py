@@ -75,7 +75,8 @@ class Server:
                 raise
             return _read(run)
 
-        return self._ask(find)
+        found: Remote | None = self._ask(find)
+        return found
 
     def runs(self) -> Iterator[Remote]:
         """Yield every run of the project.

@@ -118,7 +118,13 @@ class Backend:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that send a client here."""
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": self.key, "WANDB_ERROR_REPORTING": "false", "WANDB_ENTITY": ENTITY}
+        return {
+            "WANDB_BASE_URL": self.url,
+            "WANDB_API_KEY": self.key,
+            "WANDB_ERROR_REPORTING": "false",
+            "WANDB_ENTITY": ENTITY,
+            "NO_PROXY": "127.0.0.1",
+        }
 
     def fault(self, what: str, **how: Any) -> Fault:
         """Let requests whose operation or path matches the regular expression ``what`` go wrong; return the fault, to be cleared."""
