@@ -111,6 +111,13 @@ def _workspace(chosen: argparse.Namespace) -> int:
         return 1 if lines else 0
 
 
+def _metrics(chosen: argparse.Namespace) -> int:
+    from repro.tracker.names import table
+
+    print(table(), end="")
+    return 0
+
+
 def _own_folder() -> tempfile.TemporaryDirectory[str]:
     """Let the client keep its own files in a folder that goes away; what a run's upload writes goes to the run's folder."""
     folder = tempfile.TemporaryDirectory(prefix="repro-tracker-", ignore_cleanup_errors=True)
@@ -164,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     workspace = verb("workspace", _workspace, "save the dashboards to a project, or compare a saved view with the code", folders=False)
     workspace.add_argument("action", choices=("save", "diff"))
     workspace.add_argument("--url", help="a saved view: save writes over it, diff compares with it (default of save: a new view)")
+    verb("metrics", _metrics, "print the list of all metrics as Markdown, as docs/wandb.md has it", folders=False, server=False)
     return parser
 
 

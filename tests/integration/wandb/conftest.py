@@ -13,7 +13,7 @@ from short_runs import results, train
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever account the machine has is not seen; a client that looked for the public service would find nobody."""
-    home = tmp_path / "home"
+    home = tmp_path / "nobody"
     home.mkdir()
     for name in ("WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "NETRC"):
         monkeypatch.setenv(name, "")
