@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.tracker.environment import isolate
+
+if TYPE_CHECKING:
+    from repro.tracker.server import Server
 
 #: The project that runs go to unless told otherwise; the default of ``tracker.project``.
 PROJECT = "soft-labels-repro"
@@ -37,13 +42,12 @@ def _view(chosen: argparse.Namespace) -> int:
 def _sync(chosen: argparse.Namespace) -> int:
     folders = _folders(chosen)
     with _own_folder():
-        from repro.tracker.server import Server
         from repro.tracker.sync import sync
 
-        server = Server(chosen.project, chosen.entity)
+        servers = _servers(chosen)
         failed = 0
         for folder in folders:
-            outcome = sync(folder, server, limit_s=chosen.limit, again=chosen.again)
+            outcome = sync(folder, servers(folder), limit_s=chosen.limit, again=chosen.again)
             failed += outcome.state == "failed"
             if not (chosen.quiet and outcome.state in ("up to date", "waiting")):
                 print(f"{outcome.run_id}: {outcome.state}" + (f" ({outcome.detail})" if outcome.detail else ""), flush=True)
@@ -53,13 +57,12 @@ def _sync(chosen: argparse.Namespace) -> int:
 def _verify(chosen: argparse.Namespace) -> int:
     folders = _folders(chosen)
     with _own_folder():
-        from repro.tracker.server import Server
         from repro.tracker.verify import verify
 
-        server = Server(chosen.project, chosen.entity) if chosen.online else None
+        servers = _servers(chosen)
         drifted = 0
         for folder in folders:
-            problems = verify(folder, server)
+            problems = verify(folder, servers(folder) if chosen.online else None)
             drifted += bool(problems)
             print(f"{folder.name}: " + ("as metrics.jsonl" if not problems else "; ".join(problems[:5])), flush=True)
     return 1 if drifted else 0
@@ -71,10 +74,10 @@ def _publish(chosen: argparse.Namespace) -> int:
         raise UserError("--id names one W&B run, so it goes with one run folder.")
     with _own_folder():
         from repro.tracker.replay import publish
-        from repro.tracker.server import Server
 
-        server = Server(chosen.project, chosen.entity)
+        servers = _servers(chosen)
         for folder in folders:
+            server = servers(folder)
             print(f"{folder.name}: {server.place}/runs/{publish(folder, server, run_id=chosen.id, limit_s=chosen.limit)}", flush=True)
     return 0
 
@@ -101,7 +104,7 @@ def _workspace(chosen: argparse.Namespace) -> int:
         from repro.tracker.server import Server
         from repro.tracker.workspace import difference, panels, save
 
-        server = Server(chosen.project, chosen.entity)
+        server = Server(chosen.project or PROJECT, chosen.entity)
         if chosen.action == "save":
             print(save(server, chosen.url))
             print("\n".join(f"  {line}" for line in panels()))
@@ -123,6 +126,25 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="repro-tracker-", ignore_cleanup_errors=True)
     isolate(Path(folder.name))
     return folder
+
+
+def _servers(chosen: argparse.Namespace) -> Callable[[Path], Server]:
+    """Return what finds the place of a run on the server: where the arguments say, else where the run's own settings do."""
+    from repro.tracker.contents import Contents
+    from repro.tracker.server import Server
+
+    known: dict[tuple[str, str | None], Server] = {}
+
+    def server(folder: Path) -> Server:
+        own: dict[str, Any] = {}
+        with contextlib.suppress(UserError):  # the verb itself names the folder and goes on with the next
+            own = Contents(folder).tracker
+        place = (chosen.project or str(own.get("project") or PROJECT), chosen.entity or own.get("entity"))
+        if place not in known:
+            known[place] = Server(*place)
+        return known[place]
+
+    return server
 
 
 def _folders(chosen: argparse.Namespace) -> list[Path]:
@@ -150,8 +172,8 @@ def _parser() -> argparse.ArgumentParser:
         if folders:
             added.add_argument("folders", nargs="*", metavar="RUN", help=f"run folders, or folders of them (default: {runs})")
         if server:
-            added.add_argument("--project", default=PROJECT, help="W&B project (default: %(default)s)")
-            added.add_argument("--entity", help="W&B user or team (default: the account's)")
+            added.add_argument("--project", help=f"W&B project (default: the run's own, else {PROJECT})")
+            added.add_argument("--entity", help="W&B user or team (default: the run's own, else the account's)")
         return added
 
     view = verb("view", _view, "charts in the terminal: no server, no account", server=False)

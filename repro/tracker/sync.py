@@ -26,6 +26,9 @@ from repro.tracker.verify import compare
 
 LEDGER = "sync.json"
 
+#: Seconds between looks at rows that were sent and do not show yet: a server may take a moment to show what it has taken.
+SETTLING_S = (1.0, 2.0, 4.0)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -78,7 +81,7 @@ def _sync(contents: Contents, server: Server, known: dict[str, Any], deadline: f
             problem = send(contents, server, after=last, run_id=run_id, resume="allow", limit_s=_left(deadline))
             if problem:
                 raise _IncompleteError(problem)
-            remote = server.look(run_id)
+            remote = _look(contents, server, missing)
             if needs_conclusion(contents, remote, state=False):
                 raise _IncompleteError("the results did not arrive in the summary")
         problems = compare(contents, remote.rows if remote else [], whole=not lives(folder))
@@ -118,12 +121,22 @@ def _send_fragment(
         noted["state"] = "covered"
         return remote
     problem = _upload(fragment, server, _left(deadline))
-    after = server.look(contents.run_id)
+    after = _look(contents, server, set(mine))
     if after is None or not set(mine) <= set(after.epochs()):
         arrived = len(set(mine) & set(after.epochs())) if after else 0
         raise _IncompleteError(f"{fragment.name}: {arrived} of {len(mine)} rows arrived ({problem or 'W&B reported no error'})")
     noted["state"] = "sent"
     return after
+
+
+def _look(contents: Contents, server: Server, sent: set[int]) -> Remote | None:
+    """Return what the server has, as soon as it shows the epochs that were ``sent``, or after the last look."""
+    for wait_s in (*SETTLING_S, 0.0):
+        remote = server.look(contents.run_id)
+        if remote is not None and sent <= set(remote.epochs()):
+            break
+        time.sleep(wait_s)
+    return remote
 
 
 def _upload(fragment: Fragment, server: Server, limit_s: float) -> str | None:

@@ -21,6 +21,8 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    # The loopback backend shows at once what it has taken.
+    monkeypatch.setattr("repro.tracker.sync.SETTLING_S", ())
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def killed_and_finished(
             before = _rows(runs) if attempt else 0
             while _rows(runs) < before + 1 and psutil.pid_exists(pid) and time.monotonic() < limit:
                 time.sleep(0.01)
-            time.sleep(chance.uniform(0.0, 1.2))
+            time.sleep(chance.uniform(0.0, 1.0))
             kill_tree(pid)
             server.wait(pid)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -16,6 +17,7 @@ from repro.rundir import metrics_line, read_metrics
 from repro.tracker.__main__ import main
 from repro.tracker.fragments import fragments
 from repro.tracker.locks import owner_lock, writer_lock
+from repro.tracker.server import Remote, Server
 
 EXPECTED = list(range(EPOCHS + 1))
 
@@ -77,6 +79,32 @@ def test_an_upload_that_says_it_worked(folder: Path, backend: Backend, capsys: p
     backend.clear()
     assert tracker(capsys, "sync", folder)[0] == 0
     assert backend.run(folder.name).epochs() == EXPECTED
+
+
+def test_a_server_that_shows_rows_late(
+    folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repro.tracker.sync.SETTLING_S", (0.0, 0.0))
+    looks = []
+    look = Server.look
+
+    def late(self: Server, run_id: str) -> Remote | None:
+        looks.append(run_id)
+        found = look(self, run_id)
+        return replace(found, rows=found.rows[:2]) if found and len(looks) < 4 else found
+
+    monkeypatch.setattr(Server, "look", late)
+    code, said = tracker(capsys, "sync", folder)
+    assert code == 0, said
+    assert len(looks) == 4
+
+
+def test_a_run_goes_to_its_own_project(backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train(tmp_path / "runs", "offline", "tracker.project=other", epochs=1)
+    assert tracker(capsys, "sync", folder)[0] == 0
+    assert backend.run(folder.name, "other").epochs() == [0, 1]
+    assert tracker(capsys, "sync", folder, "--project", "third")[0] == 0
+    assert backend.run(folder.name, "third").epochs() == [0, 1]
 
 
 def test_time_limit(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
