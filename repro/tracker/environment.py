@@ -7,7 +7,6 @@ import configparser
 import json
 import netrc
 import os
-import sys
 import threading
 import urllib.parse
 from pathlib import Path
@@ -35,9 +34,9 @@ def isolate(folder: Path) -> None:
         os.environ[name] = str(folder / DATA)
     for name in _FOREIGN:
         os.environ.pop(name, None)
-    if "wandb" not in sys.modules:
-        # The W&B service of a parent process: it would keep this run's id as in use when this process is killed.
-        os.environ.pop("WANDB_SERVICE", None)
+    # The W&B service of a parent process: it may be gone, and would keep this run's id as in use when this process is killed. The
+    # service that this process has started itself it also knows without the variable.
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 def base_url() -> str:

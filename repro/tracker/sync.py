@@ -65,13 +65,12 @@ def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False) -
 def _sync(contents: Contents, server: Server, known: dict[str, Any], deadline: float) -> Outcome:
     folder, run_id = contents.folder, contents.run_id
     mark = _mark(contents, server)
-    ledger = known if known.get("place") == server.place else {"place": server.place, "fragments": {}}
+    ledger: dict[str, Any] = known if known.get("place") == server.place else {"place": server.place, "fragments": {}}
     try:
         remote = before = server.look(run_id)
         if not lives(folder):
-            for fragment in fragments(folder):
-                remote = _send_fragment(fragment, contents, server, remote, ledger, deadline)
-                write_json(folder / LEDGER, ledger)
+            remote = _send_fragments(contents, server, remote, ledger["fragments"], deadline)
+            write_json(folder / LEDGER, ledger)
         held = remote.epochs() if remote else []
         last = max(held, default=-1)
         missing = {int(row["epoch"]) for row in contents.rows()} - set(held)
@@ -97,35 +96,40 @@ def _sync(contents: Contents, server: Server, known: dict[str, Any], deadline: f
     return Outcome(run_id, "up to date" if remote is before else "synced", detail)
 
 
-def _send_fragment(
-    fragment: Fragment, contents: Contents, server: Server, remote: Remote | None, ledger: dict[str, Any], deadline: float
+def _send_fragments(
+    contents: Contents, server: Server, remote: Remote | None, noted: dict[str, dict[str, Any]], deadline: float
 ) -> Remote | None:
-    """Send one fragment if none of its epochs is on the server; return what is there afterwards.
+    """Send the fragments whose epochs go on where the server's end, in their order; return what is there afterwards.
 
     Raises:
-        _IncompleteError: W&B's upload did not do it; the fragments after it must wait, since the server takes epochs in their order only.
+        _IncompleteError: W&B's upload did not do it.
     """
-    noted = ledger["fragments"].setdefault(fragment.name, {})
-    if noted.get("state") in ("sent", "covered", "empty"):
+    last = max(remote.epochs(), default=-1) if remote else -1
+    chosen: list[Fragment] = []
+    sent: set[int] = set()
+    for fragment in fragments(contents.folder):
+        about = noted.setdefault(fragment.name, {})
+        if about.get("state") in ("sent", "covered", "empty"):
+            continue
+        about["cut_bytes"] = about.get("cut_bytes", 0) + repair(fragment)
+        mine = epochs(fragment.rows())
+        about |= {"sha256": fragment.sha256(), "rows": len(mine), "at": now(), "state": "covered" if mine else "empty"}
+        # Where a part of it is there, or something before it is not, what lacks comes from metrics.jsonl, which can be cut anywhere.
+        if mine and mine == list(range(last + 1, last + 1 + len(mine))):
+            about["state"] = "not sent"
+            chosen.append(fragment)
+            sent |= set(mine)
+            last = mine[-1]
+    if not chosen:
         return remote
-    noted["cut_bytes"] = noted.get("cut_bytes", 0) + repair(fragment)
-    rows = fragment.rows()
-    held = remote.epochs() if remote else []
-    mine = epochs(rows)
-    noted |= {"sha256": fragment.sha256(), "rows": len(mine), "at": now()}
-    if not mine:
-        noted["state"] = "empty"
-        return remote
-    if mine != list(range(max(held, default=-1) + 1, max(mine) + 1)):
-        # A part of it is there, or something before it is not: what lacks comes from metrics.jsonl, which can be cut anywhere.
-        noted["state"] = "covered"
-        return remote
-    problem = _upload(fragment, server, _left(deadline))
-    after = _look(contents, server, set(mine))
-    if after is None or not set(mine) <= set(after.epochs()):
-        arrived = len(set(mine) & set(after.epochs())) if after else 0
-        raise _IncompleteError(f"{fragment.name}: {arrived} of {len(mine)} rows arrived ({problem or 'W&B reported no error'})")
-    noted["state"] = "sent"
+    problem = _upload(chosen, contents, server, _left(deadline))
+    after = _look(contents, server, sent)
+    arrived = sent & set(after.epochs()) if after else set()
+    if arrived != sent:
+        words = problem or "W&B reported no error"
+        raise _IncompleteError(f"{len(arrived)} of {len(sent)} rows of {len(chosen)} offline fragments arrived ({words})")
+    for fragment in chosen:
+        noted[fragment.name]["state"] = "sent"
     return after
 
 
@@ -139,15 +143,17 @@ def _look(contents: Contents, server: Server, sent: set[int]) -> Remote | None:
     return remote
 
 
-def _upload(fragment: Fragment, server: Server, limit_s: float) -> str | None:
-    """Let W&B upload one fragment; return its last words if it failed. Its success means nothing and is checked by the caller."""
+def _upload(chosen: list[Fragment], contents: Contents, server: Server, limit_s: float) -> str | None:
+    """Let W&B upload fragments; return its last words if it failed. Its success means nothing and is checked by the caller.
+
+    It takes fragments of one run in the order of their starts, one after the other.
+    """
     command = [sys.executable, "-m", "wandb", "sync", "--include-synced", "--yes", "-p", server.project, "-e", server.entity]
-    folder = fragment.path.parents[2]
+    command += [str(fragment.path.parent.resolve()) for fragment in chosen]
     try:
         # It writes a log beneath the folder that it is started in.
-        with scratch(folder) as place:
-            arguments = [*command, str(fragment.path.parent.resolve())]
-            done = subprocess.run(arguments, cwd=place, capture_output=True, text=True, timeout=limit_s, check=False)
+        with scratch(contents.folder) as place:
+            done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired:
         return f"`wandb sync` did not end within {limit_s:.0f} s"
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line or "error" in line]

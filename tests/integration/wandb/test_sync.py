@@ -73,7 +73,7 @@ def test_an_upload_that_says_it_worked(folder: Path, backend: Backend, capsys: p
     backend.fault("file_stream", status=403)
     code, said = tracker(capsys, "sync", folder)
     assert (code, "failed" in said) == (1, True), said
-    assert f"0 of {EPOCHS + 1} rows arrived" in said
+    assert f"0 of {EPOCHS + 1} rows of 1 offline fragments arrived" in said
     assert backend.run(folder.name).epochs() == []
     assert "verified" not in read_json(folder / "sync.json") if (folder / "sync.json").exists() else True
     backend.clear()
