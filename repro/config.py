@@ -176,9 +176,15 @@ class ExecConfig:
 class TrackerConfig:
     """The Weights & Biases mirror of metrics.jsonl."""
 
-    name: str = setting(help="where the mirror goes", choices=("offline", "online", "none"))
+    name: str = setting(
+        help="where the mirror goes; auto: online if the server answers within 3 seconds, else offline",
+        choices=("offline", "online", "auto", "none"),
+    )
     project: str = setting("soft-labels-repro", help="W&B project")
     entity: str | None = setting(None, help="W&B user or team; null: the account's default")
+    picture_epochs: int = setting(
+        10, help="epochs between two label heat maps and histograms; the last epoch has them too; 0: none", at_least=0
+    )
 
 
 @dataclass

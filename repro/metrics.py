@@ -16,6 +16,9 @@ from torch import Tensor
 #: Series per class are logged for at most this many classes; W&B recommends fewer than 10,000 names a project.
 MAX_CLASS_SERIES = 200
 
+#: Quantiles of label metrics over the training images, in percent.
+QUANTILES = (10, 50, 90)
+
 #: Rank that the label top-5 accuracy of Figure 4 looks at.
 TOP = 5
 
@@ -29,12 +32,14 @@ class Metric:
         unit: what the number counts.
         better: ``higher``, ``lower``, or ``neither``.
         definition: what exactly it is.
+        mirror_only: it is made for W&B from the files of the run folder, and stands in no file itself.
     """
 
     name: str
     unit: str
     better: str
     definition: str
+    mirror_only: bool = False
 
 
 METRICS: tuple[Metric, ...] = (
@@ -63,6 +68,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("label/entropy_clean", "nats", "neither", "mean entropy of the targets of rightly annotated images"),
     Metric("label/entropy_noisy", "nats", "neither", "mean entropy of the targets of wrongly annotated images"),
     Metric("class_target_probability/{k}", "fraction", "neither", "mean of the target's mass on k over the images annotated as k"),
+    *(
+        Metric(f"label/{what}_q{percent}", unit, "neither", f"{percent}% quantile of {of} over the training images")
+        for what, unit, of in (
+            ("target_probability", "fraction", "the target's mass on the annotated class"),
+            ("entropy", "nats", "the target's entropy"),
+        )
+        for percent in QUANTILES
+    ),
     Metric("noise/label_error", "fraction", "lower", "share of training images whose most probable target class is not the true one"),
     Metric("noise/label_error_noisy", "fraction", "lower", "the same over wrongly annotated images"),
     Metric(
@@ -86,6 +99,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("noise/top5_accuracy_noisy", "fraction", "higher", "the same over wrongly annotated images"),
     Metric("optim/learning_rate", "1", "neither", "step size of the epoch just completed"),
     Metric("time/epoch_s", "s", "lower", "wall-clock time of the epoch, evaluation included; not in final.json"),
+    Metric("label/heatmap", "image", "neither", "class_target_probability of all classes (rows) over all epochs so far (columns)", True),
+    Metric("label/entropy_histogram", "images", "neither", "entropies (nats) of instance labels at their visits in the epoch", True),
+    Metric("label/class_parameter_histogram", "classes", "neither", "the parameters of class labels after the epoch", True),
+    Metric("job/attempt", "1", "neither", "which start of the run wrote the row; above 1 it was stopped and went on", True),
+    Metric("job/mirror_failures", "1", "lower", "calls of W&B that have failed in this attempt; metrics.jsonl misses nothing", True),
 )
 
 _PATTERNS = [(re.compile(re.escape(metric.name).replace(r"\{k\}", r"\d{3}") + "$"), metric) for metric in METRICS]
@@ -104,8 +122,8 @@ def definition_of(name: str) -> Metric:
 
 
 def is_headline(name: str) -> bool:
-    """Say whether a logged name is a result of the run: not a series per class, not a time."""
-    return not name.startswith(("class_", "time/", "optim/")) and "/" in name
+    """Say whether a logged name is a result of the run: not a series per class, not a time, not a quantile."""
+    return not name.startswith(("class_", "time/", "optim/")) and "/" in name and re.search(r"_q\d\d$", name) is None
 
 
 def entropy(distributions: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
@@ -135,6 +153,7 @@ class LabelTotals:
 
     def __post_init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._of_images: dict[str, list[Tensor]] = {"target_probability": [], "entropy": []}
 
     def add(self, targets: Float[Tensor, "batch classes"], observed: Int[Tensor, " batch"], true: Int[Tensor, " batch"]) -> None:
         """Add a block: targets (B, K), annotated classes (B,), true classes (B,)."""
@@ -156,6 +175,8 @@ class LabelTotals:
             hit = probability_in_top(targets, true, rank)
             block[name] = hit.sum()
             block[f"{name}_wrong"] = (hit * wrong).sum()
+        self._of_images["target_probability"].append(mass)
+        self._of_images["entropy"].append(row_entropy)
         for name, value in block.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
@@ -167,6 +188,11 @@ class LabelTotals:
             "label/target_probability": sums["mass"] / count,
             "label/entropy": sums["entropy"] / count,
         }
+        for name, blocks in self._of_images.items():
+            # Sorted rather than torch.quantile, which refuses more than 2^24 numbers.
+            ordered = torch.cat(blocks).sort().values
+            places = [round(percent / 100 * (count - 1)) for percent in QUANTILES]
+            row |= {f"label/{name}_q{percent}": value for percent, value in zip(QUANTILES, ordered[places].tolist(), strict=True)}
         if self.num_classes <= MAX_CLASS_SERIES:
             row |= {
                 f"class_target_probability/{k:03d}": mass / members

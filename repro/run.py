@@ -143,7 +143,7 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
         if config.exec.save_model:
             _save_model(folder, training)
         write_json(folder / "final.json", results)
-        tracker.conclude({f"final_{metric.replace('/', '_')}": values["last"] for metric, values in results.items()})
+        tracker.conclude(results)
     return training
 
 

@@ -264,7 +264,7 @@ class RunFolder:
         """
         rows = [] if up_to_epoch is None else [row for row in read_metrics(self.path) if row["epoch"] <= up_to_epoch]
         path = self.path / "metrics.jsonl"
-        write_text(path, "".join(_line(row) for row in rows))
+        write_text(path, "".join(metrics_line(row) for row in rows))
         self._metrics = path.open("a")
         return rows
 
@@ -272,7 +272,7 @@ class RunFolder:
         """Append one evaluation to ``metrics.jsonl`` and force it to the disk."""
         assert self._metrics is not None
         self.check_lease()
-        self._metrics.write(_line(row))
+        self._metrics.write(metrics_line(row))
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
 
@@ -304,7 +304,8 @@ class RunFolder:
         )
 
 
-def _line(row: dict[str, Any]) -> str:
+def metrics_line(row: dict[str, Any]) -> str:
+    """Return the line of ``metrics.jsonl`` for one evaluation."""
     return json.dumps(jsonable(row), sort_keys=True, allow_nan=False) + "\n"
 
 

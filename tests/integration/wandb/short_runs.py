@@ -1,0 +1,52 @@
+"""Short runs on digits with a tiny network, in this process, and what their mirrors must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro.compose import compose
+from repro.run import execute
+from repro.rundir import RunFolder, read_metrics
+from repro.tracker.fragments import fragments
+
+EPOCHS = 5
+SETTINGS = [
+    *("method=instance_labels", "dataset=digits", "model.width=4", "noise=uniform", "noise.rate=0.4", "seed=0"),
+    *("exec.threads=1", "exec.device=cpu"),
+]
+
+
+def train(runs: Path, tracker: str, *more: str, epochs: int = EPOCHS) -> Path:
+    """Train a short run and return its folder."""
+    return execute(compose([*SETTINGS, f"optim.epochs={epochs}", f"tracker={tracker}", f"paths.runs={runs}", *more]))
+
+
+def results(folder: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
+    """Return everything of a run that must not depend on its mirror."""
+    rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in read_metrics(folder)]
+    return (folder / "final.json").read_bytes(), (folder / "model.safetensors").read_bytes(), rows
+
+
+def offline_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of all offline fragments, in the order they were written."""
+    return [row for fragment in fragments(folder) for row in fragment.rows()]
+
+
+def offline_epochs(folder: Path) -> list[int]:
+    return [int(row["epoch"]) for row in offline_rows(folder)]
+
+
+def at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, action: Callable[[], object]) -> None:
+    """Let something happen when the row of ``epoch`` has been written, before W&B gets it."""
+    original = RunFolder.append_metrics
+
+    def append(held: RunFolder, row: dict[str, Any]) -> None:
+        original(held, row)
+        if row["epoch"] == epoch:
+            action()
+
+    monkeypatch.setattr(RunFolder, "append_metrics", append)

@@ -1,0 +1,222 @@
+"""The saved workspace, runs fetched from elsewhere, and the viewer."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Backend, StoredRun
+from short_runs import train
+
+from analysis.runs import read_curves, read_run
+from repro.files import read_json
+from repro.tracker.__main__ import main
+from repro.tracker.server import Server
+from repro.tracker.view import SHOWN, gather
+from repro.tracker.workspace import GROUPED_BY, build, difference, panels, save
+
+pytest.importorskip("wandb_workspaces", reason="the extra `dashboards` is not installed")
+
+# wandb-workspaces itself is written with Pydantic's old decorators.
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1|Support for class-based:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("trained"), "offline")
+
+
+@pytest.fixture
+def logged(trained: Path, backend: Backend, tmp_path: Path) -> tuple[Path, StoredRun]:
+    """A run folder and what really arrived of it."""
+    folder = Path(shutil.copytree(trained, tmp_path / "runs" / trained.name, symlinks=True))
+    assert main(["sync", str(folder)]) == 0
+    return folder, backend.run(folder.name)
+
+
+def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _dictionaries(item)
+
+
+def names_in(spec: dict[str, Any]) -> tuple[set[str], set[str], set[str], set[str]]:
+    """Return the metrics, the regular expressions of metrics, the config and the summary names that a saved spec mentions."""
+    metrics, patterns, config, summary = set(), set(), set(), set()
+
+    def take(name: str) -> None:
+        for prefix, place in (("summary_metrics.", summary), ("summary:", summary), ("config:", config), ("config.", config)):
+            if name.startswith(prefix):
+                place.add(name.removeprefix(prefix))
+                return
+        metrics.add(name)
+
+    for part in _dictionaries(spec):
+        for key in ("metrics", "mediaKeys"):
+            for name in part.get(key) or ():
+                take(name)
+        if "metricRegex" in part:
+            patterns.add(part["metricRegex"])
+        for key in ("xAxis", "yAxis", "accessor"):
+            if isinstance(part.get(key), str) and part[key] not in ("_step", ""):
+                take(part[key])
+        if isinstance(part.get("groupBy"), str):
+            config.add(part["groupBy"])
+        if part.get("section") in ("config", "summary", "run") and "name" in part:
+            {"config": config, "summary": summary, "run": set()}[part["section"]].add(part["name"])
+    for name in spec["section"]["runSets"][0]["runFeed"]["columnPinned"]:
+        if not name.startswith("run:"):
+            take(name)
+    return metrics, patterns, config, summary
+
+
+def test_every_name_in_the_workspace_was_really_logged(logged: tuple[Path, StoredRun], backend: Backend) -> None:
+    _, stored = logged
+    server = Server("soft-labels-repro", None)
+    url = save(server)
+    (view,) = backend.views.values()
+    spec = json.loads(view["spec"])
+    metrics, patterns, config, summary = names_in(spec)
+    assert {"test/accuracy", "label/heatmap", "label/entropy_q50", "noise/correction_rate", "job/attempt", "epoch"} <= metrics
+    assert len(metrics) > 20
+    row = {name for row in stored.rows() for name in row}
+    assert metrics <= row, metrics - row
+    for pattern in patterns:
+        assert sum(re.search(pattern, name) is not None for name in row) == 10, pattern
+    assert len(patterns) == 2
+    assert {"best_val_test_accuracy", "final_test_accuracy"} <= summary <= set(stored.summary), summary - set(stored.summary)
+    assert {"method.value.name", "noise.value.rate"} <= config
+    for name in config:
+        value: Any = stored.config
+        for part in name.split(".") if ".value" in name else [*name.split(".")[:1], "value", *name.split(".")[1:]]:
+            assert part in value, name
+            value = value[part]
+    # Read back, it is the same; saved again, it is the same view.
+    assert difference(server, url) == []
+    assert save(server, url) == url
+    assert len(backend.views) == 1
+    assert difference(server, url) == []
+    assert backend.unknown == []
+
+
+def test_the_grouping_and_the_panels(backend: Backend) -> None:
+    workspace = build(Server("soft-labels-repro", None))
+    assert [key.name for key in workspace.runset_settings.groupby] == list(GROUPED_BY)
+    assert {name.split(".")[0] for name in GROUPED_BY} == {"dataset", "method", "noise", "split", "seed"}
+    sections = list(dict.fromkeys(line.partition(":")[0] for line in panels()))
+    assert sections == ["Headline", "Label trajectories", "Meta accuracy by class", "Noise correction", "Run health"]
+
+
+def test_a_changed_view_is_shown(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["workspace", "save"]) == 0
+    url = capsys.readouterr().out.splitlines()[0]
+    (view,) = backend.views.values()
+    view["spec"] = view["spec"].replace("Label error", "Another title")
+    assert main(["workspace", "diff", "--url", url]) == 1
+    said = capsys.readouterr().out
+    assert "-" in said
+    assert "Another title" in said
+    assert main(["workspace", "diff"]) == 2
+    assert main(["workspace", "diff", "--url", url.replace("nw=", "nw=no")]) == 2
+
+
+def test_pulled_runs_are_what_they_were(
+    logged: tuple[Path, StoredRun], backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, stored = logged
+    # Another run of the project that has no results.
+    backend.stream(
+        "soft-labels-repro",
+        backend.on_upsertbucket({"project": "soft-labels-repro", "name": "other"})["upsertBucket"]["bucket"]["name"],
+        {},
+    )
+    capsys.readouterr()
+    elsewhere = tmp_path / "elsewhere"
+    assert main(["pull", "tester/soft-labels-repro", "--runs", str(elsewhere)]) == 1
+    said = capsys.readouterr().out
+    assert f"{folder.name}: pulled" in said
+    assert "not byte for byte" not in said
+    assert "other: left out" in said
+    copy = elsewhere / folder.name
+    for name in ("metrics.jsonl", "final.json", "identity.json"):
+        assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
+    run, original = read_run(copy), read_run(folder)
+    assert run.done
+    assert run.fields == original.fields
+    assert read_curves(run, ("test/accuracy",)) == read_curves(original, ("test/accuracy",))
+    assert {key: value for key, value in read_json(copy / "provenance.json").items() if key != "pulled"} == original.provenance
+    # A folder that is there is left alone; a run with a row missing is no run.
+    (copy / "note").touch()
+    assert main(["pull", "tester/soft-labels-repro", "--runs", str(elsewhere)]) == 1
+    assert "there already" in capsys.readouterr().out
+    assert (copy / "note").exists()
+    del stored.history[3]
+    assert main(["pull", "tester/soft-labels-repro", "--runs", str(tmp_path / "third")]) == 1
+    assert "of its 6 rows" in capsys.readouterr().out
+    assert list((tmp_path / "third").iterdir()) == []
+    assert main(["pull", "soft-labels-repro"]) == 2
+    assert main(["pull", "tester/nothing"]) == 2
+    # Another project's name must not lead out of the folder.
+    stored.config["identity"]["value"] = json.dumps({"run_id": "../../out"})
+    assert main(["pull", "tester/soft-labels-repro", "--runs", str(tmp_path / "fourth")]) == 1
+    assert "no name of a run folder" in capsys.readouterr().out
+
+
+def _screen(command: list[str], *, until: str, keys: bytes = b"q", limit_s: float = 40.0) -> str:
+    """Run a program in a terminal of 130 columns until it has shown ``until``; return all that it wrote."""
+    import fcntl
+    import struct
+    import termios
+
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
+    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env={**os.environ, "TERM": "xterm-256color"})
+    written, end = b"", time.monotonic() + limit_s
+    try:
+        while time.monotonic() < end and until not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode(errors="replace")):
+            if select.select([ours], [], [], 0.1)[0]:
+                part = os.read(ours, 65536)
+                written += part
+                if b"\x1b[c" in part:  # what are you?
+                    os.write(ours, b"\x1b[?1;2c")
+                if b"]11;?" in part:  # which colour is behind the text?
+                    os.write(ours, b"\x1b]11;rgb:0000/0000/0000\x07")
+        os.write(ours, keys)
+        process.wait(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(its)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode(errors="replace"))
+
+
+def test_the_viewer_shows_runs_with_the_filter(trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    shown = _screen([sys.executable, "-m", "repro.tracker", "view", str(trained), "--metrics", "^noise/"], until="filtered from")
+    assert "s0-n40" in shown
+    assert "filtered from" in shown
+    assert "class_meta" not in shown.partition("filtered from")[0]
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_what_the_viewer_gets(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (name,) = gather([trained], tmp_path)
+    assert name.partition("-s")[2].startswith("0-n40-instance_labels-digits")
+    assert read_json(tmp_path / ".wandb-leet.json") == {"metrics_filter": {"query": SHOWN}, "selected_runs": [name]}
+    assert not re.search(SHOWN, "class_meta_accuracy/003")
+    untracked = train(tmp_path / "runs", "none", epochs=1)
+    assert main(["view", str(untracked)]) == 2
+    assert "tracker=offline" in capsys.readouterr().err

@@ -1,0 +1,200 @@
+"""Everything that can go wrong with the server, the network, the disk: training ends in the same bits, and a later sync completes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Backend
+from short_runs import EPOCHS, at_epoch, offline_epochs, results, train
+
+from repro.rundir import read_state
+from repro.tracker import client
+from repro.tracker.server import Server
+from repro.tracker.sync import Outcome, sync
+from repro.tracker.verify import verify
+
+EXPECTED = list(range(EPOCHS + 1))
+
+
+def synced(folder: Path, backend: Backend) -> Outcome:
+    """Sync, and check what the backend has against the truth, not against what sync says."""
+    server = Server("soft-labels-repro", None)
+    outcome = sync(folder, server, limit_s=60)
+    assert outcome.state in ("synced", "up to date"), outcome
+    assert backend.run(folder.name).epochs() == EXPECTED
+    assert verify(folder, server) == []
+    assert backend.run(folder.name).state == "finished"
+    assert backend.unknown == []
+    return outcome
+
+
+def down(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    backend.stop()
+    return backend.start
+
+
+def refused(status: int) -> Callable[[Backend, pytest.MonkeyPatch], Callable[[], None]]:
+    def prepare(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        backend.fault("Viewer|UpsertBucket|RunResumeStatus|file_stream", status=status)
+        return backend.clear
+
+    return prepare
+
+
+def fault(what: str, **how: Any) -> Callable[[Backend, pytest.MonkeyPatch], Callable[[], None]]:
+    def prepare(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        backend.fault(what, **how)
+        return backend.clear
+
+    return prepare
+
+
+def dies(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    at_epoch(monkeypatch, 2, backend.stop)
+    return backend.start
+
+
+def dies_and_comes_back(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    at_epoch(monkeypatch, 2, backend.stop)
+    at_epoch(monkeypatch, 4, backend.start)
+    return lambda: None
+
+
+#: Name of the case -> what goes wrong, whether the mirror of the attempt is offline, whether the server has every row at its end.
+CASES: dict[str, tuple[Callable[[Backend, pytest.MonkeyPatch], Callable[[], None]], bool, bool]] = {
+    "down at start": (down, True, False),
+    "401": (refused(401), True, False),
+    "403": (refused(403), True, False),
+    "403 once it has started": (fault("UpsertBucket", status=403), True, False),
+    "500 at start": (fault("UpsertBucket", status=500), True, False),
+    "429 at start": (fault("Viewer", status=429), True, False),
+    "500 three times": (fault("file_stream", status=500, times=3), False, True),
+    "429 three times": (fault("file_stream", status=429, times=3), False, True),
+    "connection closed three times": (fault("file_stream", close=True, times=3), False, True),
+    "403 for all rows": (fault("file_stream", status=403), False, False),
+    "answers after a second": (fault("graphql|file_stream|UpsertBucket|RunResumeStatus|Viewer", delay_s=1.0), False, True),
+    "dies during the run": (dies, False, False),
+    "dies and comes back": (dies_and_comes_back, False, True),
+}
+
+#: Cases that leave different things behind; the slow test syncs after every case.
+SYNCED_HERE = ("down at start", "500 three times", "403 for all rows", "dies during the run", "dies and comes back")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_server_and_network(case: str, backend: Backend, untracked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, falls_back, complete = CASES[case]
+    # The time limits themselves are measured by the slow test below.
+    monkeypatch.setattr(client, "FINISH_TIMEOUT_S", 5)
+    end_fault = prepare(backend, monkeypatch)
+    start = time.monotonic()
+    folder = train(tmp_path / "runs", "online")
+    assert time.monotonic() - start < 60
+    assert read_state(folder) == "done"
+    assert results(folder) == untracked
+    assert (offline_epochs(folder) == EXPECTED) == falls_back
+    stored = backend.runs.get(("soft-labels-repro", folder.name))
+    assert (stored is not None and stored.epochs() == EXPECTED) == complete
+    end_fault()
+    if case in SYNCED_HERE:
+        synced(folder, backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_time_lost(case: str, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same run without a mirror, a failing server costs less than 15 seconds."""
+    train(tmp_path / "first", "none")
+    start = time.monotonic()
+    train(tmp_path / "none", "none")
+    without = time.monotonic() - start
+    prepare, _, _ = CASES[case]
+    end_fault = prepare(backend, monkeypatch)
+    start = time.monotonic()
+    folder = train(tmp_path / "runs", "online")
+    lost = time.monotonic() - start - without
+    print(f"{case}: {lost:.1f} s lost")
+    end_fault()
+    synced(folder, backend)
+    assert lost < 15.0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 KiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    try:
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount here")
+    if made.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {made.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_full_disk(backend: Backend, untracked: Any, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B drops rows on a full disk without a word; metrics.jsonl, which has room, fills them in."""
+    original = train(tmp_path / "first", "none")
+    folder = tmp_path / "runs" / original.name
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
+    (folder / "wandb").symlink_to(small_disk)
+    monkeypatch.setattr("repro.run._check_folder", lambda *known: None)
+    at_epoch(monkeypatch, 1, lambda: (small_disk / "ballast").write_bytes(bytes(_free(small_disk) - 4096)))
+    assert train(tmp_path / "runs", "offline") == folder
+    assert results(folder) == untracked
+    assert offline_epochs(folder) != EXPECTED
+    (small_disk / "ballast").unlink()
+    synced(folder, backend)
+
+
+def _free(place: Path) -> int:
+    return shutil.disk_usage(place).free
+
+
+@pytest.mark.parametrize("tracker", ["offline", "online"])
+def test_a_folder_that_w_and_b_cannot_write(
+    tracker: str, backend: Backend, untracked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """W&B would write to the system's temporary folder instead; nothing may go there."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    folder = tmp_path / "runs" / train(tmp_path / "first", "none").name
+    folder.mkdir(parents=True)
+    # A file in its place: root, as whom tests may run, can write to any folder.
+    (folder / "wandb").touch()
+    monkeypatch.setattr("repro.run._check_folder", lambda *known: None)
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path / "runs", tracker)
+    assert "training goes on without the mirror" in caplog.text
+    assert results(folder) == untracked
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
+    os.unlink(folder / "wandb")
+    synced(folder, backend)
+
+
+def test_full_disk_of_the_truth_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mirror may fail; metrics.jsonl may not."""
+    from repro.errors import UserError
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    at_epoch(monkeypatch, 2, full)
+    with pytest.raises(UserError, match="No space left"):
+        train(tmp_path / "runs", "offline")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert read_state(folder) == "failed"
