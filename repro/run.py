@@ -21,7 +21,7 @@ from torch import nn
 
 from repro import checkpoint, registry
 from repro.allocator import keep_freed_memory
-from repro.config import Config
+from repro.config import Config, ExecConfig
 from repro.data.prepare import RunData, prepare
 from repro.determinism import Stream, make_deterministic, seeded
 from repro.errors import Interrupted, UserError
@@ -121,7 +121,7 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
     keep_freed_memory()
     write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=True))
     write_json(folder / "identity.json", identity_document(config))
-    write_json(folder / "provenance.json", _provenance(folder, device, data, inputs))
+    write_json(folder / "provenance.json", _provenance(folder, config.exec, device, data, inputs))
     training = build(config, data, device, folder, inputs)
     state = checkpoint.load(folder, name)
     completed = None
@@ -147,7 +147,7 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
     return training
 
 
-def _provenance(folder: Path, device: torch.device, data: RunData, inputs: Inputs) -> dict[str, Any]:
+def _provenance(folder: Path, execution: ExecConfig, device: torch.device, data: RunData, inputs: Inputs) -> dict[str, Any]:
     """Return the provenance of this attempt, and the states of the code that earlier attempts ran, where they differ."""
     present = provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate)
     try:
@@ -156,6 +156,8 @@ def _provenance(folder: Path, device: torch.device, data: RunData, inputs: Input
     except (FileNotFoundError, ValueError, KeyError):
         earlier = []
     read = {run.run_id: run.final_sha256 for run in inputs.all}
+    changing_numbers = ("precision", "allow_tf32", "channels_last", "compile", "cuda_graphs")
+    present["execution"] = {name: getattr(execution, name) for name in changing_numbers}
     return present | ({"earlier_git": earlier} if earlier else {}) | ({"inputs": read} if read else {})
 
 
