@@ -15,7 +15,7 @@ from repro.tracker.pictures import heatmap, histograms
 logger = logging.getLogger(__name__)
 
 #: Seconds that the start of an online run waits for the server.
-INIT_TIMEOUT_S = 3
+INIT_TIMEOUT_S = 8
 
 #: Seconds that the end of a run waits for a server that does not answer.
 FINISH_TIMEOUT_S = 10

@@ -213,6 +213,12 @@ def test_the_viewer_shows_runs_with_the_filter(trained: Path) -> None:
 
 
 def test_what_the_viewer_gets(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (online,) = (trained / "wandb").glob("offline-run-*")
+    copy = Path(shutil.copytree(trained, tmp_path / "copy" / trained.name, symlinks=True))
+    (copy / "wandb" / online.name).rename(copy / "wandb" / online.name.removeprefix("offline-"))
+    place = tmp_path / "place"
+    place.mkdir()
+    assert len(gather([copy], place)) == 1
     (name,) = gather([trained], tmp_path)
     assert name.partition("-s")[2].startswith("0-n40-instance_labels-digits")
     assert read_json(tmp_path / ".wandb-leet.json") == {"metrics_filter": {"query": SHOWN}, "selected_runs": [name]}

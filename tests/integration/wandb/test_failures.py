@@ -75,12 +75,13 @@ CASES: dict[str, tuple[Callable[[Backend, pytest.MonkeyPatch], Callable[[], None
     "403": (refused(403), True, False),
     "403 once it has started": (fault("UpsertBucket", status=403), True, False),
     "500 at start": (fault("UpsertBucket", status=500), True, False),
+    "silent once it has started": (fault("UpsertBucket", delay_s=30.0), True, False),
     "429 at start": (fault("Viewer", status=429), True, False),
     "500 three times": (fault("file_stream", status=500, times=3), False, True),
     "429 three times": (fault("file_stream", status=429, times=3), False, True),
     "connection closed three times": (fault("file_stream", close=True, times=3), False, True),
     "403 for all rows": (fault("file_stream", status=403), False, False),
-    "answers after a second": (fault("graphql|file_stream|UpsertBucket|RunResumeStatus|Viewer", delay_s=1.0), False, True),
+    "answers slowly": (fault("graphql|file_stream|UpsertBucket|RunResumeStatus|Viewer", delay_s=0.5), False, True),
     "dies during the run": (dies, False, False),
     "dies and comes back": (dies_and_comes_back, False, True),
 }
@@ -93,7 +94,10 @@ SYNCED_HERE = ("down at start", "500 three times", "403 for all rows", "dies dur
 def test_server_and_network(case: str, backend: Backend, untracked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare, falls_back, complete = CASES[case]
     # The time limits themselves are measured by the slow test below.
-    monkeypatch.setattr(client, "FINISH_TIMEOUT_S", 5)
+    if case == "silent once it has started":
+        monkeypatch.setattr(client, "INIT_TIMEOUT_S", 2)
+    if case == "dies during the run":
+        monkeypatch.setattr(client, "FINISH_TIMEOUT_S", 2)
     end_fault = prepare(backend, monkeypatch)
     start = time.monotonic()
     folder = train(tmp_path / "runs", "online")
