@@ -124,7 +124,7 @@ def send(plan: Plan, site: Cluster, *, retry: bool, limit: int | None, max_paral
     ledger = Ledger(plan.folder)
     sent = Sent()
     with ledger.lock():
-        cluster = JobStates(plan.folder)
+        cluster = JobStates(plan.folder, always=True)
         if cluster.answer is not None:
             raise UserError(f"{cluster.answer} Nothing was submitted.")
         _forget_cut_off(ledger, cluster)
