@@ -82,14 +82,16 @@ def _nodes(site: Cluster) -> Iterator[Finding]:
             f"no node has {site.cpus} CPUs and {memory} MiB for a job",
             f"{where}the largest has {largest}: lower cpus, memory or runs_per_gpu",
         )
-        return
     if site.gpu == "none":
-        yield Finding(True, f"{len(fitting)} of {len(nodes)} nodes have the CPUs and the memory of a job; no GPU is asked for")
+        if fitting:
+            yield Finding(True, f"{len(fitting)} of {len(nodes)} nodes have the CPUs and the memory of a job; no GPU is asked for")
         return
-    types = {name or "any" for node in fitting for name in re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:\d+", node[3])}
+    types = {name or "any" for node in fitting or nodes for name in re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:\d+", node[3])}
     if not types or (site.gpu != "any" and site.gpu not in types):
         there = f"the types are {', '.join(sorted(types))}" if types else "there are none, so gpu: none or another partition"
         yield Finding(False, f"no node of {site.partition} has a GPU of type {site.gpu}", f"{site.error('gpu', '')}{there}")
+        return
+    if not fitting:
         return
     working = [node for node in fitting if node[4].rstrip("*~#!%$@^-") in ("idle", "mixed", "allocated", "completing")]
     yield Finding(True, f"{len(working)} of {len(nodes)} nodes work and have the CPUs, the memory and a GPU ({', '.join(sorted(types))})")
