@@ -80,10 +80,15 @@ def execute(config: Config) -> Path:
 def _check_folder(folder: Path, config: Config) -> None:
     if (folder / "identity.json").exists():
         check_same(folder, config)
-    elif folder.is_dir() and any(path.name not in (".lock", "lease.json", "status.json") for path in folder.iterdir()):
+    elif folder.is_dir() and any(not _left_by_a_start(path.name) for path in folder.iterdir()):
         raise UserError(
             f"{folder} exists but has no identity.json, so it is no run folder of ours. Move it away, or set paths.runs elsewhere."
         )
+
+
+def _left_by_a_start(name: str) -> bool:
+    """Say whether a run that was killed as it began may have left a file of that name; half-written ones are among them."""
+    return name in (".lock", "lease.json", "status.json") or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _train_held(config: Config, name: str, held: RunFolder, inputs: Inputs) -> None:

@@ -143,7 +143,7 @@ def _submit(chosen: argparse.Namespace) -> int:
     plan = make_plan(specs, _runs(chosen, site))
     submission.check_models(plan, site)
     retry = chosen.retry or chosen.command == "retry"
-    cluster = JobStates(plan.folder)
+    cluster = JobStates(plan.folder, always=site.kind == "slurm" and not chosen.dry_run)
     if cluster.answer is not None and site.kind == "slurm" and not chosen.dry_run:
         raise UserError(f"{cluster.answer} Nothing was submitted.")
     choice = submission.choose(plan, site, cluster, retry=retry, limit=chosen.limit)

@@ -92,6 +92,8 @@ class _Execution:
     def work(self) -> str:
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+        print(f"job {self._id} on {os.environ.get('SLURMD_NODENAME')}, GPU {gpu}, code {Path(__file__).resolve().parents[1]}", flush=True)
         open_runs = [name for name in self._runs if self._must_train(name)]
         before = {name: self._progress(name) for name in open_runs}
         processes = {name: self._start(name, len(open_runs)) for name in open_runs}

@@ -24,8 +24,9 @@ def print_choice(plan: Plan, site: Cluster, choice: Choice, *, max_parallel: int
         print(f"not tuned yet: {name}")
     for why, names in _by_reason(choice).items():
         print(f"not submitted, {len(names)} run{'s' * (len(names) > 1)}: {why}")
-        for name in names[:_NAMED]:
-            print(f"  {plan.runs[name].place} ({name})")
+        if not why.startswith("beyond"):
+            for name in names[:_NAMED]:
+                print(f"  {plan.runs[name].place} ({name})")
     if not choice.batches:
         print("nothing to submit")
         return

@@ -51,14 +51,14 @@ class RunView:
 
 
 class JobStates:
-    """All runs of a folder as SLURM and the ledger know them at one moment.
+    """All runs of a folder as SLURM and the ledger know them at one moment; SLURM is asked if something was submitted, or ``always``.
 
     Attributes:
         answer: why SLURM does not answer, or ``None``.
         submitted: every submission, oldest first.
     """
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, *, always: bool = False) -> None:
         self._runs = runs
         self._ledger = Ledger(runs)
         # The ledger first: a submission that appears meanwhile is not missed by SLURM.
@@ -66,7 +66,7 @@ class JobStates:
         self.answer: str | None = None
         self.jobs: dict[str, Job] = {}
         try:
-            self.jobs = read_queue() if self.submitted else {}
+            self.jobs = read_queue() if self.submitted or always else {}
         except NoAnswerError as error:
             self.answer = str(error)
         self._newest: dict[str, tuple[Submitted, str | None]] = {}

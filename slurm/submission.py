@@ -20,6 +20,8 @@ from slurm.snapshot import take_snapshot
 from slurm.states import LIVE, JobStates, RunView
 from sweeps.plan import Plan, PlannedRun
 
+_BEYOND = "beyond --limit"
+
 
 @dataclass
 class Choice:
@@ -71,7 +73,7 @@ def choose(plan: Plan, site: Cluster, cluster: JobStates, *, retry: bool, limit:
             continue
         why = _obstacle(run, view, choice, chosen, retry=retry)
         if why is None and limit is not None and len(choice.send) >= limit:
-            why = f"beyond --limit {limit}"
+            why = f"{_BEYOND} {limit}"
         if why is not None:
             choice.left[run.run_id] = why
             continue
@@ -94,6 +96,8 @@ def _obstacle(run: PlannedRun, view: RunView, choice: Choice, chosen: set[str], 
         return f"failed before ({view.why}); --retry tries it again" if view.why else "failed before; --retry tries it again"
     for name in run.inputs:
         there = choice.views[name]
+        if choice.left.get(name, "").startswith(_BEYOND):
+            return choice.left[name]
         if there.state != "done" and name not in chosen and (there.state not in LIVE or there.outside):
             return f"its input {name} is {there.state} and is not submitted"
     return None
@@ -124,7 +128,7 @@ def send(plan: Plan, site: Cluster, *, retry: bool, limit: int | None, max_paral
     ledger = Ledger(plan.folder)
     sent = Sent()
     with ledger.lock():
-        cluster = JobStates(plan.folder)
+        cluster = JobStates(plan.folder, always=True)
         if cluster.answer is not None:
             raise UserError(f"{cluster.answer} Nothing was submitted.")
         _forget_cut_off(ledger, cluster)

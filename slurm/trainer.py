@@ -100,8 +100,10 @@ def wait_for_turn(folder: Path, received: Sequence[int]) -> None:
         if status.get("state") != "running":
             return
         job = status.get("slurm_job")
-        # An earlier attempt of this very job would not run any more if its node had not been lost.
-        if read_state(folder) == "lost" or (job is not None and (job == own or _is_over(str(job)))):
+        if job is None or job == own or (over := _is_over(str(job))) is None:
+            # An earlier attempt of this very job would not be over if its node had not been lost.
+            over = (job is not None and job == own) or read_state(folder) == "lost"
+        if over:
             claim(folder)
             if status.get("host") != socket.gethostname():
                 # A lock may not reach from machine to machine: whoever lives there sees the claim with its next sign of life.
@@ -112,11 +114,12 @@ def wait_for_turn(folder: Path, received: Sequence[int]) -> None:
         time.sleep(LOOK_S)
 
 
-def _is_over(job: str) -> bool:
+def _is_over(job: str) -> bool | None:
+    """Say whether a job is over; ``None`` when SLURM does not answer."""
     try:
         found = read_queue().get(job)
     except NoAnswerError:
-        return False
+        return None
     return found is None or not found.live
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -109,7 +110,7 @@ def test_node_lost_and_back(lab: MakeLab, make_box: MakeBox) -> None:
 
 def test_an_orphan_on_a_lost_node_stops_for_its_successor(lab: MakeLab, make_box: MakeBox) -> None:
     """slurmd is gone and its job lives: SLURM starts the run anew elsewhere while the first process still trains it."""
-    trial = lab(plain(1, epochs=150), box=make_box(SlurmdTimeout="5"))
+    trial = lab(plain(1, epochs=300), box=make_box(SlurmdTimeout="5"))
     (name,) = trial.ids
     assert trial.submit() == 0
     trial.wait_for_epoch(name, 1)
@@ -118,7 +119,7 @@ def test_an_orphan_on_a_lost_node_stops_for_its_successor(lab: MakeLab, make_box
     trial.wait(lambda: trial.status(name)["attempt"] == 2)
     assert trial.status(name)["node"] != node
     trial.wait(lambda: not alive(orphan), 20)
-    assert trial.epoch(name) < 150, "it was stopped, it had not ended"
+    assert trial.epoch(name) < 300, "it was stopped, it had not ended"
     trial.wait_until_over()
     trial.assert_done(attempts=(2,))
     trial.box.start_node(node)
@@ -151,14 +152,12 @@ def test_full_disk(lab: MakeLab) -> None:
         assert trial.submit() == 0
         trial.wait_for_epoch(name, 2)
         ballast = trial.runs / "ballast"
-        with ballast.open("wb") as file:
-            for size in (1 << 20, 1 << 12, 1):
-                try:
-                    while True:
-                        file.write(b"x" * size)
-                        file.flush()
-                except OSError:
-                    continue
+        handle = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(handle, b"x" * size)
+        os.close(handle)
         trial.wait_until_over()
         trial.wait(lambda: trial.states()[name] in ("failed", "lost"), 30)
         assert "No space left" in (trial.runs / "logs" / f"{name}.log").read_text() or trial.views()[name].why
@@ -190,7 +189,7 @@ def test_a_job_that_squeue_has_forgotten(lab: MakeLab, make_box: MakeBox, accoun
 
 def test_a_run_that_another_job_trains_is_trained_once(lab: MakeLab) -> None:
     """The same run in the queue twice, as by two ledgers that do not know each other: the second job waits, and finds it done."""
-    trial = lab(plain(1, epochs=20))
+    trial = lab(plain(1, epochs=120))
     (name,) = trial.ids
     assert trial.submit() == 0
     trial.wait_for_epoch(name, 1)
@@ -198,8 +197,10 @@ def test_a_run_that_another_job_trains_is_trained_once(lab: MakeLab) -> None:
     (pickle,) = trial.runs.glob("slurm/*/*_submitted.pkl")
     second = re.search(r"\d+", trial.box.run("sbatch", str(text)))
     assert second is not None
-    shutil.copy(pickle, pickle.with_name(f"{second[0]}_0_submitted.pkl"))
+    shutil.copy(pickle, pickle.with_name(f"{second[0]}_submitted.pkl"))
     trial.wait_until_over()
     trial.assert_done(attempts=(1,))
+    second_log = "".join(path.read_text() for path in pickle.parent.glob(f"{second[0]}_0_log.*"))
+    assert f"job {second[0]} on" in second_log, second_log
     assert "waiting" in (trial.runs / "logs" / f"{name}.log").read_text()
     assert set(trial.box.run("squeue", "-h", "-t", "all", "-o", "%T", "-j", f"{job_of(trial, name)},{second[0]}").split()) == {"COMPLETED"}

@@ -11,6 +11,7 @@ import pytest
 from lab import folds, plain
 
 import slurm.here
+import slurm.states
 from repro.rundir import read_state
 from slurm.__main__ import main
 from slurm.here import OnOneGpu, visible_gpus
@@ -19,11 +20,11 @@ SITE = "kind: {kind}\nwandb: none\nsettings: {{exec.device: cpu, exec.threads: 1
 
 
 @pytest.mark.parametrize("kind", ["local", "debug"])
-def test_the_graph_is_trained_here(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_graph_is_trained_here(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (tmp_path / "trial.yaml").write_text(folds(2, seeds=1, epochs=1))
     (tmp_path / "site.yaml").write_text(SITE.format(kind=kind))
-    command = ["submit", str(tmp_path / "trial.yaml"), "--cluster", str(tmp_path / "site.yaml"), "--runs", str(tmp_path / "runs")]
+    command = ["submit", f"{tmp_path}/trial.yaml", "--cluster", f"{tmp_path}/site.yaml", "--runs", f"{tmp_path}/runs"]
     assert main([*command, "--dry-run"]) == 0
     assert not (tmp_path / "runs" / "plans").exists()
     assert main([*command, "--limit", "1"]) == 0
@@ -62,8 +63,9 @@ def test_without_a_terminal_nothing_is_submitted(
     written = capsys.readouterr().out
     assert "#SBATCH --gres=gpu:a100:1" in written
     assert "GPU-hours trial:" in written
-    assert main(command) == 2
-    assert "--yes submits without a question" in capsys.readouterr().err
     assert main([*command, "--yes"]) == 2
     assert "squeue: there is no such command here" in capsys.readouterr().err
     assert not list((tmp_path / "runs" / "slurm").glob("*/batch.json"))
+    monkeypatch.setattr(slurm.states, "read_queue", dict)
+    assert main(command) == 2
+    assert "--yes submits without a question" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""A signal that SLURM sends to every process of a job stops the run once, and nothing that the run has started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from repro.run import _stop_requests
+
+#: A trainer that has started a program and forked a child, and says what became of all of them after two signals.
+TRAINER = """
+import os, subprocess, time
+from slurm.trainer import _receive_signals
+received = _receive_signals()
+program = subprocess.Popen(["sleep", "30"])
+forked = os.fork()
+if forked == 0:
+    time.sleep(30)
+    os._exit(0)
+print("ready", flush=True)
+while len(received) < 2:
+    time.sleep(0.01)
+time.sleep(0.2)
+print(sorted(map(int, received)), program.poll(), os.waitpid(forked, os.WNOHANG), flush=True)
+program.kill()
+os.kill(forked, 9)
+"""
+
+#: The process of a job, and the trainer that it starts.
+JOB = """
+import subprocess, sys, time
+child = '''
+import time
+from slurm.trainer import _end_with_parent, _receive_signals
+received = _receive_signals()
+_end_with_parent()
+print("ready", flush=True)
+while not received:
+    time.sleep(0.01)
+print("asked", flush=True)
+'''
+subprocess.Popen([sys.executable, "-c", child])
+time.sleep(60)
+"""
+
+
+def test_a_forked_child_does_not_take_a_signal_for_the_run() -> None:
+    with _stop_requests() as received:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+            os.write(writer, bytes([len(received)]))
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(reader, 1) == b"\0"
+        for end in (reader, writer):
+            os.close(end)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+
+
+def test_what_a_trainer_starts_ignores_the_signals() -> None:
+    command = [sys.executable, "-c", TRAINER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            os.killpg(process.pid, number)
+        expected = sorted([int(signal.SIGUSR2), int(signal.SIGTERM)])
+        assert process.stdout.readline() == f"{expected} None (0, 0)\n"
+
+
+def test_a_trainer_leaves_with_its_job() -> None:
+    """When the job's own process is killed alone, its runs save and leave."""
+    with subprocess.Popen([sys.executable, "-c", JOB], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        assert process.stdout.readline() == "asked\n"
