@@ -18,17 +18,7 @@ from sweeps.schema import Variant
 from sweeps.settings import override_value
 
 #: Methods that specs may name before they are there: their cells say so, and everything else can be planned.
-ANNOUNCED = (
-    "focal",
-    "co_teaching",
-    "mentornet_pd",
-    "mentornet_dd",
-    "l2rw",
-    "meta_weight_net",
-    "data_parameters",
-    "forward_correction",
-    "backward_correction",
-)
+ANNOUNCED: tuple[str, ...] = ()
 
 _Same = tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]
 

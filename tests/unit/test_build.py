@@ -23,13 +23,20 @@ from repro.files import read_json, write_json
 from sweeps.plan import make_plan, write_plans
 from sweeps.spec import Spec, load_scale, load_spec
 
+
+@pytest.fixture(autouse=True)
+def announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a method be announced that is not there."""
+    monkeypatch.setattr("sweeps.graph.ANNOUNCED", ("soon",))
+
+
 SPEC = """\
 title: A table
 kind: table
 rows:
   - {label: One-hot, set: {method: one_hot}}
   - {label: Labels, set: {method: class_labels}}
-  - {label: Soon, set: {method: focal}}
+  - {label: Soon, set: {method: soon}}
 columns: [{label: Clean, set: {dataset: digits}}]
 repeats: {seed: [0, 1, 2]}
 value: {metric: test/accuracy, epoch: last, scale: percent, better: higher}

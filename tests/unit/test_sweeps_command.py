@@ -23,6 +23,13 @@ from sweeps.settings import Setting
 from sweeps.spec import Spec, load_spec
 from sweeps.tuned import Chosen, GridPoint
 
+
+@pytest.fixture(autouse=True)
+def announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a method be announced that is not there."""
+    monkeypatch.setattr("sweeps.graph.ANNOUNCED", ("soon",))
+
+
 SPEC = """\
 title: A graph
 kind: table
@@ -40,7 +47,7 @@ tuning:
 rows:
   - {label: One-hot, set: {method: one_hot, split: full}}
   - {label: Replay, set: {method: replay, split: full}, inputs: {labels: folds}}
-  - {label: Focal, set: {method: focal, split: full}}
+  - {label: Focal, set: {method: soon, split: full}}
 columns:
   - {label: A}
 repeats: {seed: [0]}
@@ -89,7 +96,7 @@ def test_plan_says_what_is_needed_shared_in_which_stage_and_how_long(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:5] == [
         "tried: 3 cells (1 not built), 4 runs (1 shared with part), 3 missing, 1 done",
-        "- 1 cell not built: focal",
+        "- 1 cell not built: soon",
         "part: 2 cells (1 left out), 2 runs (1 shared with tried), 1 missing, 1 done",
         "together: 5 runs, 1 of them shared, 4 missing, 1 done",
         "stage 1: 4 runs, stage 2: 1 run",
@@ -147,7 +154,7 @@ def test_status_shows_what_is_not_built_and_the_inputs(spec: str, tmp_path: Path
         ["One-hot", "0/1"],
         ["Replay", "0/1"],
         ["Focal", "not built"],
-        ["- Focal, A: not built: focal"],
+        ["- Focal, A: not built: soon"],
         ["their inputs: 1/2"],
     ]
 
