@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from repro.allocator import return_free_pages
 from repro.config import MetaConfig, OptimConfig
 from repro.errors import UserError
 from repro.lookahead import Lookahead, lookahead_gradient, recorded_forward
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from repro.graph import Programs
 
 logger = logging.getLogger(__name__)
-
-#: Numbers in a meta batch above which a step's memory on a CPU is worth keeping down: 256 CIFAR images are three times as many.
-LARGE_META_BATCH = 2**18
 
 
 @dataclass(frozen=True)
@@ -161,8 +157,6 @@ class TrainingStep:
         batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=log_probabilities.detach(), step=step, inputs=inputs)
         if meta is not None and forward is not None:
             start = method.lookahead_coefficients(batch)
-            if inputs.device.type == "cpu" and meta.inputs.numel() >= LARGE_META_BATCH:
-                return_free_pages()
             gradient, _ = lookahead_gradient(self.model, forward, start, meta.inputs, meta.targets, self._lookahead())
             method.update(batch, gradient.coefficients)
             if not self._meta.use_updated:
