@@ -29,6 +29,7 @@ from repro.determinism import make_deterministic
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.linearize import load_forward_mode
 from repro.lookahead import frozen_running_statistics
+from repro.methods.instance_labels import InstanceLabelsConfig
 from repro.run import choose_device
 
 #: Largest relative distance between a network's movement in the ensemble and alone, in one float32 step. In float64 it is 1e-12; float32's
@@ -111,7 +112,8 @@ def measure(model: str, runs: int, *, device: torch.device, batch: int, meta_bat
         for learner in pair:
             for parameter in learner.model.parameters():
                 parameter.data.mul_(1.0 + 0.01 * index)
-    label_rate = float(config.method.learning_rate)  # type: ignore[attr-defined]
+    assert isinstance(config.method, InstanceLabelsConfig)
+    label_rate = config.method.learning_rate
     ensemble = Ensemble(
         together, problem, learning_rate=config.optim.learning_rate, label_rate=label_rate, weight_decay=config.optim.weight_decay
     )
