@@ -28,8 +28,8 @@ from repro.allocator import keep_freed_memory
 from repro.determinism import make_deterministic
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.linearize import load_forward_mode
-from repro.lookahead import frozen_running_statistics
 from repro.methods.instance_labels import InstanceLabelsConfig
+from repro.network import Network
 from repro.run import choose_device
 
 #: Largest relative distance between a network's movement in the ensemble and alone, in one float32 step. In float64 it is 1e-12; float32's
@@ -45,6 +45,7 @@ class Ensemble:
     ) -> None:
         load_forward_mode()
         self._model = learners[0].model
+        self._network = Network(self._model)
         self.parameters, self.buffers = stack_module_state([learner.model for learner in learners])
         self.parameters = {name: value.detach() for name, value in self.parameters.items()}
         self.logits = torch.stack([learner.method.state_dict()["logits"] for learner in learners])
@@ -69,14 +70,14 @@ class Ensemble:
         size = len(inputs)
 
         def scores(present: dict[str, Tensor]) -> Tensor:
-            with frozen_running_statistics(self._model):
+            with self._network.frozen_running_statistics():
                 return F.log_softmax(functional_call(self._model, present, (inputs,)), dim=1)
 
         def loss(present: dict[str, Tensor], targets: Tensor) -> Tensor:
             return -(targets * scores(present)).sum() / size
 
         def meta_loss(present: dict[str, Tensor]) -> Tensor:
-            with frozen_running_statistics(self._model):
+            with self._network.frozen_running_statistics():
                 return F.cross_entropy(functional_call(self._model, present, (meta_inputs,)), self._problem.meta.targets)
 
         targets = torch.softmax(logits, dim=1)

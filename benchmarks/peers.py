@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from repro.lookahead import frozen_running_statistics
 from repro.methods.base import Batch, Method
+from repro.network import Network
 from repro.optimizer import SGD
 from repro.step import MetaBatch, StepResult
 
@@ -38,6 +38,7 @@ class PeerStep(ABC):
 
     def __init__(self, model: nn.Module, optimizer: SGD, method: Method, *, reuse: bool = False) -> None:
         self.model = model
+        self.network = Network(model)
         self.optimizer = optimizer
         self.method = method
         self.reuse = reuse
@@ -133,7 +134,7 @@ class _FunctionalStep(PeerStep):
         """See :meth:`PeerStep.forward`."""
         if self.reuse:
             return F.log_softmax(self.model(inputs), dim=1), None
-        with frozen_running_statistics(self.model):
+        with self.network.frozen_running_statistics():
             return F.log_softmax(self.model(inputs), dim=1), None
 
     def leaves(self, memo: Any) -> Sequence[Tensor]:
@@ -144,7 +145,7 @@ class _FunctionalStep(PeerStep):
         """See :meth:`PeerStep.gradient`."""
         names, parameters = zip(*self.model.named_parameters(), strict=True)
         ahead = self._ahead(-(coefficients * log_probabilities).sum(), parameters, learning_rate)
-        with frozen_running_statistics(self.model):
+        with self.network.frozen_running_statistics():
             logits = functional_call(self.model, dict(zip(names, ahead, strict=True)), (meta.inputs,))
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, meta.targets), coefficients)
         return gradient
@@ -210,7 +211,7 @@ class CompiledDoubleBackwardStep(PeerStep):
         parameters = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         # A tensor, so that another learning rate is not another graph.
         rate = torch.tensor(learning_rate, dtype=coefficients.dtype, device=coefficients.device)
-        with frozen_running_statistics(self.model):
+        with self.network.frozen_running_statistics():
             gradient: Tensor = self._gradient(parameters, coefficients.detach(), memo, meta.inputs, meta.targets, rate)
         return gradient
 

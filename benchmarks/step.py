@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Measured:
         variant: which.
         seconds: of a step.
         ratio: to the plain step in the same mode, round by round.
+        gain: of the same step taken eagerly to this one, round by round; ``None`` for an eager one.
         peak_mib: peak memory of a step.
         difference: relative distance of its first step's movement from that of the same step taken eagerly by us.
         alone: peak resident MiB of a fresh process, before its first step and at its end; ``None`` where it was not asked for.
@@ -57,6 +58,7 @@ class Measured:
     ratio: Sample
     peak_mib: float
     difference: float
+    gain: Sample | None = None
     alone: tuple[float, float] | None = None
 
 
@@ -84,7 +86,9 @@ def measure(problem: Problem, wanted: Sequence[Variant], *, repeats: int) -> lis
     for variant in built:
         plain_seconds = seconds.get(Variant("plain", variant.mode))
         ratio = Sample((float("nan"),)) if plain_seconds is None else seconds[variant].over(plain_seconds)
-        rows.append(Measured(variant, seconds[variant], ratio, peaks[variant], difference[variant]))
+        eager = None if variant.mode == "eager" else seconds.get(replace(variant, mode="eager"))
+        gain = None if eager is None else eager.over(seconds[variant])
+        rows.append(Measured(variant, seconds[variant], ratio, peaks[variant], difference[variant], gain))
     return rows
 
 
@@ -131,7 +135,7 @@ def as_json(rows: Sequence[Measured]) -> list[dict[str, Any]]:
 
 def table(model: str, rows: Sequence[Measured]) -> Table:
     """Return all rows of one network."""
-    alone = any(row.alone for row in rows)
+    alone, gains = any(row.alone for row in rows), any(row.gain for row in rows)
     columns = ["step", "mode", "last pass", "seconds", "quartiles", "/ plain", "quartiles", "peak MiB", "difference"]
     lines = []
     for row in rows:
@@ -139,9 +143,12 @@ def table(model: str, rows: Sequence[Measured]) -> Table:
         low, high = row.ratio.quartiles
         line = [row.variant.what, row.variant.mode, row.variant.last_pass, f"{row.seconds.median:.4g}", f"{lower:.4g} - {upper:.4g}"]
         line += [f"{row.ratio.median:.2f}", f"{low:.2f} - {high:.2f}", f"{row.peak_mib:.1f}", f"{row.difference:.0e}"]
+        if gains:
+            line += ["—", "—"] if row.gain is None else [f"{row.gain.median:.2f}", "{:.2f} - {:.2f}".format(*row.gain.quartiles)]
         if alone:
             line += ["—", "—"] if row.alone is None else [f"{row.alone[1]:.0f}", f"{row.alone[1] - row.alone[0]:.0f}"]
         lines.append(line)
+    columns += ["eager / compiled", "quartiles"] if gains else []
     return Table([*columns, *(["resident MiB, alone", "of it steps"] if alone else [])], lines, title=model)
 
 
@@ -171,9 +178,9 @@ NOTES = (
     "(compiled: nested `torch.func.grad`). `last pass`: whether the step on the new labels makes its own forward pass or goes back "
     "through the first one. Labels' update and optimiser are the same code everywhere.",
     "All variants lie in one process and take their turns, round after round: plain, lookahead, ..., plain, ...; `/ plain` is the "
-    "quotient to the plain step in the same mode and round. Two steps of each come before (compilation, memory). `difference` is the "
-    "relative distance between the variant's first step in float32 (movement of the parameters and of the labels, the larger one) and "
-    "the eager one of ours.",
+    "quotient to the plain step in the same mode and round, `eager / compiled` that of the same step in both modes. Two steps of each "
+    "come before (compilation, memory). `difference` is the relative distance between the variant's first step in float32 (movement of "
+    "the parameters and of the labels, the larger one) and the eager one of ours.",
     "Peak memory, CPU: the most bytes of tensors alive in a step, from PyTorch's record of every allocation and release, with "
     "parameters, buffers, labels and batches of that variant. CUDA: the allocator's own peak, counted alike. `resident, alone`: the "
     "peak of a fresh process, libraries included; `of it steps` is how much of it the first steps added.",
@@ -200,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for model in DATASETS if options.model == "all" else [options.model]:
         rows = measure(problem_of(model), wanted, repeats=options.repeats)
         if options.fresh_memory:
-            rows = [Measured(**{**vars(row), "alone": in_fresh_process(options, model, row.variant)}) for row in rows]
+            rows = [replace(row, alone=in_fresh_process(options, model, row.variant)) for row in rows]
         tables.append(table(model, rows))
         chosen = rows if options.all_rows else fastest(rows)
         printed += [row if options.model != "all" else {"model": model, **row} for row in as_json(chosen)]
@@ -209,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gradients = "Gradients in float64 on a small network with BatchNorm, relative distance to the engine's: "
         gradients += ", ".join(f"{name} {error:.0e}" for name, error in equal.items()) + "."
         sizes = f"{options.batch} training and {options.meta_batch} meta images, float32, {options.repeats} rounds, medians and quartiles."
-        page = Page("step", "Time and memory of a step", tables, [sizes, gradients, *NOTES])
+        page = Page(f"step-{options.model}", "Time and memory of a step", tables, [sizes, gradients, *NOTES])
         say(f"written: {page.write(device)}")
 
 

@@ -7,17 +7,43 @@ with J all ones: what label smoothing trains on, row by row, and what forward an
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repro.config import MethodConfig
 from repro.errors import UserError
+from repro.fields import setting
 from repro.methods.base import Context
 from repro.teacher import BLOCK, load_model
 
 #: A matrix whose inverse multiplies round-off by more than this is of no use in float32.
 WORST_CONDITION = 1e4
+
+
+@dataclass
+class CorrectionConfig(MethodConfig):
+    """Where the transition matrix of forward and backward correction comes from."""
+
+    matrix: str = setting(
+        "known",
+        help="transition matrix: known, from the settings of the noise; estimated, by the run inputs.teacher (D)",
+        choices=("known", "estimated"),
+    )
+    percentile: float = setting(
+        100.0, help="which image stands for a class in the estimate; 100: the most probable one (D)", above=0.0, at_most=100.0
+    )
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return the finished runs that this choice reads."""
+        return ("teacher",) if self.matrix == "estimated" else ()
+
+
+def transition(config: CorrectionConfig, context: Context) -> Float[Tensor, "classes classes"]:
+    """Return the transition matrix (K, K) that ``config`` asks for."""
+    return known_transition(context) if config.matrix == "known" else estimated_transition(context, config.percentile)
 
 
 def known_transition(context: Context) -> Float[Tensor, "classes classes"]:

@@ -48,6 +48,7 @@ class Linearization(TorchFunctionMode):
         super().__init__()
         self.lost_at: str | None = None
         self._held = tuple(parameters)
+        self._device = self._held[0].device.type
         self._leaves = {id(parameter): slot for slot, parameter in enumerate(self._held)}
         self._count = len(self._held)
         self._operations: list[_Operation] = []
@@ -55,7 +56,7 @@ class Linearization(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and record it if a recorded tensor goes into it."""
         kwargs = kwargs or {}
-        if self.lost_at is not None or not torch.is_grad_enabled() or not self._concerns(args, kwargs):
+        if self.lost_at is not None or not _concerns(args, kwargs) or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if func.__name__ in _QUESTIONS:
             answer = func(*args, **kwargs)
@@ -67,19 +68,12 @@ class Linearization(TorchFunctionMode):
             if recorded is not None:
                 output, inputs, tangent = recorded
                 # Slots of the inputs first: an operation in place gives its input a new one.
-                self._record([self.slot(value) for value in inputs], (output,), tangent)
+                sources = tuple([self.slot(value) for value in inputs])
+                # Not recorded where no input is, as an integer or a tensor of another graph.
+                if any(source is not None for source in sources):
+                    self._record(sources, (output,), tangent)
                 return output
         return self._by_forward_mode(func, args, kwargs)
-
-    def _concerns(self, args: Any, kwargs: Any) -> bool:
-        """Say whether a recorded tensor may go into an operation: quick, since most operations of a small network are small."""
-        for value in args if not kwargs else (*args, *kwargs.values()):
-            if isinstance(value, Tensor):
-                if value.requires_grad and self.slot(value) is not None:
-                    return True
-            elif isinstance(value, (list, tuple, dict)) and any(isinstance(part, Tensor) for part in tree_flatten(value)[0]):
-                return True
-        return False
 
     def slot(self, value: object) -> int | None:
         """Return the number under which a tensor is recorded, or ``None``: its tangent is zero."""
@@ -128,7 +122,7 @@ class Linearization(TorchFunctionMode):
 
     def _autocast(self) -> tuple[str, torch.dtype] | None:
         """Return the number format that operations are cast to at present; the maps of their tangents are cast alike."""
-        device = self._held[0].device.type
+        device = self._device
         return (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
 
     def _new_slot(self, tensor: Tensor) -> int:
@@ -138,7 +132,7 @@ class Linearization(TorchFunctionMode):
 
     def _record(self, sources: Sequence[int | None], outputs: Sequence[object], tangent: Callable[..., Any]) -> None:
         # An operation in place returns its input: from here on the tensor stands for the new value.
-        slots = tuple(self._new_slot(value) if isinstance(value, Tensor) and value.requires_grad else None for value in outputs)
+        slots = tuple([self._new_slot(value) if isinstance(value, Tensor) and value.requires_grad else None for value in outputs])
         self._operations.append(_Operation(tuple(sources), slots, tangent, self._autocast()))
 
     def _by_forward_mode(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -185,6 +179,17 @@ _RANDOM = frozenset(
     {F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu, torch.rrelu, torch.dropout, Tensor.bernoulli}
     | {F.gumbel_softmax, F.fractional_max_pool2d, torch.bernoulli, torch.native_dropout, torch.alpha_dropout, torch.feature_dropout}
 )
+
+
+def _concerns(args: Any, kwargs: Any) -> bool:
+    """Say whether a recorded tensor may go into an operation: quick, since most operations of a small network are small."""
+    for value in args if not kwargs else (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                return True
+        elif isinstance(value, (list, tuple, dict)) and any(isinstance(part, Tensor) for part in tree_flatten(value)[0]):
+            return True
+    return False
 
 
 def _detached(leaf: object) -> Any:

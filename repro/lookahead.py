@@ -27,12 +27,10 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from repro.linearize import Linearization, load_forward_mode
-from repro.optimizer import Tensors, scaled, sgd_steps
+from repro.network import Network
+from repro.optimizer import Tensors, moved, sgd_steps
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +89,11 @@ def coefficient_gradient(
         ValueError: the coefficients do not have the shape of the logits.
     """
     settings = Lookahead(**{**vars(lookahead or Lookahead(learning_rate)), "learning_rate": learning_rate})
-    with _training_mode(model), torch.enable_grad():
-        with frozen_running_statistics(model):
-            names, parameters = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad), strict=True)
-            forward = recorded_forward(model, inputs, names=names, parameters=parameters)
-        gradient, _ = lookahead_gradient(model, forward, coefficients, meta_inputs, meta_targets, settings)
+    network = Network(model)
+    with network.training_mode(), torch.enable_grad():
+        with network.frozen_running_statistics():
+            forward = recorded_forward(network, inputs)
+        gradient, _ = lookahead_gradient(network, forward, coefficients, meta_inputs, meta_targets, settings)
     return gradient.coefficients
 
 
@@ -106,29 +104,22 @@ class RecordedForward:
     Attributes:
         log_probabilities: log f (B, K) with its graph.
         inputs: the batch (B, ...).
-        names: of the trained parameters.
-        parameters: these parameters.
         record: the operations of the pass.
         generator_states: of PyTorch's random numbers before it, for a network with dropout.
     """
 
     log_probabilities: Float[Tensor, "batch classes"]
     inputs: Float[Tensor, "batch ..."]
-    names: Sequence[str]
-    parameters: Tensors
     record: Linearization
     generator_states: list[Tensor] | None
 
 
-def recorded_forward(model: nn.Module, inputs: Float[Tensor, "batch ..."], *, names: Sequence[str], parameters: Tensors) -> RecordedForward:
-    """Run the model, which must be in training mode, on ``inputs`` (B, ...) and keep the record.
-
-    ``parameters`` are all that need a gradient, ``names`` their names.
-    """
-    generator_states = dropout_states(model)
-    with Linearization(parameters) as record:
-        log_probabilities = F.log_softmax(model(inputs), dim=1)
-    return RecordedForward(log_probabilities, inputs, names, parameters, record, generator_states)
+def recorded_forward(network: Network, inputs: Float[Tensor, "batch ..."]) -> RecordedForward:
+    """Run the model, which must be in training mode, on ``inputs`` (B, ...) and keep the record."""
+    generator_states = network.dropout_states()
+    with Linearization(network.parameters) as record:
+        log_probabilities = F.log_softmax(network.model(inputs), dim=1)
+    return RecordedForward(log_probabilities, inputs, record, generator_states)
 
 
 @dataclass(frozen=True)
@@ -140,7 +131,7 @@ class LookaheadGradient:
 
 
 def lookahead_gradient(
-    model: nn.Module,
+    network: Network,
     forward: RecordedForward,
     coefficients: Float[Tensor, "..."],
     meta_inputs: Float[Tensor, "meta ..."],
@@ -155,9 +146,8 @@ def lookahead_gradient(
     log_probabilities = forward.log_probabilities
     if coefficients.shape != log_probabilities.shape:
         raise ValueError(f"coefficients {tuple(coefficients.shape)} must have the shape of the logits {tuple(log_probabilities.shape)}")
-    names, parameters = forward.names, forward.parameters
-    loss = -(coefficients.detach() * log_probabilities).sum()
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    parameters = network.parameters
+    gradients = loss_gradients(log_probabilities, coefficients.detach(), parameters, retain_graph=True)
     with torch.no_grad():
         steps, _ = sgd_steps(
             parameters,
@@ -167,83 +157,50 @@ def lookahead_gradient(
             nesterov=settings.nesterov,
             velocities=settings.velocities,
         )
-        ahead = [p.requires_grad_() for p in torch._foreach_sub(parameters, scaled(steps, settings.learning_rate))]
+        ahead = [p.requires_grad_() for p in moved(parameters, steps, settings.learning_rate)]
         del steps
-    with _meta_batch_norm(model, settings.batch_norm):
-        meta_logits = functional_call(model, dict(zip(names, ahead, strict=True)), (meta_inputs,))
+    with _meta_batch_norm(network, settings.batch_norm), network.at(ahead) as model:
+        meta_logits = model(meta_inputs)
     meta_loss = F.cross_entropy(meta_logits, meta_targets)
     meta_gradients = torch.autograd.grad(meta_loss, ahead, materialize_grads=True)
     del ahead, meta_logits  # a copy of the parameters that the product below has no use for
-    derivative = _directional_derivative(model, forward, meta_gradients)
+    derivative = _directional_derivative(network, forward, meta_gradients)
     # With Nesterov's momentum the gradient enters the step twice: s(g) = g + momentum * (momentum * velocity + g).
     scale = settings.learning_rate * (1.0 + settings.momentum if settings.nesterov else 1.0)
     return LookaheadGradient(coefficients=scale * derivative, parameters=gradients), meta_loss.detach()
 
 
-def _directional_derivative(model: nn.Module, forward: RecordedForward, direction: Sequence[Tensor]) -> Tensor:
+def loss_gradients(
+    log_probabilities: Float[Tensor, "batch classes"],
+    coefficients: Float[Tensor, "batch classes"],
+    parameters: Tensors,
+    *,
+    retain_graph: bool = False,
+) -> tuple[Tensor, ...]:
+    """Return grad_theta L(theta, C), one tensor a parameter: L is linear in log f, so its gradient there is -C and needs no graph."""
+    direction = -coefficients.to(log_probabilities.dtype)
+    return torch.autograd.grad(log_probabilities, parameters, direction, retain_graph=retain_graph, materialize_grads=True)
+
+
+def _directional_derivative(network: Network, forward: RecordedForward, direction: Sequence[Tensor]) -> Tensor:
     """Return d/ds log f_k(x_i; theta + s * direction) at s = 0, shape (B, K)."""
     if forward.record.follows(forward.log_probabilities):
         return forward.record.derivative(forward.log_probabilities, direction)
     logger.debug("the derivative is taken by a second forward pass: the record ends at %s", forward.record.lost_at)
     load_forward_mode()
-    with torch.no_grad(), frozen_running_statistics(model), _replay(forward.generator_states), forward_ad.dual_level():
-        directions = zip(forward.names, forward.parameters, direction, strict=True)
-        duals = {name: forward_ad.make_dual(p.detach(), v) for name, p, v in directions}  # type: ignore[no-untyped-call]
-        log_probabilities = F.log_softmax(functional_call(model, duals, (forward.inputs,)), dim=1)
+    with torch.no_grad(), network.frozen_running_statistics(), _replay(forward.generator_states), forward_ad.dual_level():
+        directions = zip(network.parameters, direction, strict=True)
+        duals = [forward_ad.make_dual(p.detach(), v) for p, v in directions]  # type: ignore[no-untyped-call]
+        with network.at(duals) as model:
+            log_probabilities = F.log_softmax(model(forward.inputs), dim=1)
         primal, tangent = forward_ad.unpack_dual(log_probabilities)  # type: ignore[no-untyped-call]
         return torch.zeros_like(primal) if tangent is None else tangent
 
 
-@contextlib.contextmanager
-def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm in training mode use batch statistics without moving its running ones (B7)."""
-    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
-
-
-@contextlib.contextmanager
-def _meta_batch_norm(model: nn.Module, treatment: str) -> Iterator[None]:
+def _meta_batch_norm(network: Network, treatment: str) -> contextlib.AbstractContextManager[None]:
     if treatment == "batch_and_update":
-        yield
-    elif treatment == "running":
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
-        for module in norms:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in norms:
-                module.training = True
-    else:
-        with frozen_running_statistics(model):
-            yield
-
-
-@contextlib.contextmanager
-def _training_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def dropout_states(model: nn.Module) -> list[Tensor] | None:
-    """Return the generator states that the next forward pass of a model with dropout starts from, or ``None`` without dropout.
-
-    The directional derivative must see the masks of the forward pass that it differentiates.
-    """
-    if not any(isinstance(module, _DropoutNd) for module in model.modules()):
-        return None
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+        return contextlib.nullcontext()
+    return network.running_statistics() if treatment == "running" else network.frozen_running_statistics()
 
 
 @contextlib.contextmanager

@@ -42,32 +42,29 @@ def sgd_steps(
         steps = torch._foreach_add(steps, pulls)
     if momentum == 0.0:
         return steps, ()
-    moved: Tensors = torch._foreach_add(torch._foreach_mul(velocities, momentum), steps) if velocities else steps
-    return (torch._foreach_add(steps, torch._foreach_mul(moved, momentum)) if nesterov else moved), moved
+    faster: Tensors = torch._foreach_add(torch._foreach_mul(velocities, momentum), steps) if velocities else steps
+    return (torch._foreach_add(steps, torch._foreach_mul(faster, momentum)) if nesterov else faster), faster
 
 
-def scaled(tensors: Tensors, factor: float | Tensor) -> Tensors:
-    """Return the tensors times a number."""
-    if isinstance(factor, Tensor):
-        return torch._foreach_mul(tensors, factor)
-    return torch._foreach_mul(tensors, factor)
+def moved(parameters: Tensors, steps: Tensors, learning_rate: float | Tensor) -> Tensors:
+    """Return ``theta - lr * s``, one new tensor a parameter."""
+    if isinstance(learning_rate, Tensor):
+        return torch._foreach_sub(parameters, torch._foreach_mul(steps, learning_rate))
+    return torch._foreach_add(parameters, steps, alpha=-learning_rate)
 
 
 class SGD:
     """Trains the parameters of a model.
 
     Attributes:
-        names: of the trained parameters.
-        parameters: the tensors themselves.
+        parameters: the trained ones of the model, in its order.
         weight_decay: one number for all of them, or one for each.
         learning_rate: of the next steps; the schedule sets it. A tensor of one number where a step is compiled.
         velocities: one tensor a parameter with momentum, else none; they start at zero.
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
-        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self.names = tuple(name for name, _ in trained)
-        self.parameters = tuple(parameter for _, parameter in trained)
+        self.parameters = tuple(parameter for parameter in model.parameters() if parameter.requires_grad)
         self.momentum, self.nesterov = config.momentum, config.nesterov
         self.learning_rate: float | Tensor = config.learning_rate
         decayed = [config.decay_norm_and_bias or parameter.ndim > 1 for parameter in self.parameters]
@@ -79,7 +76,7 @@ class SGD:
     @torch.no_grad()
     def step(self, gradients: Tensors) -> None:
         """Move the parameters, and their velocities, in place."""
-        steps, moved = sgd_steps(
+        steps, velocities = sgd_steps(
             self.parameters,
             gradients,
             weight_decay=self.weight_decay,
@@ -87,10 +84,11 @@ class SGD:
             nesterov=self.nesterov,
             velocities=self.velocities,
         )
-        if moved:
-            torch._foreach_copy_(self.velocities, list(moved))
+        if velocities:
+            torch._foreach_copy_(self.velocities, list(velocities))
+        # As moved, and in place.
         if isinstance(self.learning_rate, Tensor):
-            torch._foreach_sub_(self.parameters, scaled(steps, self.learning_rate))
+            torch._foreach_sub_(self.parameters, torch._foreach_mul(steps, self.learning_rate))
         else:
             torch._foreach_add_(self.parameters, steps, alpha=-self.learning_rate)
 

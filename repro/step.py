@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from repro.config import MetaConfig, OptimConfig
 from repro.errors import UserError
-from repro.lookahead import Lookahead, lookahead_gradient, recorded_forward
+from repro.lookahead import Lookahead, lookahead_gradient, loss_gradients, recorded_forward
 from repro.methods.base import Batch, Method
+from repro.network import Network
 from repro.optimizer import SGD
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class TrainingStep:
         cuda_graphs: bool = False,
     ) -> None:
         self.model = model
+        self._network = Network(model)
         self.optimizer = optimizer
         self.method = method
         self._optim = optim
@@ -152,19 +154,26 @@ class TrainingStep:
         method = self.method
         forward = None
         if meta is not None:
-            forward = recorded_forward(self.model, inputs, names=self.optimizer.names, parameters=self.optimizer.parameters)
+            forward = recorded_forward(self._network, inputs)
         log_probabilities = F.log_softmax(self.model(inputs), dim=1) if forward is None else forward.log_probabilities
         batch = Batch(rows=rows, observed=observed, epoch=epoch, log_probabilities=log_probabilities.detach(), step=step, inputs=inputs)
         if meta is not None and forward is not None:
             start = method.lookahead_coefficients(batch)
-            gradient, _ = lookahead_gradient(self.model, forward, start, meta.inputs, meta.targets, self._lookahead())
+            gradient, _ = lookahead_gradient(self._network, forward, start, meta.inputs, meta.targets, self._lookahead())
             method.update(batch, gradient.coefficients)
             if not self._meta.use_updated:
                 self.optimizer.step(gradient.parameters)
                 method.after_step(batch, self.optimizer.learning_rate)
                 return self._measured(-(start * batch.log_probabilities).sum(), batch)
-        loss = method.loss(log_probabilities, batch) if coefficients is None else -(coefficients * log_probabilities).sum()
-        self.optimizer.step(torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True))
+        if coefficients is None and type(method).loss is Method.loss:
+            coefficients = method.coefficients(batch)
+        if coefficients is None:
+            loss = method.loss(log_probabilities, batch)
+            gradients = torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True)
+        else:
+            loss = -(coefficients * batch.log_probabilities).sum()
+            gradients = loss_gradients(log_probabilities, coefficients, self.optimizer.parameters)
+        self.optimizer.step(gradients)
         method.after_step(batch, self.optimizer.learning_rate)
         return self._measured(loss.detach(), batch)
 

@@ -102,7 +102,7 @@ class Transform:
         """Return float32 inputs (B, C, H, W) of uint8 ``images`` (B, C, H, W), augmented by ``draws`` (B) or not at all."""
         if draws is not None:
             images = self._crop_and_mirror(images, draws.values)
-        return (images.to(torch.float32) / 255.0 - self._mean) / self._std
+        return (images.to(torch.float32) / 255.0).sub_(self._mean).div_(self._std)
 
     def _crop_and_mirror(self, images: Tensor, draws: Tensor) -> Tensor:
         """Look each output pixel up in the image that it comes from; the padded images are never made."""

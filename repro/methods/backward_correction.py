@@ -16,25 +16,15 @@ from typing import Any
 from torch import Tensor
 
 from repro import registry
-from repro.config import MethodConfig
-from repro.corrections import estimated_transition, inverse, known_transition
-from repro.fields import setting
+from repro.corrections import CorrectionConfig, inverse, transition
 from repro.methods.base import Batch, Context, Method, one_hot
 
 
 @dataclass
-class BackwardCorrectionConfig(MethodConfig):
+class BackwardCorrectionConfig(CorrectionConfig):
     """Where the transition matrix comes from."""
 
     name: str = "backward_correction"
-    matrix: str = setting(
-        "known",
-        help="transition matrix: known, from the settings of the noise; estimated, by the run inputs.teacher (D)",
-        choices=("known", "estimated"),
-    )
-    percentile: float = setting(
-        100.0, help="which image stands for a class in the estimate; 100: the most probable one (D)", above=0.0, at_most=100.0
-    )
 
 
 @registry.method("backward_correction", config=BackwardCorrectionConfig)
@@ -43,13 +33,13 @@ class BackwardCorrection(Method):
 
     def __init__(self, config: BackwardCorrectionConfig, context: Context) -> None:
         super().__init__(config, context)
-        known = config.matrix == "known"
-        self._inverse = inverse(known_transition(context) if known else estimated_transition(context, config.percentile))
+        self._inverse = inverse(transition(config, context))
 
     @classmethod
     def reads_inputs(cls, config: Any) -> tuple[str, ...]:
         """See :meth:`Method.reads_inputs`."""
-        return ("teacher",) if config.matrix == "estimated" else ()
+        inputs: tuple[str, ...] = config.inputs()
+        return inputs
 
     def coefficients(self, batch: Batch) -> Tensor:
         """See :meth:`Method.coefficients`."""

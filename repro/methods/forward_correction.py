@@ -21,25 +21,15 @@ import torch
 from torch import Tensor
 
 from repro import registry
-from repro.config import MethodConfig
-from repro.corrections import estimated_transition, known_transition
-from repro.fields import setting
+from repro.corrections import CorrectionConfig, transition
 from repro.methods.base import Batch, Context, Method, one_hot
 
 
 @dataclass
-class ForwardCorrectionConfig(MethodConfig):
+class ForwardCorrectionConfig(CorrectionConfig):
     """Where the transition matrix comes from."""
 
     name: str = "forward_correction"
-    matrix: str = setting(
-        "known",
-        help="transition matrix: known, from the settings of the noise; estimated, by the run inputs.teacher (D)",
-        choices=("known", "estimated"),
-    )
-    percentile: float = setting(
-        100.0, help="which image stands for a class in the estimate; 100: the most probable one (D)", above=0.0, at_most=100.0
-    )
 
 
 @registry.method("forward_correction", config=ForwardCorrectionConfig)
@@ -48,14 +38,13 @@ class ForwardCorrection(Method):
 
     def __init__(self, config: ForwardCorrectionConfig, context: Context) -> None:
         super().__init__(config, context)
-        known = config.matrix == "known"
-        matrix = known_transition(context) if known else estimated_transition(context, config.percentile)
-        self._log_matrix = matrix.log()
+        self._log_matrix = transition(config, context).log()
 
     @classmethod
     def reads_inputs(cls, config: Any) -> tuple[str, ...]:
         """See :meth:`Method.reads_inputs`."""
-        return ("teacher",) if config.matrix == "estimated" else ()
+        inputs: tuple[str, ...] = config.inputs()
+        return inputs
 
     def coefficients(self, batch: Batch) -> Tensor:
         """See :meth:`Method.coefficients`."""

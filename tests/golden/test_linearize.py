@@ -13,6 +13,7 @@ from torch.func import functional_call
 from repro import registry
 from repro.linearize import Linearization
 from repro.lookahead import coefficient_gradient, recorded_forward
+from repro.network import Network
 
 
 class Lambda(nn.Module):
@@ -128,8 +129,7 @@ def test_equals_autodiff_through_the_step(name: str) -> None:
 @pytest.mark.parametrize("name", BETWEEN)
 def test_a_second_pass_is_taken_only_where_the_record_ends(name: str) -> None:
     model = network(name)
-    names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
-    forward = recorded_forward(model, torch.randn(7, 3, 4, 4).double(), names=names, parameters=parameters)
+    forward = recorded_forward(Network(model), torch.randn(7, 3, 4, 4).double())
     assert forward.record.follows(forward.log_probabilities) == (name not in NOT_FOLLOWED)
     assert (forward.record.lost_at is None) == (name not in NOT_FOLLOWED)
 

@@ -90,7 +90,8 @@ def write_teacher(tmp_path: Path, normalization: str = "dataset") -> InputRun:
     torch.manual_seed(3)
     choice = registry.get("model", "digits_cnn")
     model = choice.build(choice.config(width=4), num_classes=NUM_CLASSES, image_shape=(1, 8, 8))
-    save_file(model.state_dict(), folder / "model.safetensors")
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
     known = fields(**{"model.name": "digits_cnn", "model.version": 1, "model.width": 4, "augment.normalization": normalization})
     return InputRun(folder.name, folder, known)
 
