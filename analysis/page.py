@@ -19,7 +19,7 @@ from repro.errors import UserError
 from repro.files import write_bytes
 from sweeps.spec import PAPER, Epoch, Spec
 
-_Item = TypeVar("_Item", str, tuple[str, str])
+_Item = TypeVar("_Item", str, tuple[str, str, str])
 
 _RULES = {
     "last": "after the last epoch (`last`)",
@@ -116,9 +116,9 @@ def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], comm
     if done:
         lines += _commits(done)
         lines += [
-            f"- PyTorch {torch}, {device}: {_runs(count)}."
-            for (torch, device), count in _counted(
-                (_version(run, "torch"), str(run.provenance.get("device", "unknown device"))) for run in done
+            f"- PyTorch {torch}, {device}{execution}: {_runs(count)}."
+            for (torch, device, execution), count in _counted(
+                (_version(run, "torch"), str(run.provenance.get("device", "unknown device")), _execution(run)) for run in done
             )
         ]
         lines.append(f"- Newest run: {max(run.ended for run in done)}.")
@@ -127,6 +127,14 @@ def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], comm
     name = command_name(spec)
     lines.append(f"- To make this page again: `python -m sweeps run {name}`, then `python -m analysis {command} {name}`.")
     return lines
+
+
+def _execution(run: Run) -> str:
+    """Return what of ``exec`` moved the numbers of a run: it is no part of the run's id, so one page may mix what differs in it."""
+    settings = run.provenance.get("execution", {})
+    words = [str(settings["precision"])] if settings.get("precision", "float32") != "float32" else []
+    words += [name.replace("_", " ") for name, on in settings.items() if on is True]
+    return "".join(f", {word}" for word in words)
 
 
 def _fill_state(runs: Sequence[tuple[str, Run]]) -> list[str]:

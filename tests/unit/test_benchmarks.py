@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -14,13 +15,14 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import loader, page, step, throughput, variants
+from benchmarks import loader, page, step, throughput, tracker, variants
 from benchmarks.clock import Sample, in_turns
 from benchmarks.execution import EXECUTIONS, Execution, our_step, set_tf32
 from benchmarks.flops import forward_flops, units_per_image
 from benchmarks.memory import MIB, allocated_peak, peak_mib, peak_resident_mib
 from benchmarks.peers import PEERS, CompiledDoubleBackwardStep, installed
 from benchmarks.problem import Problem, make_learner, make_problem
+from repro.compose import compose
 from repro.errors import UserError
 from repro.lookahead import coefficient_gradient
 from repro.step import TrainingStep
@@ -124,6 +126,15 @@ def test_json_of_all_rows_has_both_last_passes(capsys: pytest.CaptureFixture[str
 
 def measured(what: str, seconds: float, *, mode: str = "eager", difference: float = 0.0) -> step.Measured:
     return step.Measured(step.Variant(what, mode), Sample((seconds,)), Sample((1.0,)), peak_mib=1.0, difference=difference)
+
+
+def test_a_compiled_row_says_how_much_faster_than_eager_it_is() -> None:
+    rows = [measured("plain", 2.0), measured("plain", 1.0, mode="compile")]
+    assert not any("eager / compiled" in column for column in step.table("x", rows).columns)
+    rows[1] = dataclasses.replace(rows[1], gain=rows[0].seconds.over(rows[1].seconds))
+    shown = step.table("x", rows)
+    place = list(shown.columns).index("eager / compiled")
+    assert [line[place] for line in shown.rows] == ["—", "2.00"]
 
 
 def test_the_fastest_exact_row_is_reported() -> None:
@@ -311,3 +322,23 @@ def test_wrong_arguments_are_explained(command: str) -> None:
     )
     assert result.returncode == 2
     assert "argument --batch: 0: must be a whole number of at least 1" in result.stderr
+
+
+def test_the_cost_of_the_mirror_is_that_of_runs_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker, "RUNS", {"digits_cnn": (["optim.batch_size=64", "meta.batch_size=100"], 2)})
+    monkeypatch.setattr(tracker, "TRACKERS", ("none", "none "))
+    monkeypatch.setattr(tracker, "compose", lambda words: compose([word.strip() for word in words]))
+    found = tracker.measure(["digits_cnn"], repeats=2)
+    assert [len(seconds.step) for seconds in found.values()] == [2, 2]
+    for seconds in found.values():
+        # 21 steps in each of two epochs, and what comes before and after them.
+        assert all(0.0 < 42 * step < run for step, run in zip(seconds.step, seconds.run, strict=True))
+
+
+def test_the_cost_of_the_mirror_is_the_difference_to_none() -> None:
+    found = {("x", "none"): tracker.Seconds([0.010, 0.020], [1.0, 3.0]), ("x", "offline"): tracker.Seconds([0.011, 0.024], [4.0, 6.0])}
+    shown = tracker.table(found)
+    assert [list(line) for line in shown.rows] == [
+        ["x", "none", "15.00", "12.50 - 17.50", "1.000", "2.00", "+0.00"],
+        ["x", "offline", "17.50", "14.25 - 20.75", "1.150", "5.00", "+3.00"],
+    ]

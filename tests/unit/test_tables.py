@@ -210,6 +210,18 @@ def test_two_runs_for_one_place_are_refused(suite: Suite) -> None:
         suite.make()
 
 
+def test_runs_executed_otherwise_are_told_apart(suite: Suite) -> None:
+    suite.fill()
+    exact = {"precision": "float32", "allow_tf32": False, "channels_last": False, "compile": False, "cuda_graphs": False}
+    for index, place in enumerate(suite.names):
+        path = suite.folder(*place) / "provenance.json"
+        execution = exact if index else exact | {"precision": "bfloat16", "cuda_graphs": True}
+        write_json(path, {**read_json(path), "execution": execution})
+    page = suite.make().page
+    assert "- PyTorch 2.15.0, cpu (abacus): 11 runs.\n" in page
+    assert "- PyTorch 2.15.0, cpu (abacus), bfloat16, cuda graphs: 1 run.\n" in page
+
+
 def test_a_run_that_went_on_with_other_code_is_said_to_have(suite: Suite) -> None:
     suite.fill()
     assert "Mixed code" not in suite.make().page

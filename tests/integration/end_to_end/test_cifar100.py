@@ -77,8 +77,8 @@ def test_20_steps_of_resnet18_with_instance_labels(tmp_path: Path) -> None:
     assert result["peak_gib"] < 4.0
 
 
-def test_meta_step_costs_at_most_5_1_plain_steps() -> None:
-    """ResNet18 at 128 / 256 in eager float32, medians of one process. The floor of the algorithm is 13 / 3 = 4.33."""
+def test_meta_step_costs_at_most_4_5_plain_steps() -> None:
+    """ResNet18 at 128 / 256 in eager float32, medians of one process, nothing else running. The algorithm's floor is 13 / 3 = 4.33."""
     keep_freed_memory()
     torch.manual_seed(0)
     choice = get("model", "resnet18")
@@ -102,4 +102,4 @@ def test_meta_step_costs_at_most_5_1_plain_steps() -> None:
                 seconds[name].append(time.monotonic() - start)
     plain, learned = (statistics.median(values) for values in seconds.values())
     print(f"plain {plain:.2f} s, meta {learned:.2f} s, ratio {learned / plain:.2f}")
-    assert learned / plain <= 5.1
+    assert learned / plain <= 4.5
