@@ -72,7 +72,9 @@ class TorchvisionImages(Dataset[tuple[Tensor, int, int]]):
     def __init__(self, images: Images) -> None:
         from torchvision import transforms
 
-        self._pixels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = images.pixels.permute(0, 2, 3, 1)
+        # PIL knows grey images without a dimension of channels only.
+        self._pixels = (pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).contiguous().numpy()
         self._labels = images.labels.tolist()
         self._transform = transforms.Compose(
             [

@@ -265,8 +265,9 @@ def test_throughput_names_the_ways_there_are() -> None:
         throughput.main([*SMALL, "--executions", "float64"])
 
 
-def test_the_usual_way_steps_on_batches_of_a_loader() -> None:
-    problem = make_problem("alexnet", device=CPU, batch=4, meta_batch=8)
+@pytest.mark.parametrize("model", ["alexnet", "digits_cnn"])
+def test_the_usual_way_steps_on_batches_of_a_loader(model: str) -> None:
+    problem = make_problem(model, device=CPU, batch=4, meta_batch=8)
     row = throughput.measure_usual(problem, workers=0, repeats=1, at_least_s=0.0, ceiling=1.0)
     assert row.what == "usual way"
     assert row.images.median > 0.0
