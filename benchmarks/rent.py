@@ -161,8 +161,10 @@ class Rent(Journal):
             self.note(measurements={})
             return
         folder = Path(self._chosen.scripts)
-        named = {f"step-{name}": ["step.py", "--model", name, "--device", self._chosen.device] for name in self._models()}
-        named["throughput"] = ["throughput.py"]
+        networks, device = self._models(), ["--device", self._chosen.device]
+        named = {f"step-{name}": ["step.py", "--model", name, *device] for name in networks}
+        if networks:
+            named["throughput"] = ["throughput.py", "--model", networks[0], *device]
         ends = min(self.now() + self.shares.measure, self.shares.total - self.shares.reserve)
         results: dict[str, Any] = {}
         for index, (name, words) in enumerate(named.items()):

@@ -213,6 +213,24 @@ def tables(rows: Sequence[Row], ceilings: dict[str, Sample]) -> list[Table]:
     ]
 
 
+def as_json(rows: Sequence[Row], ceilings: dict[str, Sample]) -> dict[str, Any]:
+    """Return the rows, and the ceilings by precision, as ``--json`` prints them; rates are medians."""
+    return {
+        "ceilings_flops": {precision: rate.median for precision, rate in ceilings.items()},
+        "rows": [
+            {
+                "what": row.what,
+                "execution": row.execution.name,
+                "runs": row.runs,
+                "images_per_s": row.images.median,
+                "flops": row.flops,
+                "of_ceiling": row.flops / row.ceiling,
+            }
+            for row in rows
+        ],
+    }
+
+
 NOTES = (
     "A call makes an augmented batch on the device (and a meta batch) and takes one step: `plain` with one-hot labels, `lookahead` "
     "with instance labels. `usual way`: the same algorithm by double backward in float32, eager, with a torchvision DataLoader for "
@@ -253,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         usual = measure_usual(problem, workers=options.workers, repeats=options.repeats, at_least_s=options.at_least_s, ceiling=ceiling)
         rows.append(usual)
     shown = tables(rows, ceilings)
-    print("\n\n".join(map(str, shown)))
+    print(json.dumps(as_json(rows, ceilings), indent=2) if options.json else "\n\n".join(map(str, shown)))
     if options.page:
         sizes = f"{options.model}, {options.batch} training and {options.meta_batch} meta images, {options.repeats} rounds, medians"
         sizes += f" and quartiles; usual way with {options.workers} workers a loader." if options.usual else " and quartiles."
@@ -275,6 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=count, default=5, help="rounds (default 5)")
     parser.add_argument("--at-least-s", type=float, default=0.5, help="seconds of a measurement (default 0.5)")
     parser.add_argument("--threads", type=count, help="CPU threads of one operation (default: PyTorch's choice)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser

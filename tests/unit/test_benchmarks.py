@@ -260,6 +260,16 @@ def test_throughput_prints_every_way_and_the_ceiling(capsys: pytest.CaptureFixtu
         assert line in out
 
 
+def test_throughput_in_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.flops._PROBE_SIZE", {"cpu": 128})
+    throughput.main([*SMALL, "--executions", "float32", "--at-least-s", "0.01", "--no-usual", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["what"], row["execution"], row["runs"]) for row in found["rows"]] == [("plain", "float32", 1), ("lookahead", "float32", 1)]
+    for row in found["rows"]:
+        assert row["of_ceiling"] == row["flops"] / found["ceilings_flops"]["float32"]
+        assert row["images_per_s"] > 1.0
+
+
 def test_throughput_names_the_ways_there_are() -> None:
     with pytest.raises(UserError, match="float64: none of them exists on cpu. Allowed: float32"):
         throughput.main([*SMALL, "--executions", "float64"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import sys
@@ -114,6 +115,13 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 
 GOLDEN = "-m pytest -q -p no:cacheprovider tests/golden"
 STEP = "step.py --model digits_cnn --device cuda --json"
+THROUGHPUT = "throughput.py --model digits_cnn --device cuda --json"
+
+
+def test_the_measurements_know_their_command_lines() -> None:
+    for name, words in ((name, words.split()[1:]) for name, words in (("step", STEP), ("throughput", THROUGHPUT))):
+        options = importlib.import_module(f"benchmarks.{name}")._parser().parse_args(words)
+        assert (options.model, options.device, options.json) == ("digits_cnn", "cuda", True)
 
 
 def test_measurements_are_kept_and_their_failures_stop_nothing(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +136,7 @@ def test_measurements_are_kept_and_their_failures_stop_nothing(call: Call, capsy
     # What has been measured on this machine is not measured again; what has not, is.
     (call.scripts / "throughput.py").write_text("print('fast')")
     assert call() == 1
-    assert call.called == ["throughput.py --json"]
+    assert call.called == [THROUGHPUT]
     assert call.summary["measurements"]["throughput"]["state"] == "failed: what it printed is no JSON"
     assert call.summary["measurements"]["step-digits_cnn"] == found["step-digits_cnn"]
     assert call.summary["numerics"]["state"] == "ok"
@@ -137,7 +145,7 @@ def test_measurements_are_kept_and_their_failures_stop_nothing(call: Call, capsy
 
     (call.scripts / "throughput.py").write_text("raise SystemExit('no memory')")
     assert call("--again") == 1
-    assert call.called == [GOLDEN, STEP, "throughput.py --json"]
+    assert call.called == [GOLDEN, STEP, THROUGHPUT]
     assert call.summary["measurements"]["throughput"] | {"seconds": 0} == {"state": "failed", "code": 1, "seconds": 0}
     assert "no memory" in (call.folder / "rent" / "measure" / "throughput.log").read_text()
     call.machine["git"] = {"sha": "b" * 40, "dirty_sha256": None}
