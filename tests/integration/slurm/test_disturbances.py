@@ -24,6 +24,9 @@ MakeBox = Callable[..., Box]
 #: A job of somebody more important that needs every GPU for a moment.
 URGENT = ("sbatch", "-p", "urgent", "-N", "2", "--gres=gpu:2", "--mem=100", "-o", "/dev/null", "--wrap", "sleep 4")
 
+#: Longer than SLURM takes to give a node up and to start its job elsewhere: some 40 seconds.
+ORPHAN_EPOCHS = 900
+
 
 def job_of(trial: Lab, name: str) -> str:
     return str(trial.views()[name].job)
@@ -110,7 +113,7 @@ def test_node_lost_and_back(lab: MakeLab, make_box: MakeBox) -> None:
 
 def test_an_orphan_on_a_lost_node_stops_for_its_successor(lab: MakeLab, make_box: MakeBox) -> None:
     """slurmd is gone and its job lives: SLURM starts the run anew elsewhere while the first process still trains it."""
-    trial = lab(plain(1, epochs=300), box=make_box(SlurmdTimeout="5"))
+    trial = lab(plain(1, epochs=ORPHAN_EPOCHS), box=make_box(SlurmdTimeout="5"))
     (name,) = trial.ids
     assert trial.submit() == 0
     trial.wait_for_epoch(name, 1)
@@ -119,7 +122,7 @@ def test_an_orphan_on_a_lost_node_stops_for_its_successor(lab: MakeLab, make_box
     trial.wait(lambda: trial.status(name)["attempt"] == 2)
     assert trial.status(name)["node"] != node
     trial.wait(lambda: not alive(orphan), 20)
-    assert trial.epoch(name) < 300, "it was stopped, it had not ended"
+    assert trial.epoch(name) < ORPHAN_EPOCHS, "it was stopped, it had not ended"
     trial.wait_until_over()
     trial.assert_done(attempts=(2,))
     trial.box.start_node(node)
