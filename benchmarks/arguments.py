@@ -1,9 +1,12 @@
-"""Types of command-line arguments that the benchmarks share."""
+"""What the command lines of the benchmarks share: types of arguments, and how a mistake of the user ends."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
+
+from repro.errors import EXIT_USER_ERROR, UserError
 
 
 def count(text: str) -> int:
@@ -27,3 +30,12 @@ def list_of(allowed: Sequence[str]) -> Callable[[str], list[str]]:
         return text.split(",")
 
     return parse
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command; a mistake of its user is one line and an exit code, not a traceback."""
+    try:
+        main()
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

@@ -19,14 +19,14 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.arguments import count
+from benchmarks.arguments import count, run
 from benchmarks.clock import in_turns, say
 from benchmarks.execution import Execution, our_step
 from benchmarks.page import Page, Table
 from benchmarks.problem import DATASETS, Learner, Problem, make_learner, make_problem
 from repro.allocator import keep_freed_memory
 from repro.determinism import make_deterministic
-from repro.errors import EXIT_USER_ERROR, UserError
+from repro.errors import UserError
 from repro.linearize import load_forward_mode
 from repro.methods.instance_labels import InstanceLabelsConfig
 from repro.network import Network
@@ -194,8 +194,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    run(main)

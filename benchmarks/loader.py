@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.arguments import count
+from benchmarks.arguments import count, run
 from benchmarks.clock import Sample, in_turns, say, seconds_of
 from benchmarks.page import Page, Table
 from repro import registry
@@ -28,7 +28,7 @@ from repro.compose import compose
 from repro.data.prepare import LabelledImages
 from repro.data.transform import Transform
 from repro.determinism import Stream, make_deterministic
-from repro.errors import EXIT_USER_ERROR, UserError
+from repro.errors import UserError
 from repro.run import choose_device
 
 
@@ -214,8 +214,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    run(main)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.arguments import count, list_of
+from benchmarks.arguments import count, list_of, run
 from benchmarks.clock import Sample, in_turns, say
 from benchmarks.memory import peak_mib, peak_resident_mib
 from benchmarks.page import Page, Table
@@ -31,7 +31,7 @@ from benchmarks.problem import DATASETS, Learner, Problem, make_problem
 from benchmarks.variants import MODES, WHATS, Variant, build, check_gradients, variants
 from repro.allocator import keep_freed_memory
 from repro.determinism import make_deterministic
-from repro.errors import EXIT_USER_ERROR, UserError
+from repro.errors import UserError
 from repro.run import choose_device
 
 #: Largest relative distance, after one float32 step from the same start, between a variant's movement and that of the eager look-ahead
@@ -240,8 +240,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    run(main)

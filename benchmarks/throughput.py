@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.arguments import count, list_of
+from benchmarks.arguments import count, list_of, run
 from benchmarks.clock import Sample, in_turns, say, seconds_of, synchronize
 from benchmarks.execution import EXECUTIONS, Execution, our_step, set_tf32
 from benchmarks.flops import forward_flops, matrix_product, units_per_image
@@ -28,7 +28,7 @@ from benchmarks.peers import DoubleBackwardStep
 from benchmarks.problem import DATASETS, Problem, make_learner, make_problem
 from repro.allocator import keep_freed_memory
 from repro.determinism import make_deterministic
-from repro.errors import EXIT_USER_ERROR, UserError
+from repro.errors import UserError
 from repro.run import choose_device
 from repro.step import MetaBatch
 
@@ -300,8 +300,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    run(main)

@@ -18,11 +18,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.arguments import count, list_of
+from benchmarks.arguments import count, list_of, run
 from benchmarks.clock import Sample, say
 from benchmarks.page import Page, Table
 from repro.compose import compose
-from repro.errors import EXIT_USER_ERROR, UserError
 from repro.run import execute
 
 #: Of each network: its settings, and the epochs of a run.
@@ -108,8 +107,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    run(main)

@@ -18,6 +18,7 @@ are 0.75 at 20% and 40% noise and 0.5 at 80%.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -68,9 +69,9 @@ class LossCurriculum(Method):
         self.config = config
         self._average = torch.full((), torch.nan, device=context.device)
 
+    @abstractmethod
     def weights(self, losses: Tensor, differences: Tensor, percent: int) -> Tensor:
         """Return v (B,) of losses (B,) and their differences (B,) to the moving percentile, at a progress of ``percent``."""
-        raise NotImplementedError
 
     def coefficients(self, batch: Batch) -> Tensor:
         """See :meth:`Method.coefficients`."""
