@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.config import Config
-from repro.data.prepare import LabelledImages, RunData
+from repro.data.prepare import LabelledImages, RunData, as_inputs
 from repro.data.transform import Draws
 from repro.determinism import Stream, visit_order
 from repro.errors import UserError
@@ -60,7 +60,7 @@ class Training:
 
     def __init__(self, config: Config, data: RunData, model: nn.Module, optimizer: SGD, method: Method, recorder: Recorder | None) -> None:
         self.config = config
-        self.data = data
+        self.data = as_inputs(data)
         self.model = model
         self.optimizer = optimizer
         self.method = method
@@ -156,10 +156,11 @@ class Training:
         size = self.config.optim.batch_size
         visits = slice(self.batch * size, (self.batch + 1) * size)
         rows = plan.order[visits]
-        inputs = self.data.transform(self.data.train.images[rows], None if plan.draws is None else plan.draws[visits])
+        inputs = self.data.transform(self.data.train.images.index_select(0, rows), None if plan.draws is None else plan.draws[visits])
         if self.recorder:
             self.recorder.before_step(rows, self.batch)
-        result = self._step(inputs, rows, self.data.observed[rows], epoch=self.epoch, meta=self._meta_batch(plan), step=self.batch)
+        observed = self.data.observed.index_select(0, rows)
+        result = self._step(inputs, rows, observed, epoch=self.epoch, meta=self._meta_batch(plan), step=self.batch)
         if self.recorder:
             self.recorder.after_step(rows, self.batch)
         self._loss += result.loss
@@ -207,7 +208,8 @@ class Training:
         visits = slice(start, start + meta.batch_size)
         rows = plan.meta_order[visits]
         draws = None if plan.meta_draws is None else plan.meta_draws[visits]
-        return MetaBatch(inputs=data.transform(data.meta.images[rows], draws), targets=data.meta.labels[rows])
+        images, targets = data.meta.images.index_select(0, rows), data.meta.labels.index_select(0, rows)
+        return MetaBatch(inputs=data.transform(images, draws), targets=targets)
 
     # -- measuring -------------------------------------------------------------------------------------------------------------
 

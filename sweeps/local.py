@@ -1,8 +1,8 @@
 """Executes the runs of a plan on this machine, some at a time, each in a process of its own.
 
 A run begins when its inputs are done; the runs that depend on one that failed are skipped, and no others. The workers are forked
-from a server process that has imported PyTorch and nothing else of the planner's, so a run starts within milliseconds and its
-death, by whatever signal, is its own. Which runs are done is read from the run folders alone: calling this again goes on with what
+from a server process that has imported what a run needs (:mod:`sweeps.warm`) and nothing of the planner's, so a run starts at once and
+its death, by whatever signal, is its own. Which runs are done is read from the run folders alone: calling this again goes on with what
 is left, two planners may share a folder, and a planner that was killed leaves nothing to clean up.
 """
 

@@ -15,9 +15,8 @@ from repro.files import read_json
 #: What a worker process does: it takes the overrides of a run and returns the process's exit code.
 Worker = Callable[[Sequence[str]], int]
 
-#: Imported once, before the first worker is forked, instead of in each, where they would take five seconds: the run's own code, and
-#: what it imports late (W&B with the tracker).
-PRELOAD = ("repro.compose", "repro.run", "repro.loop", "wandb")
+#: Imported once, before the first worker is forked, instead of in each, where it would take seconds.
+PRELOAD = ("sweeps.warm",)
 
 
 def train(overrides: Sequence[str]) -> int:

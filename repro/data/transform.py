@@ -90,7 +90,7 @@ class Transform:
 
     def draw(self, stream: Stream, count: int) -> Draws | None:
         """Draw the augmentation of ``count`` visits; ``None`` when images are not augmented."""
-        if self._padding == 0 and not self._flip:
+        if not self.augments:
             return None
         offsets = 2 * self._padding + 1
         top, left = stream.integers(count, offsets), stream.integers(count, offsets)
@@ -98,8 +98,19 @@ class Transform:
         values = np.stack([top, left, mirrored], axis=1).astype(np.uint8)
         return Draws(torch.from_numpy(values).to(self._device))
 
+    @property
+    def augments(self) -> bool:
+        """Whether a visit can show an image otherwise than as it is."""
+        return self._padding > 0 or self._flip
+
     def __call__(self, images: Tensor, draws: Draws | None) -> Tensor:
-        """Return float32 inputs (B, C, H, W) of uint8 ``images`` (B, C, H, W), augmented by ``draws`` (B) or not at all."""
+        """Return float32 inputs (B, C, H, W) of ``images`` (B, C, H, W), augmented by ``draws`` (B) or not at all.
+
+        Images are uint8; float32 ones are inputs already, and nothing is done.
+        """
+        if images.dtype == torch.float32:
+            assert draws is None, "inputs cannot be augmented: the padding belongs to pixels"
+            return images
         if draws is not None:
             images = self._crop_and_mirror(images, draws.values)
         return (images.to(torch.float32) / 255.0).sub_(self._mean).div_(self._std)

@@ -154,13 +154,16 @@ class Method(ABC):
 def one_hot(labels: Int[Tensor, " batch"], num_classes: int) -> Float[Tensor, "batch {num_classes}"]:
     """Return one-hot rows (B, K) of integer labels (B,), in PyTorch's default type."""
     # torch.nn.functional.one_hot looks at the labels to check them, and a GPU would have to wait for that.
-    classes = torch.arange(num_classes, device=labels.device)
-    return (labels.unsqueeze(1) == classes).to(torch.get_default_dtype())
+    return torch.eye(num_classes, device=labels.device).index_select(0, labels)
 
 
 def smoothed(
     labels: Int[Tensor, " batch"], target_probability: Float[Tensor, "batch 1"] | float, num_classes: int
 ) -> Float[Tensor, "batch {num_classes}"]:
     """Return rows (B, K) with ``target_probability`` on the label and the rest spread evenly over the other classes (section 2.1)."""
+    if isinstance(target_probability, float):
+        rest = (1.0 - target_probability) / (num_classes - 1)
+        by_class = torch.full((num_classes, num_classes), rest, dtype=torch.get_default_dtype(), device=labels.device)
+        return by_class.fill_diagonal_(target_probability).index_select(0, labels)
     hot = one_hot(labels, num_classes)
     return hot * target_probability + (1.0 - hot) * ((1.0 - target_probability) / (num_classes - 1))

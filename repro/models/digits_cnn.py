@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ class DigitsCNN(nn.Module):
         self.features = nn.Sequential(*layers)
         self._last_maps = (second.output_height * second.output_width, 2 * width)
         self.classifier = nn.Linear(math.prod(self._last_maps), num_classes)
+        self.register_load_state_dict_pre_hook(self._read_filters)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, C, H, W)."""
@@ -46,6 +47,18 @@ class DigitsCNN(nn.Module):
         # Channel by channel, as maps of shape (B, C, H, W) are flattened.
         logits: Tensor = self.classifier(maps.reshape(-1, *self._last_maps).transpose(1, 2).flatten(1))
         return logits
+
+    @staticmethod
+    def _read_filters(model: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+        """Take weights that were saved as those of PyTorch's convolutions, (outputs, inputs, 3, 3), as earlier versions did."""
+        for name in list(state):
+            if state[name].ndim == 4:
+                state[name] = as_matrix(state[name])
+
+
+def as_matrix(filters: Tensor) -> Tensor:
+    """Return the filters (outputs, inputs, 3, 3) of a convolution as the matrix (outputs, 9 * inputs) that its patches meet, tap by tap."""
+    return filters.permute(0, 2, 3, 1).flatten(1).contiguous()
 
 
 class MatrixConvolution(nn.Module):
@@ -62,8 +75,8 @@ class MatrixConvolution(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, height: int, width: int) -> None:
         super().__init__()
-        # Channels last in memory, as the product wants them: rearranging them would cost a third as much as multiplying by them.
-        self.weight = nn.Conv2d(inputs, outputs, kernel_size=3, bias=False).to(memory_format=torch.channels_last).weight
+        # A matrix, as the product wants them: to rearrange them in each step would cost a third as much as to multiply by them.
+        self.weight = nn.Parameter(as_matrix(nn.Conv2d(inputs, outputs, kernel_size=3, bias=False).weight.detach()))
         self.output_height, self.output_width = (height + 1) // 2, (width + 1) // 2
         # Kept, since to ask a tensor for its size costs a step that records its operations as much as some operations do.
         self._inputs, self._outputs = inputs, outputs
@@ -80,13 +93,14 @@ class MatrixConvolution(nn.Module):
         channels = self._inputs
         if not self._small:
             images = maps.reshape(-1, self._positions, channels).transpose(1, 2).reshape(-1, channels, *self._size)
-            return F.conv2d(images, self.weight, stride=2, padding=1).flatten(2).transpose(1, 2).reshape(-1, self._outputs)
+            weight = self.weight.view(-1, 3, 3, channels).permute(0, 3, 1, 2)
+            return F.conv2d(images, weight, stride=2, padding=1).flatten(2).transpose(1, 2).reshape(-1, self._outputs)
         if channels == 1:
             patches = F.linear(maps.reshape(-1, self._positions), self.picked).reshape(-1, 9)
         else:
             maps = maps.reshape(-1, self._positions, channels)
             patches = torch.bmm(self.picked.expand(len(maps), -1, -1), maps).reshape(-1, 9 * channels)
-        return F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1))
+        return F.linear(patches, self.weight)
 
 
 @registry.model("digits_cnn", config=DigitsCNNConfig)

@@ -206,3 +206,26 @@ def test_digits_cnn_learns_the_digits() -> None:
             optimizer.step()
     model.eval()
     assert float((model(test_images).argmax(dim=1) == test_labels).float().mean()) >= 0.97
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 20, 20)])
+def test_digits_cnn_convolves(shape: tuple[int, int, int]) -> None:
+    """Its matrices are PyTorch's convolutions, and weights that an earlier version saved as filters are read as such."""
+    model = small("digits_cnn", shape).eval()
+    state = model.state_dict()
+    filters = {
+        name: value.unflatten(1, (3, 3, -1)).permute(0, 3, 1, 2)
+        for name, value in state.items()
+        if name in ("features.0.weight", "features.3.weight")
+    }
+    images = torch.randn(5, *shape)
+    maps = images
+    for number, weight in enumerate(filters.values()):
+        norm = model.get_submodule(f"features.{3 * number + 1}")
+        maps = F.conv2d(maps, weight, stride=2, padding=1)
+        maps = F.relu(norm(maps.permute(0, 2, 3, 1).flatten(0, 2)).view(5, *maps.shape[2:], -1).permute(0, 3, 1, 2))
+    wanted = F.linear(maps.flatten(1), state["classifier.weight"], state["classifier.bias"])
+    torch.testing.assert_close(model(images), wanted)
+    other = small("digits_cnn", shape, seed=1).eval()
+    other.load_state_dict({**state, **filters})
+    assert torch.equal(other(images), model(images))

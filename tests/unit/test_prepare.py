@@ -8,7 +8,7 @@ import torch
 
 from repro import registry
 from repro.compose import compose
-from repro.data.prepare import RunData, prepare
+from repro.data.prepare import RunData, as_inputs, prepare
 from repro.data.types import RawDataset
 from repro.errors import UserError
 
@@ -68,6 +68,25 @@ def test_types_and_facts() -> None:
     # The meta set's images are missing from these, hence not exactly 0 and 1.
     assert float(inputs.mean()) == pytest.approx(0, abs=0.02)
     assert float(inputs.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_sets_that_are_never_augmented_become_inputs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = data("split.validation_size=60")
+    ready = as_inputs(run)
+    for name in ("train", "meta", "validation", "test"):
+        pixels, inputs = getattr(run, name), getattr(ready, name)
+        assert torch.equal(inputs.images, run.transform(pixels.images, None))
+        assert run.transform(inputs.images, None) is inputs.images
+        assert inputs.labels is pixels.labels
+    shared = as_inputs(data())
+    assert shared.validation is shared.meta
+    assert as_inputs(data("split=full")).meta is None
+    augmented = data("augment.padding=1")
+    assert as_inputs(augmented).test is augmented.test
+    monkeypatch.setattr("repro.data.prepare.MAX_INPUTS", 360 * 64 - 1)
+    ready = as_inputs(run)
+    assert ready.test is run.test
+    assert ready.meta is not run.meta
 
 
 def test_the_meta_set_validates_unless_a_validation_set_is_asked_for() -> None:
