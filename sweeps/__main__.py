@@ -23,6 +23,7 @@ from sweeps.scale import PAPER, Scale, known_scales, load_scale
 from sweeps.selection import check_execution, in_turn, select
 from sweeps.spec import Spec, known_specs, load_spec
 from sweeps.tuned import tuned_folder
+from sweeps.worker import start_server
 
 _COMMANDS = {
     "plan": "count the runs that are needed, shared, done, missing, failed, and estimate their GPU-hours; nothing is started",
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(chosen: argparse.Namespace, began: float) -> int:
     scale = load_scale(chosen.scale)
     specs = [load_spec(name, scale) for name in dict.fromkeys(chosen.spec)]
+    if chosen.command in ("run", "tune"):
+        start_server()  # it imports while this process plans
     if chosen.command == "tune":
         return _tune(specs, scale, chosen)
     plan = make_plan(specs, Path(chosen.runs))

@@ -26,7 +26,7 @@ from sweeps.order import Order
 from sweeps.plan import Plan, PlannedRun, planned_state
 from sweeps.progress import Progress
 from sweeps.settings import override_value
-from sweeps.worker import PRELOAD, Worker, enter, how_it_ended, last_error, last_line, threads_before, train
+from sweeps.worker import PRELOAD, Worker, enter, how_it_ended, last_error, last_line, start_server, threads_before, train
 
 #: Signals that end a sweep: Ctrl-C, a scheduler's or a shutdown's request, and the end of the terminal.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -165,8 +165,7 @@ class _Queue:
         self._jobs = jobs
         self._worker = worker
         self._threads = max(1, _num_cores() // jobs)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preload))
+        self._context = start_server(preload)
         self._running: dict[str, _Running] = {}
         self._elsewhere: dict[str, tuple[PlannedRun, float]] = {}
         self._order = Order(plan)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import multiprocessing.context
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -17,6 +21,24 @@ Worker = Callable[[Sequence[str]], int]
 
 #: Imported once, before the first worker is forked, instead of in each, where it would take seconds.
 PRELOAD = ("sweeps.warm",)
+
+
+def start_server(preload: Sequence[str] = PRELOAD) -> multiprocessing.context.ForkServerContext:
+    """Start the process that workers are forked from, unless it runs already, and return how to fork them.
+
+    It needs some seconds for its imports, while this process goes on; it ends with this process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    # What is blocked here is blocked there: Ctrl-C at a terminal reaches it too, and must not end its imports in a traceback. The tracker
+    # of resources, which is started with it, unblocks the signal; so it comes first.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
 
 
 def train(overrides: Sequence[str]) -> int:
@@ -42,6 +64,7 @@ def enter(worker: Worker, overrides: Sequence[str], log: Path) -> None:
     """Be a worker process: write to ``log``, run ``worker``, and end with its exit code."""
     # Out of the terminal's foreground group: Ctrl-C reaches the planner, which asks the workers to save and stop, once.
     os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(file, stream)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from repro.run import _stop_requests
 
@@ -46,6 +47,17 @@ subprocess.Popen([sys.executable, "-c", child])
 time.sleep(60)
 """
 
+#: A sweep that is interrupted while the server of its workers is still importing.
+PLANNER = """
+import sys, time
+from sweeps.worker import start_server
+start_server(["slow_to_import"])
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
 
 def test_a_forked_child_does_not_take_a_signal_for_the_run() -> None:
     with _stop_requests() as received:
@@ -82,3 +94,16 @@ def test_a_trainer_leaves_with_its_job() -> None:
         assert process.stdout.readline() == "ready\n"
         process.kill()
         assert process.stdout.readline() == "asked\n"
+
+
+def test_ctrl_c_does_not_reach_the_server_of_the_workers(tmp_path: Path) -> None:
+    module = "import time\nprint('importing', flush=True)\ntime.sleep(1)\nprint('imported', flush=True)\n"
+    (tmp_path / "slow_to_import.py").write_text(module)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", PLANNER], **pipes, text=True, start_new_session=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=20) == ("imported\n", "")
+        assert process.returncode == 130
