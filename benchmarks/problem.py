@@ -19,7 +19,7 @@ from repro.optimizer import SGD
 from repro.step import MetaBatch
 
 #: Networks that can be measured, each on the images of the dataset it is used for.
-DATASETS = {"digits_cnn": "digits", "resnet18": "cifar100", "vgg16": "cifar100", "alexnet": "cifar100", "wrn_28_10": "cifar100"}
+DATASETS = {"digits_cnn": "digits"} | dict.fromkeys(("resnet18", "vgg16", "alexnet", "wrn_28_10", "resnet_cifar", "cnn_9"), "cifar100")
 
 _SHAPES = {"digits": (1, 8, 8), "cifar100": (3, 32, 32)}
 _CLASSES = {"digits": 10, "cifar100": 100}

@@ -118,9 +118,9 @@ def fastest(rows: Sequence[Measured]) -> list[Measured]:
     return list(best.values())
 
 
-def as_json(rows: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Return the rows as ``--json`` prints them; ``ratio`` is that of the medians."""
-    plain = {row.variant.mode: row.seconds.median for row in rows if row.variant.what == "plain"}
+def as_json(rows: Sequence[Measured], everything: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Return ``rows`` as ``--json`` prints them; ``ratio`` is that of the medians, to the plain step of the same mode in ``everything``."""
+    plain = {row.variant.mode: row.seconds.median for row in everything if row.variant.what == "plain"}
     return [
         {
             "what": row.variant.what,
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = [replace(row, alone=in_fresh_process(options, model, row.variant)) for row in rows]
         tables.append(table(model, rows))
         chosen = rows if options.all_rows else fastest(rows)
-        printed += [row if options.model != "all" else {"model": model, **row} for row in as_json(chosen)]
+        printed += [row if options.model != "all" else {"model": model, **row} for row in as_json(chosen, rows)]
     print(json.dumps(printed, indent=2) if options.json else "\n\n".join(f"{shown.title}\n{shown}" for shown in tables))
     if options.page:
         gradients = "Gradients in float64 on a small network with BatchNorm, relative distance to the engine's: "

@@ -78,25 +78,33 @@ class AugmentConfig:
     horizontal_flip: bool = setting(False, help="mirror each image with probability 1/2")
     normalization: str = setting(
         "dataset",
-        help="mean and standard deviation per channel: the training set's, CIFAR-10's, or the one the Meta-Weight-Net code uses",
-        choices=("dataset", "cifar10", "meta_weight_net"),
+        help="mean and standard deviation per channel: the training set's, CIFAR-10's, the one the Meta-Weight-Net code uses; none: pixels "
+        "in [0, 1]",
+        choices=("dataset", "cifar10", "meta_weight_net", "none"),
     )
 
 
 @dataclass
 class OptimConfig:
-    """How the model's parameters are trained: SGD and its schedule (A1-A4, A7)."""
+    """How the model's parameters are trained: SGD and its schedule (A1-A4, A7); Adam for recipes of other systems."""
 
     name: str = setting(help="name of the recipe")
+    algorithm: str = setting(
+        "sgd", help="adam: for methods without look-ahead, which is a step of SGD", choices=("sgd", "adam"), neutral="sgd"
+    )
     epochs: int = setting(help="passes over the training set", at_least=1)
     batch_size: int = setting(128, help="training images in a step (paper: 128)", at_least=1)
     learning_rate: float = setting(help="step size at the start", above=0.0)
     weight_decay: float = setting(help="factor of the squared-norm penalty's gradient", at_least=0.0)
-    momentum: float = setting(0.0, help="factor of the velocity (A1)", at_least=0.0, below=1.0)
+    momentum: float = setting(0.0, help="factor of the velocity (A1); Adam's beta_1", at_least=0.0, below=1.0)
     nesterov: bool = setting(False, help="Nesterov's form of momentum (A2)")
-    schedule: str = setting("step", help="learning rate over the epochs (A3)", choices=("constant", "step", "cosine"))
+    schedule: str = setting("step", help="learning rate over the epochs (A3)", choices=("constant", "step", "cosine", "linear"))
     milestones: list[int] = setting([], help="completed epochs after which the step schedule multiplies by gamma", at_least=1)
     gamma: float = setting(0.1, help="factor of the step schedule", above=0.0, at_most=1.0)
+    decay_from: int = setting(0, help="completed epochs after which the linear schedule falls, to 0 at the end", at_least=0, neutral=0)
+    late_momentum: float | None = setting(
+        None, help="Adam's beta_1 from there on, with schedule=linear; null: as before", at_least=0.0, below=1.0, neutral=None
+    )
     warmup_epochs: int = setting(0, help="epochs of linear growth from 0 to the learning rate (A4)", at_least=0)
     decay_norm_and_bias: bool = setting(True, help="weight decay on normalisation parameters and biases too (A4)")
     drop_last: bool = setting(False, help="leave out an incomplete last batch (A7); instance labels need false")
@@ -250,7 +258,23 @@ def _contradictions(config: Config) -> list[str]:
     noisy = config.noise.name != "none"
     if noisy and split.name == "fold":
         problems.append(f"noise={config.noise.name} contradicts split=fold: held-out images need clean labels (G4). Use split=clean_meta.")
-    if optim.nesterov and optim.momentum == 0.0:
+    if optim.algorithm == "adam" and registry.get("method", config.method.name).build.uses_meta:
+        problems.append(
+            f"optim.algorithm=adam contradicts method={config.method.name}, whose look-ahead (Eq. 3) is a step of SGD: use "
+            "optim.algorithm=sgd."
+        )
+    if optim.algorithm == "adam" and optim.nesterov:
+        problems.append("optim.nesterov=true contradicts optim.algorithm=adam, which has one form only.")
+    if optim.schedule != "linear" and optim.decay_from != 0:
+        problems.append(f"optim.decay_from={optim.decay_from} contradicts optim.schedule={optim.schedule}: only schedule=linear has it.")
+    if optim.decay_from > optim.epochs:
+        problems.append(f"optim.decay_from={optim.decay_from}: must be at most optim.epochs={optim.epochs}.")
+    if optim.late_momentum is not None and (optim.algorithm != "adam" or optim.schedule != "linear"):
+        problems.append(
+            f"optim.late_momentum={optim.late_momentum} needs optim.algorithm=adam and optim.schedule=linear, and here are "
+            f"{optim.algorithm} and {optim.schedule}."
+        )
+    if optim.nesterov and optim.momentum == 0.0 and optim.algorithm == "sgd":
         problems.append("optim.nesterov=true contradicts optim.momentum=0: Nesterov's form needs a momentum above 0.")
     if optim.schedule == "step" and optim.milestones != sorted(set(optim.milestones)):
         problems.append(f"optim.milestones={optim.milestones}: must grow from left to right without repeats.")

@@ -38,9 +38,9 @@ class Programs:
         self._cuda_graphs = cuda_graphs
         self._programs: dict[tuple[object, ...], TensorStep] = {}
 
-    def __call__(self, *arguments: Tensor | None) -> tuple[Tensor, ...]:
-        """Take the step; the first one of each shape makes its program."""
-        key = tuple(None if argument is None else (argument.shape, argument.dtype) for argument in arguments)
+    def __call__(self, *arguments: Tensor | None, constants: tuple[float, ...] = ()) -> tuple[Tensor, ...]:
+        """Take the step; the first one of each shape makes its program, and so does one with other ``constants``, which it has noted."""
+        key = (constants, *(None if argument is None else (argument.shape, argument.dtype) for argument in arguments))
         if key not in self._programs:
             self._programs[key] = self._make(arguments)
         return self._programs[key](*(argument for argument in arguments if argument is not None))

@@ -24,8 +24,8 @@ from repro.errors import UserError
 from repro.evaluate import class_accuracy_row, evaluate, label_metrics
 from repro.labels import Recorder
 from repro.methods.base import Method
-from repro.optimizer import SGD
-from repro.step import MetaBatch, TrainingStep, learning_rate_at, steps_per_epoch
+from repro.optimizer import Optimizer
+from repro.step import MetaBatch, TrainingStep, learning_rate_at, momentum_at, steps_per_epoch
 
 
 class Observer(Protocol):
@@ -58,7 +58,9 @@ class EpochPlan:
 class Training:
     """One run in memory: the model, its optimiser, its method, and how far they are."""
 
-    def __init__(self, config: Config, data: RunData, model: nn.Module, optimizer: SGD, method: Method, recorder: Recorder | None) -> None:
+    def __init__(
+        self, config: Config, data: RunData, model: nn.Module, optimizer: Optimizer, method: Method, recorder: Recorder | None
+    ) -> None:
         self.config = config
         self.data = as_inputs(data)
         self.model = model
@@ -130,7 +132,7 @@ class Training:
         """Train from the present position to the epoch's end and return the train metrics."""
         config, epoch = self.config, self.epoch
         rate = learning_rate_at(config.optim, epoch)
-        self.optimizer.learning_rate = rate
+        self.optimizer.learning_rate, self.optimizer.momentum = rate, momentum_at(config.optim, epoch)
         plan = self._plan(epoch)
         if self.batch == 0:
             self._loss.zero_()

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from repro.data.prepare import LabelledImages
 from repro.determinism import Stream
 from repro.methods.base import Context
-from repro.optimizer import SGD
-from repro.step import learning_rate_at
+from repro.optimizer import make_optimizer
+from repro.step import learning_rate_at, momentum_at
 
 #: Size of the embedding of the progress, of the recurrent state in each direction, and of the hidden layer.
 _PROGRESS, _STATE, _HIDDEN = 5, 10, 20
@@ -115,11 +115,11 @@ def gather_lessons(context: Context, clean: LabelledImages, percentile: float, d
     transition = context.transition if context.transition is not None else torch.eye(context.num_classes)
     observed = annotate(clean.labels, transition, Stream(context.seed, "method", "mentor", "noise"))
     student = context.make_network("mentor_student").train()
-    optimizer = SGD(student, context.optim)
+    optimizer = make_optimizer(student, context.optim)
     average = torch.full((), torch.nan, device=context.device)
     visits: list[tuple[Tensor, Tensor, int, Tensor]] = []
     for epoch in range(context.epochs):
-        optimizer.learning_rate = learning_rate_at(context.optim, epoch)
+        optimizer.learning_rate, optimizer.momentum = learning_rate_at(context.optim, epoch), momentum_at(context.optim, epoch)
         order = torch.from_numpy(Stream(context.seed, "method", "mentor", "order", epoch).permutation(len(clean))).to(context.device)
         draws = context.data.transform.draw(Stream(context.seed, "method", "mentor", "augment", epoch), len(order))
         size = context.optim.batch_size

@@ -34,7 +34,7 @@ from repro.loop import Training
 from repro.methods.base import Context, Method
 from repro.metrics import is_headline
 from repro.monitor import Monitor
-from repro.optimizer import SGD
+from repro.optimizer import make_optimizer
 from repro.provenance import provenance
 from repro.rundir import RunFolder, Stopwatch, read_state
 from repro.step import steps_per_epoch
@@ -191,7 +191,7 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
         make_network=lambda name: make_network("init", name),
     )
     method: Method = registry.get("method", config.method.name).build(config.method, context)
-    training = Training(config, data, model, SGD(model, config.optim), method, recorder=None)
+    training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)
     if method.trajectory is not None and config.trajectory.record:
         rows = len(data.observed) if method.trajectory == "instance" else training.num_batches
         layout = Layout(

@@ -22,7 +22,7 @@ from repro.errors import UserError
 from repro.lookahead import Lookahead, lookahead_gradient, loss_gradients, recorded_forward
 from repro.methods.base import Batch, Method
 from repro.network import Network
-from repro.optimizer import SGD
+from repro.optimizer import Optimizer
 
 if TYPE_CHECKING:
     from repro.graph import Programs
@@ -76,7 +76,7 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: SGD,
+        optimizer: Optimizer,
         method: Method,
         optim: OptimConfig,
         meta: MetaConfig,
@@ -124,7 +124,7 @@ class TrainingStep:
         # As a tensor, or each new learning rate would be another program.
         rate = torch.as_tensor(self.optimizer.learning_rate, dtype=self.optimizer.parameters[0].dtype, device=inputs.device)
         on_meta = () if meta is None else (meta.inputs, meta.targets)
-        return StepResult(*self._programs(inputs, rows, observed, rate, coefficients, *on_meta))
+        return StepResult(*self._programs(inputs, rows, observed, rate, coefficients, *on_meta, constants=(self.optimizer.momentum,)))
 
     def _on_tensors(self, inputs: Tensor, rows: Tensor, observed: Tensor, rate: Tensor, coefficients: Tensor | None, *meta: Tensor) -> Any:
         """Take the step as a function of tensors alone."""
@@ -136,7 +136,7 @@ class TrainingStep:
 
     def _state(self) -> list[Tensor]:
         """Return every tensor that a step changes in place."""
-        tensors = [*self.model.parameters(), *self.model.buffers(), *self.optimizer.velocities, *self.method.state_dict().values()]
+        tensors = [*self.model.parameters(), *self.model.buffers(), *self.optimizer.tensors(), *self.method.state_dict().values()]
         return [tensor.detach() for tensor in tensors]
 
     def _take(
@@ -207,4 +207,12 @@ def learning_rate_at(config: OptimConfig, epoch: int) -> float:
     if config.schedule == "cosine":
         done = (epoch - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
         return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+    if config.schedule == "linear" and epoch >= config.decay_from:
+        return config.learning_rate * (config.epochs - epoch) / max(1, config.epochs - config.decay_from)
     return config.learning_rate
+
+
+def momentum_at(config: OptimConfig, epoch: int) -> float:
+    """Return the momentum of the epoch that follows ``epoch`` completed ones."""
+    late = config.late_momentum
+    return config.momentum if late is None or epoch < config.decay_from else late

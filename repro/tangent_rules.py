@@ -113,6 +113,15 @@ def _relu(input: Tensor, inplace: bool = False) -> Recorded:
     return output, (input,), lambda dx: None if dx is None else torch.ops.aten.threshold_backward(dx, positive, 0)
 
 
+@_rule(F.leaky_relu)
+def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Recorded | None:
+    if negative_slope <= 0.0:
+        return None
+    output = F.leaky_relu(input, negative_slope, inplace=inplace)
+    signed = output.detach()  # of the input's sign, and still there where the input is overwritten
+    return output, (input,), lambda dx: None if dx is None else torch.ops.aten.leaky_relu_backward(dx, signed, negative_slope, True)
+
+
 @_rule(Tensor.add, torch.add)
 def _add(input: Any, other: Any, **named: Any) -> Recorded | None:
     return (input + other, (input, other), _sum) if _plain_sum(input, other, named) else None
@@ -180,6 +189,31 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
         return input.clone(), (input,), lambda dx: dx
     output, mask = torch.native_dropout(input, p, True)
     return output, (input,), lambda dx: None if dx is None else dx * mask * (1.0 / (1.0 - p) if p < 1.0 else 0.0)
+
+
+@_rule(F.dropout2d)
+def _dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Recorded | None:
+    if not training or p == 0.0:
+        return input.clone(), (input,), lambda dx: dx
+    if p == 1.0 or input.dim() != 4:
+        return None
+    # Drawn as PyTorch draws it.
+    kept = input.new_empty(*input.shape[:2], 1, 1).bernoulli_(1.0 - p).div_(1.0 - p)
+    return input * kept, (input,), lambda dx: None if dx is None else dx * kept
+
+
+@_rule(F.pad)
+def _pad(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Recorded | None:
+    if mode != "constant":
+        return None
+    return F.pad(input, pad, mode, value), (input,), lambda dx: None if dx is None else F.pad(dx, pad)
+
+
+@_rule(Tensor.__getitem__)
+def _getitem(input: Tensor, index: Any) -> Recorded | None:
+    if not all(isinstance(part, slice | int) for part in (index if isinstance(index, tuple) else (index,))):
+        return None
+    return input[index], (input,), lambda dx: None if dx is None else dx[index]
 
 
 @_rule(F.log_softmax, torch.log_softmax)

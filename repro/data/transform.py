@@ -65,7 +65,9 @@ class Transform:
         """
         channels, height, width = image_shape
         self.normalization = config.normalization
-        if config.normalization != "dataset":
+        if config.normalization == "none":
+            mean, std = (0.0,) * channels, (1.0,) * channels
+        elif config.normalization != "dataset":
             mean, std = _STATISTICS[config.normalization]
         if len(mean) != channels:
             raise UserError(

@@ -8,9 +8,10 @@ given: the probability that a label is wrong.
 The run's model is the first network; the method owns the second, which has the run's recipe and its schedule, and is measured beside
 the first (``peer_test/accuracy``).
 
+Recipe: ``model=cnn_9 augment=pixels noise.include_true=false`` (Adam), and ``optim.decay_from=100`` for CIFAR-100.
 Choices: ``divide_again`` is the authors' code, which divides the mean over the m images by m once more; the default follows the paper.
-Deviations: the table's network and SGD recipe, where the authors train a 9-layer network with Adam and without augmentation; the last
-incomplete batch is kept (``optim.drop_last``).
+Deviations: in the common recipe of a table its network, SGD and augmentation; the authors also leave the last incomplete batch out of
+the test set.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from repro.config import MethodConfig
 from repro.corrections import known_transition
 from repro.fields import setting
 from repro.methods.base import Batch, Context, Method, one_hot
-from repro.optimizer import SGD
+from repro.optimizer import make_optimizer
+from repro.step import momentum_at
 
 
 @dataclass
@@ -58,7 +60,7 @@ class CoTeaching(Method):
         self._forget_rate = wrong if config.forget_rate is None else config.forget_rate
         peer = context.make_network("peer").train()
         self._peer = peer
-        self._peer_optimizer = SGD(peer, context.optim)
+        self._peer_optimizer = make_optimizer(peer, context.optim)
         self._passed: tuple[Batch, Tensor] | None = None
 
     def kept(self, size: int, epoch: int) -> int:
@@ -74,7 +76,8 @@ class CoTeaching(Method):
         """Step the second network on the images that the first, before its step, found easy."""
         scores, self._passed = self._peer_scores(batch), None
         loss = -(self._chosen_by(batch.log_probabilities, batch) * scores).sum()
-        self._peer_optimizer.learning_rate = learning_rate
+        assert self.context.optim is not None
+        self._peer_optimizer.learning_rate, self._peer_optimizer.momentum = learning_rate, momentum_at(self.context.optim, batch.epoch)
         self._peer_optimizer.step(torch.autograd.grad(loss, self._peer_optimizer.parameters))
 
     def networks(self) -> dict[str, nn.Module]:
@@ -87,15 +90,15 @@ class CoTeaching(Method):
 
     def state_dict(self) -> dict[str, Tensor]:
         """See :meth:`Method.state_dict`."""
-        velocities = {f"peer.velocity.{index}": value for index, value in enumerate(self._peer_optimizer.velocities)}
-        return {f"peer.network.{name}": value for name, value in self._peer.state_dict().items()} | velocities
+        remembered = {f"peer.velocity.{index}": value for index, value in enumerate(self._peer_optimizer.tensors())}
+        return {f"peer.network.{name}": value for name, value in self._peer.state_dict().items()} | remembered
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """See :meth:`Method.load_state_dict`."""
         start = "peer.network."
         self._peer.load_state_dict({name.removeprefix(start): value for name, value in state.items() if name.startswith(start)})
-        velocities = [state[f"peer.velocity.{index}"] for index in range(len(self._peer_optimizer.velocities))]
-        self._peer_optimizer.load_state_dict({"velocities": velocities})
+        remembered = [state[f"peer.velocity.{index}"] for index in range(len(self._peer_optimizer.tensors()))]
+        self._peer_optimizer.load_state_dict({"velocities": remembered})
 
     def _peer_scores(self, batch: Batch) -> Tensor:
         """Return log f (B, K) of the second network, from one forward pass a batch, with its graph."""

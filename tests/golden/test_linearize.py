@@ -62,12 +62,23 @@ BETWEEN: dict[str, Callable[[], nn.Module]] = {
     "transposed convolution": lambda: nn.ConvTranspose2d(6, 6, 3, padding=1),
     "gelu": nn.GELU,
     "relu in place": lambda: nn.ReLU(inplace=True),
+    "leaky relu": lambda: nn.LeakyReLU(0.1),
+    "leaky relu in place": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "leaky relu that folds": lambda: nn.LeakyReLU(-0.3),
     "hardtanh in place": lambda: nn.Hardtanh(inplace=True),
     "max pooling": lambda: nn.MaxPool2d(3, stride=2, padding=1),
     "average pooling": lambda: nn.AvgPool2d(2),
     "dropout": lambda: nn.Dropout(0.4),
     "dropout in place": lambda: nn.Dropout(0.4, inplace=True),
     "dropout of channels": lambda: nn.Dropout2d(0.4),
+    "dropout of channels in place": lambda: nn.Dropout2d(0.4, inplace=True),
+    "dropout of channels, evaluating": lambda: Lambda(lambda x: F.dropout2d(x, 0.4, training=False)),
+    "dropout along a row": lambda: nn.AlphaDropout(0.4),
+    "padding": lambda: Lambda(lambda x: F.pad(x, (1, 0, 0, 2, 1, 1)).mean(1, keepdim=True) * x.new_ones(1, 6, 1, 1)),
+    "padding with a number": lambda: Lambda(lambda x: F.pad(x, (1, 2), value=0.7)),
+    "reflected padding": lambda: Lambda(lambda x: F.pad(x, (1, 2, 1, 2), mode="reflect")),
+    "every second position": lambda: Lambda(lambda x: x[:, :, ::2, 1::2]),
+    "positions by number": lambda: Lambda(lambda x: x[:, [0, 1, 2, 3, 4, 5]][..., torch.tensor([0, 2])]),
     "sum of branches": lambda: Lambda(lambda x: torch.tanh(x) + x),
     "sum with a number": lambda: Lambda(lambda x: 3.0 + x + 1),
     "sum, broadcast": lambda: Lambda(lambda x: x + x.mean((2, 3), keepdim=True)),
@@ -80,7 +91,7 @@ BETWEEN: dict[str, Callable[[], nn.Module]] = {
     "scripted module": scripted,
 }
 #: Where the record ends and the derivative is taken by a second pass.
-NOT_FOLLOWED = ("dropout of channels", "scripted module")
+NOT_FOLLOWED = ("dropout along a row", "scripted module")
 
 
 def _untracked(features: Tensor) -> Tensor:
@@ -140,6 +151,8 @@ MODELS = {
     "digits_cnn": {"width": 4},
     "vgg16": {},
     "alexnet": {},
+    "resnet_cifar": {"depth": 8},
+    "cnn_9": {"width": 8},
 }
 
 

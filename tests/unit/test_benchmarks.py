@@ -148,8 +148,16 @@ def test_the_fastest_exact_row_is_reported() -> None:
 
 
 def test_the_ratio_is_to_the_plain_step_in_the_same_mode() -> None:
-    rows = [measured("plain", 1.0), measured("plain", 0.5, mode="compile"), measured("lookahead", 2.0, mode="compile")]
-    assert [row["ratio"] for row in step.as_json(rows)] == [1.0, 1.0, 4.0]
+    """Also where that one is not the fastest plain step, and so is not printed."""
+    rows = [
+        measured("plain", 1.0),
+        measured("plain", 0.5, mode="compile"),
+        measured("lookahead", 4.0),
+        measured("lookahead", 2.5, mode="compile", difference=0.017),
+    ]
+    printed = step.as_json(step.fastest(rows), rows)
+    assert [(row["what"], row["mode"], row["ratio"]) for row in printed] == [("plain", "compile", 1.0), ("lookahead", "eager", 4.0)]
+    assert [row["ratio"] for row in step.as_json(rows[2:], rows[1:])] == [None, 5.0]
 
 
 def test_an_approximate_step_is_seen_in_its_first_step() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,9 +17,9 @@ from repro.compose import compose
 from repro.config import MetaConfig, OptimConfig
 from repro.methods.base import Batch, Context
 from repro.methods.co_teaching import CoTeaching
-from repro.optimizer import SGD
+from repro.optimizer import SGD, make_optimizer
 from repro.rundir import read_metrics
-from repro.step import TrainingStep
+from repro.step import TrainingStep, momentum_at
 from tests.unit.made_inputs import NUM_CLASSES, make_context
 
 B = 10
@@ -84,18 +86,28 @@ def test_each_network_trains_on_the_small_losses_of_the_other() -> None:
     torch.testing.assert_close(again.coefficients(batch), found / 6)
 
 
-def test_steps_are_those_of_two_networks_trained_side_by_side() -> None:
+@pytest.mark.parametrize("algorithm", ["sgd", "adam"])
+def test_steps_are_those_of_two_networks_trained_side_by_side(algorithm: str) -> None:
     context, model, inputs, observed = problem()
+    optim = replace(
+        OPTIM, algorithm=algorithm, schedule="linear", epochs=20, decay_from=4, late_momentum=0.1 if algorithm == "adam" else None
+    )
+    context = replace(context, optim=optim)
     method = build(context, forget_rate=0.5, gradual_epochs=1)
     pair = [copy.deepcopy(model), copy.deepcopy(method.networks()["peer"])]
     # PyTorch's own: an independent reference.
-    optimizers = [torch.optim.SGD(network.parameters(), lr=0.3, weight_decay=1e-3, momentum=0.9) for network in pair]
-    optimizer = SGD(model, OPTIM)
-    step = TrainingStep(model, optimizer, method, OPTIM, MetaConfig())
-    for rate in (0.3, 0.03, 0.03):
-        optimizer.learning_rate = rate
+    if algorithm == "adam":
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(network.parameters(), lr=0.3, weight_decay=1e-3) for network in pair]
+    else:
+        optimizers = [torch.optim.SGD(network.parameters(), lr=0.3, weight_decay=1e-3, momentum=0.9) for network in pair]
+    optimizer = make_optimizer(model, optim)
+    step = TrainingStep(model, optimizer, method, optim, MetaConfig())
+    for epoch, rate in ((3, 0.3), (4, 0.03), (5, 0.03)):
+        optimizer.learning_rate, optimizer.momentum = rate, momentum_at(optim, epoch)
         for owned in optimizers:
             owned.param_groups[0]["lr"] = rate
+            if algorithm == "adam":
+                owned.param_groups[0]["betas"] = (0.9 if epoch < 4 else 0.1, 0.999)
         losses = [F.cross_entropy(network(inputs), observed, reduction="none") for network in pair]
         easy = [values.argsort()[: B // 2] for values in losses]
         assert set(easy[0].tolist()) != set(easy[1].tolist())
@@ -104,14 +116,16 @@ def test_steps_are_those_of_two_networks_trained_side_by_side() -> None:
             losses[own][easy[index]].mean().backward()
         for owned in optimizers:
             owned.step()
-        step(inputs, torch.arange(B), observed, epoch=3, meta=None)
+        step(inputs, torch.arange(B), observed, epoch=epoch, meta=None)
         for mine, wanted in ((model, pair[0]), (method.networks()["peer"], pair[1])):
             for found, expected in zip(mine.parameters(), wanted.parameters(), strict=True):
                 torch.testing.assert_close(found, expected)
 
 
-def test_the_second_network_goes_on_from_its_state() -> None:
+@pytest.mark.parametrize("algorithm", ["sgd", "adam"])
+def test_the_second_network_goes_on_from_its_state(algorithm: str) -> None:
     context, model, inputs, observed = problem()
+    context = replace(context, optim=replace(OPTIM, algorithm=algorithm))
     one = build(context)
     step = TrainingStep(model, SGD(model, OPTIM), one, OPTIM, MetaConfig())
     step(inputs, torch.arange(B), observed, epoch=0, meta=None)

@@ -25,6 +25,11 @@ SIZES = [
     ("alexnet", COLOR, 100, 2_495_396),
     ("wrn_28_10", COLOR, 10, 36_479_194),
     ("wrn_28_10", COLOR, 100, 36_536_884),
+    # Given as 0.46 and 0.85 million by He et al. 2016.
+    ("resnet_cifar", COLOR, 10, 464_154),
+    ("resnet_cifar", COLOR, 100, 470_004),
+    ("cnn_9", COLOR, 10, 4_434_570),
+    ("cnn_9", COLOR, 100, 4_446_180),
     ("digits_cnn", (1, 8, 8), 10, 21_482),
     ("digits_cnn", (1, 8, 8), 100, 44_612),
 ]
@@ -36,6 +41,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "alexnet": {},
     "wrn_28_10": {"depth": 10, "widen_factor": 1},
     "digits_cnn": {},
+    "resnet_cifar": {"depth": 8},
+    "cnn_9": {"width": 8},
 }
 
 
@@ -206,6 +213,53 @@ def test_digits_cnn_learns_the_digits() -> None:
             optimizer.step()
     model.eval()
     assert float((model(test_images).argmax(dim=1) == test_labels).float().mean()) >= 0.97
+
+
+def test_resnet_56_has_the_size_of_its_paper() -> None:
+    assert sum(parameter.numel() for parameter in build("resnet_cifar", depth=56).parameters()) == 853_018
+
+
+@pytest.mark.parametrize("depth", [9, 10, 33])
+def test_a_resnet_of_an_impossible_depth_is_named(depth: int) -> None:
+    with pytest.raises(UserError, match=rf"model.depth={depth}: must be 6n \+ 2"):
+        build("resnet_cifar", depth=depth)
+
+
+def test_resnet_cifar_halves_its_maps_twice() -> None:
+    from repro.models.resnet_cifar import Block
+
+    assert map_sizes(build("resnet_cifar", depth=14), Block, COLOR) == [(16, 32)] * 2 + [(32, 16)] * 2 + [(64, 8)] * 2
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "stride"), [(4, 4, 1), (4, 8, 2)])
+def test_a_resnet_block_adds_a_shortcut_without_parameters(inputs: int, outputs: int, stride: int) -> None:
+    from repro.models.resnet_cifar import Block
+
+    torch.manual_seed(0)
+    block = Block(inputs, outputs, stride=stride).eval()
+    maps = torch.randn(2, inputs, 6, 6)
+    first, second = (module for module in block.residual if isinstance(module, nn.Conv2d))
+    # Fresh BatchNorm in evaluation divides by sqrt(1 + 1e-5) only.
+    hidden = F.relu(F.conv2d(maps, first.weight, stride=stride, padding=1) / np.sqrt(1 + 1e-5))
+    wanted = F.conv2d(hidden, second.weight, padding=1) / np.sqrt(1 + 1e-5)
+    wanted[:, :inputs] += maps[:, :, ::stride, ::stride]
+    torch.testing.assert_close(block(maps), F.relu(wanted))
+
+
+def test_resnet_cifar_starts_with_a_variance_of_two_over_fan_in() -> None:
+    torch.manual_seed(0)
+    for name, weight in build("resnet_cifar", width=64).named_parameters():
+        if weight.ndim == 4 and weight.shape[1] > 3:
+            assert float(weight.detach().var()) * weight[0].numel() == pytest.approx(2.0, rel=0.05), name
+
+
+def test_cnn_9_is_the_network_of_co_teaching() -> None:
+    model = build("cnn_9")
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert [module.out_channels for module in convolutions] == [128, 128, 128, 256, 256, 256, 512, 256, 128]
+    assert map_sizes(model, nn.Conv2d, COLOR)[-3:] == [(512, 6), (256, 4), (128, 2)]
+    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout2d)] == [0.25, 0.25]
+    assert {module.negative_slope for module in model.modules() if isinstance(module, nn.LeakyReLU)} == {0.01}
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 20, 20)])

@@ -142,6 +142,7 @@ def test_it_is_one_graph_to_the_compiler(mode: str) -> None:
         ("dataset", MEAN, STD),
         ("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
         ("meta_weight_net", (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
+        ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     ],
 )
 def test_statistics(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
