@@ -17,7 +17,7 @@ from repro.errors import UserError
 from repro.execution import prepare_model
 from repro.lookahead import coefficient_gradient
 from repro.methods.base import Batch, Context, Method
-from repro.optimizer import SGD
+from repro.optimizer import SGD, make_optimizer
 from repro.step import MetaBatch, TrainingStep
 
 B, M, K, N = 12, 20, 10, 40
@@ -41,7 +41,7 @@ def make_step(name: str, model_name: str = "digits_cnn", *, execution: ExecConfi
     method: Method = chosen.build(
         chosen.config(), Context(K, torch.arange(N) % K, torch.device("cpu"), 0, optim=settings, transition=torch.eye(K))
     )
-    return TrainingStep(model, SGD(model, settings), method, settings, MetaConfig(), compile_step=execution.compile)
+    return TrainingStep(model, make_optimizer(model, settings), method, settings, MetaConfig(), compile_step=execution.compile)
 
 
 def trained(step: TrainingStep, steps: int = 4) -> dict[str, Tensor]:
@@ -75,6 +75,24 @@ def test_the_noted_program_takes_the_same_steps(name: str, monkeypatch: pytest.M
     for key, value in eager.items():
         # Not its bits: a learning rate that is a tensor is multiplied in a rounding of its own.
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def test_a_program_notes_the_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another momentum is another program; Adam's number of steps is a tensor, and part of none."""
+    monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+
+    def taken(step: TrainingStep) -> dict[str, Tensor]:
+        trained(step)
+        step.optimizer.momentum = 0.1
+        return trained(step)
+
+    settings = {"algorithm": "adam", "learning_rate": 0.01}
+    noted = make_step("one_hot", execution=ExecConfig(name="test", compile=True), **settings)
+    found, wanted = taken(noted), taken(make_step("one_hot", **settings))
+    assert noted._programs is not None
+    assert len(noted._programs._programs) == 4
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
 @pytest.mark.slow

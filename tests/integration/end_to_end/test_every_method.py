@@ -65,22 +65,29 @@ def settings_of(runs: Path, *more: str) -> Config:
     return compose([*common, "meta.batch_size=40", "optim.epochs=2", "tracker=none", "exec.threads=1", f"paths.runs={runs}", *more])
 
 
-def config_of(name: str, runs: Path) -> Config:
+def config_of(name: str, runs: Path, *more: str) -> Config:
     choice = registry.get("method", name)
     reads = choice.build.reads_inputs(choice.config())
     labels, teacher = (next(runs.glob(f"{method}-*")).name for method in ("instance_labels", "one_hot"))
     inputs = [*([f"inputs.labels=[{labels}]"] if "labels" in reads else []), *([f"inputs.teacher={teacher}"] if "teacher" in reads else [])]
-    return settings_of(runs, f"method={name}", *inputs, *MORE.get(name, []))
+    return settings_of(runs, f"method={name}", *inputs, *(more or MORE.get(name, [])))
 
 
 def start(config: Config) -> Training:
     return build(config, prepare(config, CPU), CPU, Path(), open_inputs(config))
 
 
-@pytest.mark.parametrize("name", registry.choices("method"))
-def test_two_epochs_and_a_bitwise_resume(name: str, runs: Path) -> None:
+#: Co-teaching's own optimiser, whose learning rate and beta_1 change after the first epoch.
+ADAM = [
+    *("optim.algorithm=adam", "optim.learning_rate=0.003", "optim.momentum=0.9", "optim.schedule=linear", "optim.decay_from=1"),
+    *("optim.late_momentum=0.1", "method.gradual_epochs=1"),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), [*((name, []) for name in registry.choices("method")), ("co_teaching", ADAM)])
+def test_two_epochs_and_a_bitwise_resume(name: str, more: list[str], runs: Path) -> None:
     torch.set_num_threads(1)
-    config = config_of(name, runs)
+    config = config_of(name, runs, *more)
     config.trajectory.record = False
     whole, rows = start(config), Watcher()
     whole.run(rows)
