@@ -21,6 +21,9 @@ from repro.step import MetaBatch
 #: Networks that can be measured, each on the images of the dataset it is used for.
 DATASETS = {"digits_cnn": "digits"} | dict.fromkeys(("resnet18", "vgg16", "alexnet", "wrn_28_10", "resnet_cifar", "cnn_9"), "cifar100")
 
+#: Of a network whose own recipe is Adam's: the look-ahead is a step of SGD.
+_RECIPES = {"cnn_9": ["optim=standard"]}
+
 _SHAPES = {"digits": (1, 8, 8), "cifar100": (3, 32, 32)}
 _CLASSES = {"digits": 10, "cifar100": 100}
 
@@ -67,6 +70,7 @@ def make_problem(
     config = compose(
         [
             f"model={model}",
+            *_RECIPES.get(model, []),
             f"dataset={dataset}",
             "method=instance_labels",
             "split=clean_meta",
