@@ -56,9 +56,11 @@ class Programs:
         program: TensorStep = step
         if self._compile:
             program = noted(program, examples, self._state())
-            # On a CPU the compiler would put convolutions into channels last: up to a third slower there, and with other roundings than
-            # the eager step's.
-            options: dict[str, Any] | None = {"layout_optimization": False} if examples[0].device.type == "cpu" else None
+            # The masks of dropout are those of the eager step: random numbers are PyTorch's, not the compiler's own.
+            options: dict[str, Any] = {"fallback_random": True}
+            if examples[0].device.type == "cpu":
+                # It would put convolutions into channels last: up to a third slower there, and with other roundings than the eager step's.
+                options["layout_optimization"] = False
             program = torch.compile(program, fullgraph=True, dynamic=False, options=options)
             program = torch.no_grad()(program)
         if self._cuda_graphs:
@@ -107,10 +109,11 @@ def replayed(step: TensorStep, arguments: Sequence[Tensor], state: Sequence[Tens
 
 @contextlib.contextmanager
 def _left_alone(state: Sequence[Tensor]) -> Iterator[None]:
-    """Put the tensors of ``state`` back to their values."""
+    """Put the tensors of ``state`` back to their values, and PyTorch's generators back to where they were."""
     before = [tensor.clone() for tensor in state]
     try:
-        yield
+        with torch.random.fork_rng(devices={tensor.device for tensor in state if tensor.is_cuda}):
+            yield
     finally:
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)

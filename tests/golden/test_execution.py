@@ -30,12 +30,17 @@ COMPILED = [
 ]
 
 
+#: Settings of networks that do not have a width.
+SIZES = {"wrn_28_10": {"depth": 10, "widen_factor": 1, "dropout": 0.3}, "cnn_9": {"width": 4, "dropout": 0.3}}
+
+
 def make_step(name: str, model_name: str = "digits_cnn", *, execution: ExecConfig | None = None, **optim: Any) -> TrainingStep:
     execution = execution or ExecConfig(name="test")
     torch.manual_seed(0)
     choice = registry.get("model", model_name)
     shape = (1, 8, 8) if model_name == "digits_cnn" else (3, 32, 32)
-    model = prepare_model(choice.build(choice.config(width=4), num_classes=K, image_shape=shape), execution, torch.device("cpu"))
+    config = choice.config(**SIZES.get(model_name, {"width": 4}))
+    model = prepare_model(choice.build(config, num_classes=K, image_shape=shape), execution, torch.device("cpu"))
     settings = OptimConfig(**{"name": "test", "epochs": 1, "learning_rate": 0.2, "weight_decay": 1e-3, "momentum": 0.9, **optim})
     chosen = registry.get("method", name)
     method: Method = chosen.build(
@@ -75,6 +80,18 @@ def test_the_noted_program_takes_the_same_steps(name: str, monkeypatch: pytest.M
     for key, value in eager.items():
         # Not its bits: a learning rate that is a tensor is multiplied in a rounding of its own.
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("model", SIZES)
+@pytest.mark.parametrize("name", ["one_hot", "instance_labels"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_program_draws_the_masks_of_dropout(name: str, model: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the eager step: to note a program takes a step, which must leave PyTorch's generator alone."""
+    if not compiled:
+        monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+    found, wanted = (trained(make_step(name, model, execution=ExecConfig(name="test", compile=on)), steps=2) for on in (True, False))
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_a_program_notes_the_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
