@@ -263,6 +263,8 @@ def _contradictions(config: Config) -> list[str]:
             f"optim.algorithm=adam contradicts method={config.method.name}, whose look-ahead (Eq. 3) is a step of SGD: use "
             "optim.algorithm=sgd."
         )
+    if optim.algorithm == "adam" and optim.momentum == 0.0:
+        problems.append("optim.algorithm=adam contradicts optim.momentum=0, which is its beta_1: use optim.momentum=0.9.")
     if optim.algorithm == "adam" and optim.nesterov:
         problems.append("optim.nesterov=true contradicts optim.algorithm=adam, which has one form only.")
     if optim.schedule != "linear" and optim.decay_from != 0:

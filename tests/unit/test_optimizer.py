@@ -117,6 +117,7 @@ def test_the_linear_schedule_and_the_late_momentum() -> None:
     ("overrides", "words"),
     [
         (["method=instance_labels", "optim.algorithm=adam"], "optim.algorithm=adam contradicts method=instance_labels, whose look-ahead"),
+        (["optim.algorithm=adam"], "optim.algorithm=adam contradicts optim.momentum=0, which is its beta_1"),
         (["optim.algorithm=adam", "optim.nesterov=true"], "optim.nesterov=true contradicts optim.algorithm=adam"),
         (["optim.decay_from=3"], "optim.decay_from=3 contradicts optim.schedule=constant"),
         (["optim.schedule=linear", "optim.decay_from=61"], "optim.decay_from=61: must be at most optim.epochs=60"),
@@ -134,5 +135,5 @@ def test_runs_from_before_adam_keep_their_ids() -> None:
 
     fields = scientific_fields(compose(["method=one_hot", "dataset=digits", "seed=0"]))
     assert not {"optim.algorithm", "optim.decay_from", "optim.late_momentum"} & set(fields)
-    fields = scientific_fields(compose(["method=one_hot", "dataset=digits", "seed=0", "optim.algorithm=adam"]))
+    fields = scientific_fields(compose(["method=one_hot", "dataset=digits", "seed=0", "optim.algorithm=adam", "optim.momentum=0.9"]))
     assert fields["optim.algorithm"] == "adam"
