@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 
-import repro.loop
-import repro.run  # noqa: F401
 from repro.compose import compose
 from repro.errors import UserError
 
-#: What a run imports late: W&B with what its first call and its first row import, what :func:`torch.autograd.grad` does, and what saves
-#: the model. Where one is missing, the run that needs it says so.
-_LATE = (
+#: The run's own code; then what it imports late: W&B with what its first call and its first row import, what :func:`torch.autograd.grad`
+#: does, and what saves the model. Where one is missing, the run that needs it says so.
+_NEEDED = (
+    "repro.run",
     "repro.tracker.client",
     "wandb.sdk.launch.inputs.internal",
     "requests",
@@ -26,7 +25,7 @@ _LATE = (
     "safetensors.torch",
 )
 
-for _name in _LATE:
+for _name in _NEEDED:
     with contextlib.suppress(ImportError):
         importlib.import_module(_name)
 # Hydra builds its parser, and the registry imports every method, on first use. If this fails, each run will say why.

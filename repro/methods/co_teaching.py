@@ -90,6 +90,7 @@ class CoTeaching(Method):
 
     def state_dict(self) -> dict[str, Tensor]:
         """See :meth:`Method.state_dict`."""
+        # Also Adam's other tensors: the name is that of earlier checkpoints.
         remembered = {f"peer.velocity.{index}": value for index, value in enumerate(self._peer_optimizer.tensors())}
         return {f"peer.network.{name}": value for name, value in self._peer.state_dict().items()} | remembered
 
