@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.collect import plans
 from analysis.make import make_files
 from analysis.page import Files
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.files import write_bytes
-from sweeps.spec import PAPER, FigureSpec, Scale, Spec, known_scales, known_specs, load_scale, load_spec
+from sweeps.spec import PAPER, FigureSpec, Scale, known_scales, known_specs, load_scale, load_spec
 
 _COMMANDS = {
     "collect": "write every finished run and its curves as runs.parquet and curves.parquet into the runs folder",
@@ -104,15 +105,13 @@ def _keep(names: Sequence[str], scale: Scale, runs: Path, out: Path) -> None:
 
 
 def _report(names: Sequence[str], scale: Scale, runs: Path, out: Path, command: str) -> None:
-    from analysis.build import planned_specs
     from analysis.images import TrainingSets
     from analysis.report import make_report
 
-    named: list[Spec] = [load_spec(name, scale) for name in dict.fromkeys(names)]
-    specs = named or [spec for spec in planned_specs(runs) if spec.scale == scale]
+    pages = [make_files(load_spec(name, scale), runs) for name in dict.fromkeys(names)] if names else _planned_pages(runs, scale)
     deviations = Path(__file__).resolve().parent.parent / "docs" / "deviations.md"
     page = make_report(
-        [make_files(spec, runs) for spec in specs],
+        pages,
         runs,
         deviations=deviations.read_text(encoding="utf-8") if deviations.exists() else "",
         command=command,
@@ -125,6 +124,19 @@ def _report(names: Sequence[str], scale: Scale, runs: Path, out: Path, command: 
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}. Set --out to a file you can write.") from error
     print(f"{out} ({len(page) / 1e6:.1f} MB)")
+
+
+def _planned_pages(runs: Path, scale: Scale) -> list[Files]:
+    """Return the page of every plan of that scale; one that cannot be made is named, and keeps no other from being made."""
+    pages = []
+    for path, spec in plans(runs, scale):
+        try:
+            if isinstance(spec, UserError):
+                raise spec
+            pages.append(make_files(spec, runs))
+        except UserError as error:
+            print(f"left out: {path.stem}: {error}", file=sys.stderr)
+    return pages
 
 
 def _build(out: Path) -> None:

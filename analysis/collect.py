@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from analysis.runs import Run, read_curves, read_run, value_at
 from repro.errors import UserError
 from repro.files import read_json
-from sweeps.spec import PAPER, Spec
+from sweeps.spec import PAPER, Scale, Spec, load_spec
 
 __all__ = ["Collected", "Repeat", "Run", "collect", "command_name", "read_curves", "read_run", "value_at"]
 
@@ -78,6 +79,32 @@ def collect(spec: Spec, runs: Path) -> tuple[Collected, ...]:
     return tuple(cells)
 
 
+def plans(runs: Path, scale: Scale) -> Iterator[tuple[Path, Spec | UserError]]:
+    """Yield every plan in ``runs`` of that scale, by name, with its spec, or why that cannot be read.
+
+    A spec that does not come with the suite is found by the file that its plan names.
+    """
+    for path in sorted((runs / "plans" / ("" if scale == PAPER else scale.title)).glob("*.json")):
+        try:
+            yield path, load_spec(_spec_file(path), scale)
+        except UserError as error:
+            yield path, error
+
+
+def _spec_file(path: Path) -> str:
+    from sweeps.spec import known_specs
+
+    try:
+        named = read_json(path).get("spec_file")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Delete it, or plan its spec again.") from error
+    if named is None and path.stem not in known_specs():
+        raise UserError(
+            f"{path}: no spec of that name comes with the suite, and the plan names no file. Plan its spec again, or delete it."
+        )
+    return path.stem if named is None else str(named)
+
+
 def plan_path(spec: Spec, runs: Path) -> Path:
     """Return where the plan of ``spec`` lies in the runs folder ``runs``."""
     return runs / "plans" / ("" if spec.scale == PAPER else spec.scale.title) / f"{spec.name}.json"
@@ -91,7 +118,7 @@ def _read_plan(spec: Spec, runs: Path) -> dict[str, Any]:
         schema, sha256 = plan["schema"], plan["spec_sha256"]
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no plan, so which runs make up {spec.name} is not known. {again}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}). {again}") from error
     if schema != PLAN_SCHEMA:
         raise UserError(f"{path} has layout {schema}, this code reads {PLAN_SCHEMA}. {again}")

@@ -8,7 +8,6 @@ page under ``paper_tables`` can be made from it alone, which is what :mod:`analy
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from analysis.collect import collect, plan_path
 from analysis.runs import Run, read_rows
 from repro.errors import UserError
 from repro.files import jsonable, read_json, write_bytes, write_json, write_text
+from repro.manifest import Manifest, seal
 from sweeps.spec import FigureSpec, Spec
 
 FOLDER = "evidence"
@@ -58,8 +58,10 @@ def _copy(run: Run, target: Path, spec: Spec) -> None:
     write_json(target / "status.json", {key: status[key] for key in _STATUS if key in status})
     if not run.done:
         return
+    manifest = run.manifest
+    assert manifest is not None, "the run is done"
     for name in ("identity.json", "final.json", "cost.json"):
-        write_bytes(target / name, (run.folder / name).read_bytes())
+        write_bytes(target / name, manifest.read_bytes(name))
     write_json(target / "provenance.json", {key: value for key, value in run.provenance.items() if key != "host"})
     panels = spec.panels if isinstance(spec, FigureSpec) else ()
     # Series per class that another figure needed stay; what this one needs comes with them.
@@ -69,7 +71,9 @@ def _copy(run: Run, target: Path, spec: Spec) -> None:
     rows = [{name: value for name, value in row.items() if _is_kept(name, families, before)} for row in read_rows(run)]
     write_text(there, "".join(json.dumps(jsonable(row), sort_keys=True, allow_nan=False) + "\n" for row in rows))
     if any(panel.type != "curve" for panel in panels):
-        _copy_trajectory(run.folder / "labels", target / "labels")
+        _copy_trajectory(manifest, target)
+    # What stands there is a part of what the run wrote, read just now and checked.
+    seal(target)
 
 
 def _series(path: Path) -> frozenset[str]:
@@ -88,9 +92,9 @@ def _is_kept(name: str, families: Iterable[str], before: frozenset[str]) -> bool
     return not _is_series(name) or name in before or name.startswith(tuple(families))
 
 
-def _copy_trajectory(labels: Path, target: Path) -> None:
-    files = sorted(path for path in labels.iterdir() if path.is_file()) if labels.is_dir() else []
-    if files and sum(path.stat().st_size for path in files) <= LARGEST_TRAJECTORY:
-        target.mkdir(exist_ok=True)
-        for path in files:
-            shutil.copyfile(path, target / path.name)
+def _copy_trajectory(manifest: Manifest, target: Path) -> None:
+    files = {name: entry for name, entry in manifest.files.items() if name.startswith("labels/")}
+    if files and sum(entry.size for entry in files.values()) <= LARGEST_TRAJECTORY:
+        (target / "labels").mkdir(exist_ok=True)
+        for name in files:
+            write_bytes(target / name, manifest.read_bytes(name))

@@ -39,7 +39,7 @@ from analysis.curves import (
 from analysis.examples import examples
 from analysis.images import TrainingSets
 from analysis.page import Files, csv_bytes, footer, heading, run_columns, spread_note
-from analysis.panels import COLUMNS, GRAY, Tiles, absent_note, bar_look, check, legend_columns, look
+from analysis.panels import COLUMNS, GRAY, Tiles, absent_note, bar_look, legend_columns, look
 from analysis.panels_top import top_classes
 from repro.files import jsonable
 from sweeps.spec import FigureSpec, Panel
@@ -112,7 +112,6 @@ def make_figure(spec: FigureSpec, runs: Path, *, data: Path | None = None) -> Fi
     Raises:
         UserError: there is no plan of this spec in ``runs``; a done run is damaged; a panel says what its type cannot show.
     """
-    check(spec)
     cells = collect(spec, runs)
     sets = TrainingSets(data)
     drawing = _read(spec, cells, sets)

@@ -121,6 +121,7 @@ def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], comm
                 (_version(run, "torch"), str(run.provenance.get("device", "unknown device")), _execution(run)) for run in done
             )
         ]
+        lines += _machines(done)
         lines.append(f"- Newest run: {max(run.ended for run in done)}.")
         hours, gpu_hours = _sum(done, "wall_s") / 3600, _sum(done, "gpu_hours")
         lines.append(f"- Cost: {hours:.2f} hours of wall time, {gpu_hours:.2f} GPU-hours, over all runs and attempts.")
@@ -135,6 +136,34 @@ def _execution(run: Run) -> str:
     words = [str(settings["precision"])] if settings.get("precision", "float32") != "float32" else []
     words += [name.replace("_", " ") for name, on in settings.items() if on is True]
     return "".join(f", {word}" for word in words)
+
+
+#: What of an attempt's facts a page tells apart: on a processor, and on a GPU.
+_DECISIVE = {"cpu": ("processor", "cpu_capability", "threads"), "cuda": ("gpu", "driver", "cuda", "cudnn")}
+
+
+def _machines(done: Sequence[Run]) -> list[str]:
+    """Return what to know about the machines, where the runs that say it come from several, or went on on another one."""
+    machines = [[_machine(item["facts"]) for item in run.provenance["attempts"]] for run in done if run.provenance.get("attempts")]
+    counted = _counted(names[-1] for names in machines)
+    lines = []
+    if len(counted) > 1:
+        lines = [
+            "- **Mixed machines**: the runs were computed in ways that differ in their last bits:",
+            *(f"  - {name}: {_runs(count)}" for name, count in counted),
+        ]
+    moved = sum(len(set(names)) > 1 for names in machines)
+    if moved:
+        lines.append(f"- **Mixed machines**: {_runs(moved)} began on another machine than the one counted, and went on there.")
+    return lines
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    words = {"threads": "{} threads", "driver": "driver {}", "cuda": "CUDA {}", "cudnn": "cuDNN {}"}
+    keys = _DECISIVE["cuda" if facts.get("device") == "cuda" else "cpu"]
+    return ", ".join(words.get(key, "{}").format(facts[key]) for key in keys if facts.get(key) is not None).replace(
+        " 1 threads", " 1 thread"
+    )
 
 
 def _fill_state(runs: Sequence[tuple[str, Run]]) -> list[str]:

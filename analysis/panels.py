@@ -19,7 +19,6 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.collect import Collected
 from analysis.stats import Summary
-from repro.errors import UserError
 from sweeps.spec import FigureSpec, Panel, Sample
 
 #: The rule above, in the words of a page.
@@ -85,24 +84,6 @@ def csv_row(spec: FigureSpec, panel: Panel, cell: Collected, summary: Summary, *
     known = {"spec": spec.name, "panel": panel.label, "row": cell.row, "column": cell.column, "source": "runs"} | numbers | more
     assert known.keys() <= set(COLUMNS)
     return {column: known.get(column) for column in COLUMNS}
-
-
-def check(spec: FigureSpec) -> None:
-    """Check that every panel says only what its type can show.
-
-    Raises:
-        UserError: a setting of a panel would be without effect.
-    """
-    for panel in spec.panels:
-        family = "{k}" in panel.metric
-        if panel.type == "curve":
-            unused = [name for name, given in (("instances", panel.instances), ("classes", None if family else panel.classes)) if given]
-            remedy = "a curve has no images, and classes only where its metric is a series per class, such as class_meta_accuracy/{k}"
-        else:
-            unused = [name for name, given in (("metric", panel.metric), ("classes", panel.classes)) if given]
-            remedy = f"type: {panel.type} shows labels of images, chosen by instances"
-        if unused:
-            raise UserError(f"{spec.path}: panel '{panel.label}': {' and '.join(unused)} has no effect: {remedy}. Take it out.")
 
 
 @dataclass(frozen=True)

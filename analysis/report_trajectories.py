@@ -5,16 +5,15 @@ Which instances is a rule, so the same run gives the same ones: see :func:`rule`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from repro.errors import UserError
-from repro.files import read_json
+from repro.manifest import open_manifest
 
 Floats = npt.NDArray[np.float32]
 
@@ -82,48 +81,54 @@ def has_labels(folder: Path) -> bool:
 
 
 def read_labels(folder: Path) -> Labels:
-    """Return the selected labels of the run in ``folder``. Of instance labels, two epochs are read whole and of the others few rows.
+    """Return the selected labels of the run in ``folder``, reading an epoch at a time.
 
     Raises:
-        UserError: its files cannot be read or do not fit together.
+        UserError: its files are not what the run wrote, or do not fit together.
     """
-    path = folder / "labels" / "layout.json"
+    path, manifest = folder / "labels" / "layout.json", open_manifest(folder)
     try:
-        layout = read_json(path)
+        layout = manifest.read_json("labels/layout.json")
         if layout["schema"] != LAYOUT_SCHEMA:
             raise UserError(f"{path} has layout {layout['schema']}, this code reads {LAYOUT_SCHEMA}.")
         kind, when = str(layout["kind"]), str(layout["when"])
         planned, rows, num_classes = (int(size) for size in layout["shape"])
         dtype = np.dtype(layout["dtype"])
-        trained_on = np.fromfile(path.parent / layout["indices"], dtype="<i8").astype(np.int64)
-        blocks = path.parent / layout["file"]
-        epochs = min(planned, blocks.stat().st_size // (rows * num_classes * dtype.itemsize))
+        trained_on = np.frombuffer(manifest.read_bytes(f"labels/{layout['indices']}"), dtype="<i8").astype(np.int64)
+        name = f"labels/{layout['file']}"
+        epochs = min(planned, manifest.size(name) // (rows * num_classes * dtype.itemsize))
         if kind not in ("class", "instance") or len(trained_on) != (rows if kind == "instance" else layout["num_instances"]):
             raise ValueError("its parts do not fit together")
         if not epochs:
             raise ValueError("no whole epoch was recorded")
-        # Mapped, because of the many epochs between the first and the last only the selected rows are wanted.
-        stored = np.memmap(blocks, dtype=dtype, mode="r", shape=(epochs, rows, num_classes))
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        # An OSError's own words are enough: the path in it would be said twice.
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: the recorded labels cannot be read ({reason}).") from error
-    chosen = _class_labels(stored) if kind == "class" else _instance_labels(stored, trained_on)
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: the recorded labels cannot be read ({error}).") from error
+
+    def stored(epoch: int) -> Floats:
+        size = rows * num_classes
+        flat = np.fromfile(folder / name, dtype=dtype, count=size, offset=epoch * size * dtype.itemsize)
+        manifest.check_block(name, epoch, flat)
+        return flat.reshape(rows, num_classes).astype(np.float32)
+
+    chosen = _class_labels(stored, epochs) if kind == "class" else _instance_labels(stored, epochs, trained_on)
     return Labels(kind, num_classes, when, planned, trained_on, *chosen)
 
+
+#: Returns the block (rows, K) of an epoch, counted from 0.
+_Stored = Callable[[int], Floats]
 
 _Chosen = tuple[tuple[int, ...], tuple[tuple[int, ...], ...], Floats, Mapping[str, tuple[int, ...]]]
 
 
-def _class_labels(stored: npt.NDArray[Any]) -> _Chosen:
-    count = min(CLASSES, stored.shape[2])
-    alpha = np.asarray(stored[:, -1, :count], np.float32)
+def _class_labels(stored: _Stored, epochs: int) -> _Chosen:
+    alpha = np.stack([stored(epoch)[-1, :CLASSES] for epoch in range(epochs)])
+    count = alpha.shape[1]
     every = tuple(range(count))
     return every, (), (1.0 - alpha.T)[:, :, None], {"Classes": every}
 
 
-def _instance_labels(stored: npt.NDArray[Any], positions: npt.NDArray[np.int64]) -> _Chosen:
-    first, last = np.asarray(stored[0], np.float32), np.asarray(stored[-1], np.float32)
+def _instance_labels(stored: _Stored, epochs: int, positions: npt.NDArray[np.int64]) -> _Chosen:
+    first, last = stored(0), stored(epochs - 1)
     # The label of a run that diverged is NaN; it did not move, so far as one can tell.
     moved = np.nan_to_num(np.abs(last - first).sum(axis=1) / 2)
     most = np.argsort(-moved, kind="stable")[:PER_GROUP]
@@ -134,7 +139,7 @@ def _instance_labels(stored: npt.NDArray[Any], positions: npt.NDArray[np.int64])
         "Most probable class changed": _draw(changed),
     }
     rows = list(dict.fromkeys(int(row) for group in named.values() for row in group))
-    whole = np.asarray(stored[:, rows], np.float32).transpose(1, 0, 2)
+    whole = np.stack([stored(epoch)[rows] for epoch in range(epochs)], axis=1)
     highest = np.nan_to_num(whole, nan=-1.0).max(axis=1)
     classes = np.argsort(-highest, axis=1, kind="stable")[:, :TOP_CLASSES]
     values = np.take_along_axis(whole, classes[:, None, :], axis=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -10,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repro.errors import UserError
 from repro.files import number, read_json
+from repro.manifest import DamagedError, Manifest, open_manifest
 from sweeps.spec import Epoch
 
 #: The layout of run folders that this code reads, ``schema`` in identity.json.
@@ -32,6 +31,7 @@ class Run:
         provenance: commit, versions, device.
         cost: seconds, GPU-hours, memory (GiB).
         ended: when it ended, UTC, ISO 8601.
+        manifest: what its files must be; ``None`` unless done.
     """
 
     run_id: str
@@ -43,6 +43,7 @@ class Run:
     provenance: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     ended: str = ""
+    manifest: Manifest | None = None
 
     @property
     def done(self) -> bool:
@@ -58,7 +59,7 @@ def read_run(folder: Path) -> Run:
         state = str(status["state"])
     except FileNotFoundError:
         return Run(name, "missing", "not started", folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return Run(name, "unreadable", f"status.json cannot be read ({error})", folder)
     if state == "failed":
         return Run(name, "failed", str(status.get("error") or "no error noted"), folder)
@@ -68,12 +69,13 @@ def read_run(folder: Path) -> Run:
         known += [f"last sign of life {status['heartbeat']}"] if status.get("heartbeat") else []
         return Run(name, "unfinished", ", ".join([state, *known]), folder)
     try:
-        identity = read_json(folder / "identity.json")
+        manifest = open_manifest(folder)
+        identity = manifest.read_json("identity.json")
         if identity["schema"] != RUN_SCHEMA:
             return Run(name, "unreadable", f"its layout is {identity['schema']}, this code reads {RUN_SCHEMA}", folder)
         if identity["run_id"] != name:
             return Run(name, "unreadable", f"the folder holds another run, {identity['run_id']}", folder)
-        stored = read_json(folder / "final.json")
+        stored = manifest.read_json("final.json")
         return Run(
             run_id=name,
             state="done",
@@ -81,11 +83,14 @@ def read_run(folder: Path) -> Run:
             folder=folder,
             fields=dict(identity["fields"]),
             final={metric: {rule: number(value) for rule, value in values.items()} for metric, values in stored.items()},
-            provenance=dict(read_json(folder / "provenance.json")),
-            cost=dict(read_json(folder / "cost.json")),
+            provenance=dict(manifest.read_json("provenance.json")),
+            cost=dict(manifest.read_json("cost.json")),
             ended=str(status["ended"]),
+            manifest=manifest,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DamagedError as error:
+        return Run(name, "unreadable", str(error), folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return Run(name, "unreadable", f"it says done, but a file of it cannot be read ({error})", folder)
 
 
@@ -104,7 +109,7 @@ def read_curves(run: Run, metrics: tuple[str, ...]) -> dict[str, dict[int, float
     """Return for each of ``metrics`` its value by completed epochs; epoch 0 is the untrained model.
 
     Raises:
-        UserError: the run is done but a line of its metrics.jsonl is damaged.
+        DamagedError: its metrics.jsonl is not what the run wrote.
     """
     curves: dict[str, dict[int, float]] = {metric: {} for metric in metrics}
     for row in read_rows(run):
@@ -118,15 +123,9 @@ def read_rows(run: Run) -> Iterator[dict[str, Any]]:
     """Yield the lines of its metrics.jsonl in order, ``epoch`` and metric -> number or :func:`repro.files.jsonable`'s string for one.
 
     Raises:
-        UserError: a line is damaged.
+        DamagedError: the file is not what the run wrote.
     """
-    path = run.folder / "metrics.jsonl"
-    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as lines:
-        for index, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                checked = {name: number(value) for name, value in row.items()}
-                int(checked["epoch"])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{path}:{index}: the line is damaged ({error}). Move the folder away and run it again.") from error
-            yield row
+    if run.manifest is None:
+        return
+    for line in run.manifest.read_bytes("metrics.jsonl").splitlines():
+        yield json.loads(line)

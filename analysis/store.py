@@ -25,13 +25,13 @@ from repro.files import number, write_atomically
 FOLDER = "collected"
 
 #: Raised when the columns change; files of another layout are made anew.
-STORE_SCHEMA = 1
+STORE_SCHEMA = 2
 
 #: Folders beside the runs that are none.
-_OTHERS = frozenset({FOLDER, "plans", "logs", "pages"})
+_OTHERS = frozenset({FOLDER, "plans", "logs", "pages", "aside"})
 
 #: What a run's rows are made from; a change of size or time of one of them is a change of the run.
-_FILES = ("status.json", "identity.json", "final.json", "provenance.json", "cost.json", "metrics.jsonl")
+_FILES = ("status.json", "manifest.json", "identity.json", "final.json", "provenance.json", "cost.json", "metrics.jsonl")
 
 _CURVES = pa.schema(
     [
@@ -161,13 +161,13 @@ def _read(run: Run) -> pa.Table:
     """Return the curves of ``run``: metric after metric, epochs in order; epoch 0 is the untrained model.
 
     Raises:
-        UserError: a line of its metrics.jsonl is damaged.
+        DamagedError: its metrics.jsonl is not what the run wrote.
     """
-    path = run.folder / "metrics.jsonl"
     try:
-        curves = _read_fast(path)
-    except (OSError, pa.ArrowException):
-        # There is no such file, or a non-finite number, which is a string in it, or a damaged line, which this names.
+        assert run.manifest is not None, "only runs that are done are read"
+        curves = _read_fast(run.manifest.read_bytes("metrics.jsonl"))
+    except pa.ArrowException:
+        # A non-finite number, which is a string in it.
         curves = _read_any(run)
     metrics = list(curves)
     lengths = [len(epochs) for epochs, _ in curves.values()]
@@ -188,9 +188,9 @@ def _read(run: Run) -> pa.Table:
 _Curves = dict[str, tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.float64]]]]
 
 
-def _read_fast(path: Path) -> _Curves:
-    """Return metric -> (epochs, values) of a file whose numbers are all finite."""
-    wide = pj.read_json(path)
+def _read_fast(text: bytes) -> _Curves:
+    """Return metric -> (epochs, values) of a metrics.jsonl whose numbers are all finite."""
+    wide = pj.read_json(pa.BufferReader(text))
     epochs = wide["epoch"].cast(pa.int32()).to_numpy()
     curves: _Curves = {}
     for name in sorted(set(wide.column_names) - {"epoch"}):
@@ -220,18 +220,24 @@ def _runs_table(runs: Sequence[Run]) -> pa.Table:
 
 
 #: Columns that are text also where no run has one.
-_TEXTS = ("run_id", "ended", "git_sha", "dirty_sha256", "torch", "device")
+_TEXTS = ("run_id", "ended", "git_sha", "dirty_sha256", "code_sha256", "torch", "device", "processor", "cpu_capability")
 
 
 def _row(run: Run) -> dict[str, Any]:
     git = run.provenance.get("git") or {}
+    attempts = run.provenance.get("attempts") or [{"facts": {}}]
+    facts = attempts[-1]["facts"]
     return {
         "run_id": run.run_id,
         "ended": run.ended,
         "git_sha": git.get("sha"),
         "dirty_sha256": git.get("dirty_sha256"),
+        "code_sha256": run.provenance.get("code"),
         "torch": (run.provenance.get("versions") or {}).get("torch"),
         "device": run.provenance.get("device"),
+        "processor": facts.get("processor"),
+        "cpu_capability": facts.get("cpu_capability"),
+        "threads": run.provenance.get("threads"),
         "wall_s": run.cost.get("wall_s"),
         "gpu_hours": run.cost.get("gpu_hours"),
         "peak_gib": run.cost.get("peak_gib"),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from repro.errors import UserError
-from repro.files import read_json
+from repro.manifest import Manifest, open_manifest
 
 #: The layout of labels/layout.json that this code reads.
 LAYOUT_SCHEMA = 1
@@ -26,6 +26,7 @@ class InstanceLabels:
         path: the file of blocks, one an epoch.
         dtype: type of its numbers.
         epochs: whole epochs in the file.
+        manifest: of the run; what is read is checked against it.
         planned: epochs that the run was to have; more than ``epochs`` where it ended early.
         num_classes: K.
         when: whether a label was noted ``before`` or ``after`` the update at its visit.
@@ -33,6 +34,7 @@ class InstanceLabels:
     """
 
     path: Path
+    manifest: Manifest
     dtype: np.dtype[np.floating]
     epochs: int
     planned: int
@@ -44,7 +46,7 @@ class InstanceLabels:
         """Return the labels (N, K) at the visits of one epoch, counted from 0.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: the file cannot be read, or the epoch is not what the run wrote.
         """
         assert 0 <= epoch < self.epochs
         size = len(self.indices) * self.num_classes
@@ -52,8 +54,7 @@ class InstanceLabels:
             flat = np.fromfile(self.path, dtype=self.dtype, count=size, offset=epoch * size * self.dtype.itemsize)
         except OSError as error:
             raise _damaged(self.path, error) from error
-        if len(flat) < size:
-            raise _damaged(self.path, f"epoch {epoch + 1} is cut short")
+        self.manifest.check_block(f"labels/{self.path.name}", epoch, flat)
         return flat.reshape(-1, self.num_classes).astype(np.float64)
 
     def rows_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -68,14 +69,14 @@ def open_instance_labels(run: Path) -> InstanceLabels | None:
     """Return the instance labels in the run folder ``run``; ``None`` where none were recorded, or those of classes.
 
     Raises:
-        UserError: the files in its ``labels`` folder cannot be read or do not fit together.
+        UserError: the files in its ``labels`` folder are not what the run wrote, or of another layout.
     """
     folder = run / "labels"
-    path = folder / "layout.json"
-    if not path.is_file():
+    path, manifest = folder / "layout.json", open_manifest(run)
+    if "labels/layout.json" not in manifest.files:
         return None
     try:
-        layout = read_json(path)
+        layout = manifest.read_json("labels/layout.json")
         if layout["schema"] != LAYOUT_SCHEMA:
             raise UserError(
                 f"{path} has layout {layout['schema']}, this code reads {LAYOUT_SCHEMA}. Use the code that the run was made with."
@@ -84,15 +85,15 @@ def open_instance_labels(run: Path) -> InstanceLabels | None:
             return None
         planned, rows, num_classes = (int(size) for size in layout["shape"])
         dtype = np.dtype(layout["dtype"])
-        indices = np.fromfile(folder / layout["indices"], dtype="<i8").astype(np.int64)
+        indices = np.frombuffer(manifest.read_bytes(f"labels/{layout['indices']}"), dtype="<i8").astype(np.int64)
         blocks = folder / layout["file"]
-        whole = blocks.stat().st_size // (rows * num_classes * dtype.itemsize)
+        whole = manifest.size(f"labels/{layout['file']}") // (rows * num_classes * dtype.itemsize)
         when = str(layout["when"])
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise _damaged(path, error) from error
     if len(indices) != rows:
         raise _damaged(folder / layout["indices"], f"it names {len(indices)} images, layout.json says {rows}")
-    return InstanceLabels(blocks, dtype, min(whole, planned), planned, num_classes, when, indices)
+    return InstanceLabels(blocks, manifest, dtype, min(whole, planned), planned, num_classes, when, indices)
 
 
 def _damaged(path: Path, problem: object) -> UserError:

@@ -19,8 +19,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import filelock
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
 from benchmarks.rent_evidence import ARCHIVE, check_data, models, pack, progress, project
@@ -29,6 +27,7 @@ from benchmarks.rent_options import execution, parser, sweep_command
 from benchmarks.rent_steps import POLL_S, ROOT, Ended, Shares, ask_twice, describe_machine, divide, run_for, start
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.files import read_json, write_json
+from repro.lock import HeldError, hold
 from repro.rundir import now
 from sweeps.cost import ASSUMED_TFLOPS, estimate
 from sweeps.local import EXIT_OUT_OF_TIME, STOP_SIGNALS
@@ -314,9 +313,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(out / ".lock", blocking=False):
+            with hold(out / ".lock"):
                 return make_rent(chosen, began).run()
-        except filelock.Timeout as error:
+        except HeldError as error:
             raise UserError(f"{out}: another call writes there. Wait for it, stop it, or give this one another --out.") from error
         except OSError as error:
             raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from analysis.evidence import keep
 from repro.files import jsonable, read_json, write_atomically, write_json, write_text
+from repro.manifest import seal
 from repro.rundir import read_metrics
 from sweeps.plan import Plan, PlannedRun, planned_state
 
@@ -71,6 +72,8 @@ def _copy_record(source: Path, target: Path) -> None:
         write_json(target / name, {key: value for key, value in content.items() if key != "host"})
     rows = [{key: value for key, value in row.items() if not key.rpartition("/")[2].isdigit()} for row in read_metrics(source)]
     write_text(target / "metrics.jsonl", "".join(json.dumps(jsonable(row), sort_keys=True) + "\n" for row in rows))
+    if (target / "final.json").exists():
+        seal(target)
 
 
 def progress(plan: Plan) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class OptimConfig:
     algorithm: str = setting(
         "sgd", help="adam: for methods without look-ahead, which is a step of SGD", choices=("sgd", "adam"), neutral="sgd"
     )
-    epochs: int = setting(help="passes over the training set", at_least=1)
+    epochs: int = setting(help="passes over the training set", at_least=1, at_most=1_000_000)
     batch_size: int = setting(128, help="training images in a step (paper: 128)", at_least=1)
     learning_rate: float = setting(help="step size at the start", above=0.0)
     weight_decay: float = setting(help="factor of the squared-norm penalty's gradient", at_least=0.0)
@@ -164,7 +164,7 @@ class ExecConfig:
 
     name: str = setting(help="name of the preset")
     device: str = setting("auto", help="auto: CUDA if there is one, else cpu; mps only on request", choices=("auto", "cpu", "cuda", "mps"))
-    threads: int | None = setting(None, help="CPU threads of one operation; null: PyTorch's choice", at_least=1)
+    threads: int | None = setting(None, help="CPU threads of one operation; null: PyTorch's choice", at_least=1, at_most=1024)
     allow_tf32: bool = setting(False, help="TensorFloat-32 in matrix products on CUDA")
     precision: str = setting(
         "float32",
@@ -176,8 +176,13 @@ class ExecConfig:
     cuda_graphs: bool = setting(False, help="replay each step as a CUDA graph; only on CUDA")
     eval_batch_size: int = setting(1000, help="images in a forward pass of an evaluation", at_least=1)
     checkpoint_interval_s: float = setting(60.0, help="seconds between checkpoints; one is also written on a stop signal", at_least=0.0)
-    heartbeat_s: float = setting(15.0, help="seconds between two signs of life in status.json", above=0.0)
+    heartbeat_s: float = setting(15.0, help="seconds between two signs of life in status.json", at_least=0.01, at_most=86400.0)
     save_model: bool = setting(True, help="write model.safetensors at the end")
+    on_changed_code: str = setting(
+        "refuse",
+        help="where the folder holds what other code has made; again: train anew, the old folder goes to aside/; equal: take it, noted",
+        choices=("refuse", "again", "equal"),
+    )
 
 
 @dataclass

@@ -7,9 +7,12 @@ found, what is allowed, and what to do. The command-line entry points print it w
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 EXIT_USER_ERROR = 2
+
+#: Characters of what was typed that a message repeats.
+LONGEST_SHOWN = 200
 
 
 class UserError(Exception):
@@ -41,3 +44,14 @@ def did_you_mean(wrong: str, allowed: Iterable[str]) -> str:
 def one_of(names: Iterable[str]) -> str:
     """Render the allowed names for an error message."""
     return ", ".join(sorted(names))
+
+
+def first_of(names: Sequence[str], count: int = 4) -> str:
+    """Render the first ``count`` names for a message, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def shown(text: str) -> str:
+    """Return ``text`` as a message shows it: on one line, without what a terminal cannot print, and not too long."""
+    printable = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: LONGEST_SHOWN + 1])
+    return printable if len(printable) <= LONGEST_SHOWN else f"{printable[:LONGEST_SHOWN]}..."

@@ -8,12 +8,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import types
+import typing
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import MISSING
 
-from repro.errors import did_you_mean
+from repro.errors import did_you_mean, shown
+
+#: What no number exceeds, whatever it means: 64 bits for whole numbers, and for the others well inside float32, in which they are used.
+LARGEST_INT = 2**63 - 1
+LARGEST_FLOAT = 1e30
 
 
 def setting(
@@ -50,19 +57,30 @@ def violations(settings: Any, prefix: str = "") -> Iterator[str]:
             for item in value if isinstance(value, list) else [value]:
                 problem = _problem(item, dict(field.metadata))
                 if problem:
-                    yield f"{name}={item}: {problem}"
+                    yield f"{name}={shown(str(item))}: {problem}"
 
 
 def _problem(value: Any, limits: dict[str, Any]) -> str | None:
     if isinstance(value, str):
+        if not value:
+            return "must not be empty."
+        if any(unicodedata.category(char) in ("Cc", "Cs") for char in value):
+            return "must be printable text in UTF-8, without line breaks or other control characters."
         allowed = limits.get("choices")
         if allowed is not None and value not in allowed:
             return f"must be one of {', '.join(allowed)}.{did_you_mean(value, allowed)}"
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not math.isfinite(value):
+    # Before anything else: a whole number may be too large to be a float.
+    largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
+    if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number."
+    if abs(value) > largest:
+        return f"must be at most {largest} in size."
+    # Equal to 0.0, but it would be another run's identity.
+    if value == 0 and math.copysign(1.0, value) < 0:
+        return "must be written 0."
     wanted = []
     bad = False
     for kind, words, holds in (
@@ -75,3 +93,40 @@ def _problem(value: Any, limits: dict[str, Any]) -> str | None:
             wanted.append(f"{words} {limits[kind]}")
             bad = bad or not holds(value, limits[kind])
     return f"must be {' and '.join(wanted)}." if bad else None
+
+
+#: What the values of a field are called in messages.
+_WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def misfit(value: Any, kind: Any, *, references: bool = False) -> str | None:
+    """Say what is wrong with ``value`` for a field of the type ``kind``, or return ``None`` where the field can hold it as it is.
+
+    Nothing is converted but a whole number to a float, so that a field never holds anything else than what was typed. With
+    ``references``, a text with one (``${...}``) fits everywhere, since it may become anything.
+    """
+    if typing.get_origin(kind) is types.UnionType:
+        (kind,) = (member for member in typing.get_args(kind) if member is not type(None))
+        return None if value is None else misfit(value, kind, references=references)
+    if references and isinstance(value, str) and "${" in value:
+        return None
+    if typing.get_origin(kind) is list:
+        (item_kind,) = typing.get_args(kind)
+        if not isinstance(value, list):
+            return f"must be a list, such as {'[A,B]' if item_kind is str else '[1,2]'}; [] is an empty one."
+        return next((problem for item in value if (problem := misfit(item, item_kind, references=references))), None)
+    if kind is float and type(value) is int:
+        try:
+            return None if float(value) == value else "has more digits than a float64 can hold."
+        except OverflowError:
+            return "is too large for a float64."
+    if type(value) is kind:
+        return None
+    remedy = " Write it in double quotes within single ones: '\"...\"'." if kind is str and not isinstance(value, list | dict) else ""
+    if value is None:
+        return f"must be {_WORDS[kind]}; null is not allowed."
+    return f"must be {_WORDS[kind]}, not {_described(value)}.{remedy}"
+
+
+def _described(value: Any) -> str:
+    return "a list" if isinstance(value, list) else "several settings" if isinstance(value, dict) else _WORDS[type(value)]

@@ -45,9 +45,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_text(value: object) -> str:
+    """Return ``value`` as sorted, indented JSON. NaN and infinities become the strings of :func:`jsonable`."""
+    return json.dumps(jsonable(value), sort_keys=True, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as sorted, indented JSON to ``path`` atomically. NaN and infinities become the strings of :func:`jsonable`."""
-    write_text(path, json.dumps(jsonable(value), sort_keys=True, indent=2, allow_nan=False) + "\n")
+    """Write ``value`` as :func:`json_text` to ``path`` atomically."""
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:

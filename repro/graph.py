@@ -14,8 +14,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from repro.errors import UserError
 
 #: Takes the tensors of a batch, or ``None`` in place of some; changes the state in place; returns what was measured.
 TensorStep = Callable[..., tuple[Tensor, ...]]
@@ -69,11 +72,25 @@ class Programs:
 
 
 def noted(step: TensorStep, arguments: Sequence[Tensor], state: Sequence[Tensor]) -> TensorStep:
-    """Return the tensor operations of ``step`` on ``arguments`` as a program; ``state``, which it changes in place, is left as it was."""
+    """Return the tensor operations of ``step`` on ``arguments`` as a program; ``state``, which it changes in place, is left as it was.
+
+    Raises:
+        UserError: the step draws random numbers that the program would draw once and for all, or not as the step does.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    before = _foreign_generators()
     with _left_alone(state):
         program = make_fx(step)(*arguments)
+    if _foreign_generators() != before:
+        raise UserError(
+            "exec.compile=true: the network draws from NumPy's generator, whose numbers a program holds fast. Use exec.compile=false."
+        )
+    for node in program.graph.nodes:
+        if node.kwargs.get("generator") is not None:
+            raise UserError(
+                f"exec.compile=true: {node.target} draws from a generator of its own. Use exec.compile=false, or PyTorch's generator."
+            )
     for node in list(program.graph.nodes):
         # No tensor of the program needs a gradient: the backward passes are part of it.
         if node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
@@ -81,6 +98,12 @@ def noted(step: TensorStep, arguments: Sequence[Tensor], state: Sequence[Tensor]
             program.graph.erase_node(node)
     program.recompile()
     return program
+
+
+def _foreign_generators() -> bytes:
+    """Return the position of NumPy's global generator, which PyTorch knows nothing of."""
+    state = np.random.get_state(legacy=False)["state"]
+    return bytes(state["key"]) + int(state["pos"]).to_bytes(4, "little")
 
 
 def replayed(step: TensorStep, arguments: Sequence[Tensor], state: Sequence[Tensor]) -> TensorStep:

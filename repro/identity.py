@@ -78,6 +78,6 @@ def check_same(folder: Path, config: Config) -> None:
     if differing or name != run_id(config):
         listed = "; ".join(f"{key}: there {fields.get(key, 'absent')!r}, here {wanted.get(key, 'absent')!r}" for key in differing)
         raise UserError(
-            f"{folder} holds another run ({name}), not {run_id(config)}: {listed or 'the id differs'}. "
+            f"{folder} holds another run (identity.json: {name}), not {run_id(config)}: {listed or 'the id differs'}. "
             "Nothing was changed. Move that folder away, or set paths.runs to another place."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 from repro import registry
 from repro.config import Config
 from repro.errors import UserError
-from repro.files import number, read_json
-from repro.rundir import read_state
+from repro.files import number
+from repro.manifest import Manifest, open_manifest
+from repro.rundir import damage, read_state
 
 #: What a run can read, as the fields of :class:`repro.config.InputsConfig` are called.
 ROLES = ("labels", "teacher")
@@ -26,16 +26,18 @@ class InputRun:
         run_id: its id.
         folder: its run folder.
         fields: every setting of its identity, flat, as ``optim.epochs``.
+        manifest: what its files must be.
     """
 
     run_id: str
     folder: Path
     fields: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def final_sha256(self) -> str:
         """The sha256 of its results, for the provenance of its readers."""
-        return hashlib.sha256((self.folder / "final.json").read_bytes()).hexdigest()
+        return self.manifest.entry("final.json").sha256
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def open_inputs(config: Config) -> Inputs:
     """Return the inputs of the run of ``config``, all of them done.
 
     Raises:
-        UserError: as :func:`check_inputs`; an input has no folder, is not done, has diverged, or was trained on another dataset.
+        UserError: as :func:`check_inputs`; an input has no folder, is not done, damaged, diverged, or trained on another dataset.
     """
     check_inputs(config)
     runs = Path(config.paths.runs)
@@ -88,18 +90,18 @@ def _open(folder: Path, config: Config) -> InputRun:
     if not folder.is_dir():
         raise UserError(f"input {name}: there is no such run in {folder.parent}. Train it first, or use `python -m sweeps run`.")
     state = read_state(folder)
+    if state == "damaged":
+        raise UserError(f"input {name}: {damage(folder)} Put it back from a copy, or move the folder away and train the run again.")
     if state != "done":
         raise UserError(f"input {name} is {state}, not done. Finish it first: a run reads finished runs only.")
-    try:
-        identity, final = read_json(folder / "identity.json"), read_json(folder / "final.json")
-        fields, stored = dict(identity["fields"]), identity["run_id"]
-        test_accuracy = number(final["test/accuracy"]["last"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"input {name}: {folder} cannot be read ({error}). Delete the folder and train it anew.") from error
+    manifest = open_manifest(folder)
+    identity, final = manifest.read_json("identity.json"), manifest.read_json("final.json")
+    fields, stored = dict(identity["fields"]), identity["run_id"]
+    test_accuracy = number(final["test/accuracy"]["last"])
     if stored != name:
         raise UserError(f"input {name}: the folder holds another run ({stored}).")
     if test_accuracy != test_accuracy:
         raise UserError(f"input {name} has diverged: its labels and its model are of no use. Change its settings.")
     if fields["dataset.name"] != config.dataset.name:
         raise UserError(f"input {name} was trained on {fields['dataset.name']}, not on dataset={config.dataset.name}.")
-    return InputRun(name, folder, fields)
+    return InputRun(name, folder, fields, manifest)

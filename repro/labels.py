@@ -9,7 +9,9 @@ a resumed run writes the same bytes to the same place, and a reader reads a bloc
 
 from __future__ import annotations
 
+import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ import torch
 from torch import Tensor
 
 from repro.errors import UserError
-from repro.files import read_json, write_bytes, write_json
+from repro.files import json_text, read_json, write_bytes
+from repro.manifest import Entry, Manifest, entry_of, open_manifest
 from repro.methods.base import Method
 
 #: (kind, type of the numbers) -> file and its type.
@@ -30,6 +33,9 @@ FILES: dict[tuple[str, str], tuple[str, np.dtype[np.floating[Any]]]] = {
     ("class", "float32"): ("classes.f32", np.dtype("<f4")),
 }
 SCHEMA = 1
+
+#: From so many bytes on, a block is checked while it is converted: both take about as long, and Python lets them run at once.
+_LARGE = 2**20
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Recorder:
         self._method = method
         self._when = when
         dtype = torch.float16 if layout.dtype.itemsize == 2 else torch.float32
+        self._digests: list[str] = []
+        self._entries: dict[str, Entry] = {}
         self._block = torch.zeros((layout.rows, layout.num_classes), dtype=dtype, device=method.context.device)
 
     def before_step(self, rows: Tensor, step: int) -> None:
@@ -93,44 +101,57 @@ class Recorder:
         """Open the trajectory of a run that has completed so many epochs; what was written after them is cut off.
 
         Raises:
-            UserError: a resumed run's file is shorter than what its checkpoint says was written.
+            UserError: an epoch that a resumed run has written is not there as it was written: labels cannot be made anew from a checkpoint.
         """
         self._folder.mkdir(exist_ok=True)
-        layout = self._layout
-        write_bytes(self._folder / "indices.i64", train_indices.astype("<i8").tobytes())
-        write_json(
-            self._folder / "layout.json",
-            {"schema": SCHEMA, "kind": layout.kind, "file": layout.file_name, "dtype": layout.dtype.str, "when": self._when}
-            | {"shape": [layout.epochs, layout.rows, layout.num_classes], "indices": "indices.i64", "num_instances": len(train_indices)},
-        )
-        path = self._path()
+        for name, content in self._small_files(train_indices).items():
+            write_bytes(self._folder / name, content)
+            self._entries[f"labels/{name}"] = entry_of(content)
+        path, layout = self._path(), self._layout
         path.touch()
-        expected = completed_epochs * layout.block_bytes
-        if path.stat().st_size < expected:
-            raise UserError(
-                f"{path} has {path.stat().st_size} bytes, but {completed_epochs} completed epochs are {expected}: it was cut or replaced. "
-                "Delete the run folder to train the run anew."
-            )
-        os.truncate(path, expected)
+        with path.open("r+b") as file:
+            for epoch in range(completed_epochs):
+                if hashlib.sha256(file.read(layout.block_bytes)).hexdigest() != self._digests[epoch]:
+                    raise UserError(
+                        f"{path}: epoch {epoch + 1} of the {completed_epochs} that the checkpoint knows is not what the run wrote: the "
+                        "file was cut, damaged or replaced. Move the run folder away to train the run anew."
+                    )
+            file.truncate(completed_epochs * layout.block_bytes)
+        del self._digests[completed_epochs:]
+
+    def _small_files(self, train_indices: npt.NDArray[np.int64]) -> dict[str, bytes]:
+        layout = self._layout
+        described = {"schema": SCHEMA, "kind": layout.kind, "file": layout.file_name, "dtype": layout.dtype.str, "when": self._when}
+        shape = [layout.epochs, layout.rows, layout.num_classes]
+        described |= {"shape": shape, "indices": "indices.i64", "num_instances": len(train_indices)}
+        return {"indices.i64": train_indices.astype("<i8").tobytes(), "layout.json": json_text(described).encode()}
 
     def end_epoch(self, completed_epochs: int) -> None:
         """Write the block of the epoch that makes ``completed_epochs`` complete, and force it to the disk."""
+        content = self._block.cpu().numpy().astype(self._layout.dtype, copy=False).tobytes()
+        self._digests = [*self._digests[: completed_epochs - 1], hashlib.sha256(content).hexdigest()]
         with self._path().open("r+b") as file:
             file.seek((completed_epochs - 1) * self._layout.block_bytes)
-            file.write(self._block.cpu().numpy().astype(self._layout.dtype, copy=False).tobytes())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
 
     def _path(self) -> Path:
         return self._folder / self._layout.file_name
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the open block."""
-        return {"block": self._block}
+    def entries(self) -> dict[str, Entry]:
+        """Return what the manifest says of the files: path in the run folder -> entry."""
+        size, digests = self._layout.block_bytes, tuple(self._digests)
+        return {**self._entries, f"labels/{self._layout.file_name}": Entry(size * len(digests), block_bytes=size, blocks=digests)}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over the open block."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the open block, and the sha256 of those that were written."""
+        return {"block": self._block, "digests": list(self._digests)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the open block, and what is known of those that were written."""
         self._block.copy_(state["block"])
+        self._digests = list(state["digests"])
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,7 @@ class Trajectory:
         indices: positions (N,) of the training instances in the published training set.
         path: the file of blocks.
         dtype: type of its numbers.
+        manifest: of the run; what is read is checked against it. An unfinished run has none.
     """
 
     kind: str
@@ -156,32 +178,63 @@ class Trajectory:
     indices: npt.NDArray[np.int64]
     path: Path
     dtype: np.dtype[np.floating[Any]]
+    manifest: Manifest | None
 
     def block(self, epoch: int) -> npt.NDArray[np.float32]:
-        """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K)."""
+        """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K).
+
+        Raises:
+            DamagedError: the epoch is not what the run wrote.
+        """
         assert 0 <= epoch < self.epochs
         size = self.rows * self.num_classes
         # Not a memory map: the pages of a map count as this process's memory until the system takes them back.
-        flat = np.fromfile(self.path, dtype=self.dtype, count=size, offset=epoch * size * self.dtype.itemsize)
+        try:
+            flat = np.fromfile(self.path, dtype=self.dtype, count=size, offset=epoch * size * self.dtype.itemsize)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+        if len(flat) < size:
+            raise UserError(f"{self.path} is cut short: epoch {epoch + 1} is not whole. Put it back from a copy, or train the run again.")
+        if self.manifest is None:
+            return self._as_block(flat)
+        name = f"labels/{self.path.name}"
+        if flat.nbytes < _LARGE:
+            self.manifest.check_block(name, epoch, flat)
+            return self._as_block(flat)
+        with ThreadPoolExecutor(1) as other:
+            checked = other.submit(self.manifest.check_block, name, epoch, flat)
+            block = self._as_block(flat)
+            checked.result()
+        return block
+
+    def _as_block(self, flat: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         return flat.reshape(self.rows, self.num_classes).astype(np.float32)
 
 
-def open_trajectory(folder: Path) -> Trajectory:
-    """Return the trajectory in ``folder`` (a run's ``labels``), up to its last whole epoch.
+def open_trajectory(folder: Path, *, unfinished: bool = False) -> Trajectory:
+    """Return the trajectory in ``folder``, the ``labels`` of a run; of an unfinished one the epochs so far, which nothing can check yet.
 
     Raises:
-        UserError: there is none, or its files do not fit together.
+        UserError: there is none, or a file is not what the run wrote.
     """
+    manifest = None if unfinished else open_manifest(folder.parent)
     try:
-        layout = read_json(folder / "layout.json")
+        layout = read_json(folder / "layout.json") if manifest is None else manifest.read_json("labels/layout.json")
+        indices_file = folder / str(layout["indices"])
+        indices = indices_file.read_bytes() if manifest is None else manifest.read_bytes(f"labels/{indices_file.name}")
         _, rows, num_classes = layout["shape"]
-        dtype = np.dtype(layout["dtype"])
-        path = folder / layout["file"]
-        whole = path.stat().st_size // (rows * num_classes * dtype.itemsize)
-        indices = np.fromfile(folder / layout["indices"], dtype="<i8").astype(np.int64)
-        kind, when = str(layout["kind"]), str(layout["when"])
+        path, dtype = folder / str(layout["file"]), np.dtype(layout["dtype"])
+        size = path.stat().st_size if manifest is None else manifest.size(f"labels/{path.name}")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} holds no readable label trajectory: {error}") from error
-    if len(indices) != layout["num_instances"]:
-        raise UserError(f"{folder / layout['indices']} names {len(indices)} instances, layout.json says {layout['num_instances']}.")
-    return Trajectory(kind, whole, rows, num_classes, when, indices, path, dtype)
+    return Trajectory(
+        kind=str(layout["kind"]),
+        epochs=size // (rows * num_classes * dtype.itemsize),
+        rows=rows,
+        num_classes=num_classes,
+        when=str(layout["when"]),
+        indices=np.frombuffer(indices, dtype="<i8").astype(np.int64),
+        path=path,
+        dtype=dtype,
+        manifest=manifest,
+    )

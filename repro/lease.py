@@ -6,21 +6,20 @@ a token in ``lease.json``. A successor claims the folder by putting its own toke
 stops at once and writes nothing more, not even why.
 
 Every write is preceded by a look at the token, so what an orphan can still do is to end the one write that it has begun; all of those
-replace a whole file or repeat bytes that the successor writes itself.
+replace a whole file or repeat bytes that the successor writes itself. So of any number of processes that claim a folder at once, with locks
+or without (:mod:`repro.lock`), one goes on: the last to put its token there.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import time
 import uuid
 from pathlib import Path
 
-import filelock
-
 from repro.errors import Interrupted, UserError
 from repro.files import read_json, write_json
+from repro.lock import HeldError, hold
 
 FILE = "lease.json"
 
@@ -77,14 +76,10 @@ def wait_for_lock(folder: Path, timeout_s: float) -> None:
     Raises:
         UserError: somebody still does after ``timeout_s`` seconds.
     """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            with filelock.FileLock(folder / ".lock", blocking=False):
-                return
-        except filelock.Timeout:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"{folder}: its process was told to stop {timeout_s:.0f} s ago and still holds the lock. End it, or wait for it."
-                ) from None
-            time.sleep(0.2)
+    try:
+        with hold(folder / ".lock", timeout_s=timeout_s):
+            return
+    except HeldError:
+        raise UserError(
+            f"{folder}: its process was told to stop {timeout_s:.0f} s ago and still holds the lock. End it, or wait for it."
+        ) from None

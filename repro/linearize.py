@@ -6,7 +6,10 @@ d/ds f(theta + s v) at s = 0. What the maps need (inputs of convolutions, BatchN
 the backward pass has kept anyway, so nothing is computed twice and nothing more is held in memory: two forward passes' worth of
 arithmetic instead of the three of a pass with dual numbers, and none of a second-order graph.
 
-The maps of the operations that matter here are written out. Any other operation is differentiated by PyTorch's forward mode, alone.
+The maps of the operations that matter here are written out. Any other operation is differentiated by PyTorch's forward mode, alone, which
+repeats it. So an operation that would not repeat itself, because it draws random numbers or changes what it was given, ends the
+record, and so does all that the record does not see: it is known by outputs whose node of autograd's graph is not the noted one. The
+derivative is then that of the backward pass (:mod:`repro.lookahead`), which repeats nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +24,18 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from repro.tangent_rules import RULES
 
-#: The attribute under which a tensor of a record carries its number.
+#: The attribute under which a tensor of a record carries its record, its number there, and its node of autograd's graph.
 _NOTE = "_linearization_slot"
+_NO_NOTE = (None, None, None)
+
+
+class NoTangentError(RuntimeError):
+    """An operation on record cannot be repeated on dual numbers."""
 
 
 class _Operation(NamedTuple):
@@ -40,13 +49,14 @@ class Linearization(TorchFunctionMode):
     """Records the operations between ``parameters`` and what is computed inside ``with``; then called with a direction.
 
     Attributes:
-        lost_at: the operation behind which the derivative cannot be followed, or ``None``. Code that PyTorch's Python functions do not
-            see, such as a scripted module, is found by its outputs: they need a gradient and have no record.
+        lost_at: the operation behind which the derivative cannot be followed, or ``None``. What PyTorch's Python functions do not
+            see, such as a scripted module, an autograd function or a change through a view, is found by its outputs: they need a gradient
+            and their node is not on record.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         super().__init__()
-        self.lost_at: str | None = None
+        self.lost_at: str | None = "a hook on a parameter" if any(parameter._backward_hooks for parameter in parameters) else None
         self._held = tuple(parameters)
         self._device = self._held[0].device.type
         self._leaves = {id(parameter): slot for slot, parameter in enumerate(self._held)}
@@ -56,19 +66,26 @@ class Linearization(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and record it if a recorded tensor goes into it."""
         kwargs = kwargs or {}
-        if self.lost_at is not None or not _concerns(args, kwargs) or not torch.is_grad_enabled():
+        if self.lost_at is not None:
+            return _run(func, args, kwargs)
+        if not _concerns(args, kwargs) or not torch.is_grad_enabled():
             return func(*args, **kwargs)
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+            # A checkpoint runs the operations again, and they must then save what they have saved: no rule may stand in for them.
+            self.lost_at = "torch.utils.checkpoint, or another hook on saved tensors"
+            return _run(func, args, kwargs)
         if func.__name__ in _QUESTIONS:
             answer = func(*args, **kwargs)
             if not isinstance(answer, Tensor):
                 return answer
         rule = RULES.get(func)
         if rule is not None:
+            # Before the operation: one in place gives its input, always the first, a new one.
+            first, slot = (args[0], self.slot(args[0])) if args else (None, None)
             recorded = rule(*args, **kwargs)
             if recorded is not None:
                 output, inputs, tangent = recorded
-                # Slots of the inputs first: an operation in place gives its input a new one.
-                sources = tuple([self.slot(value) for value in inputs])
+                sources = tuple([slot if value is first else self.slot(value) for value in inputs])
                 # Not recorded where no input is, as an integer or a tensor of another graph.
                 if any(source is not None for source in sources):
                     self._record(sources, (output,), tangent)
@@ -82,9 +99,9 @@ class Linearization(TorchFunctionMode):
         slot = self._leaves.get(id(value))
         if slot is None and value.requires_grad:
             # Noted on the tensor, so that it vanishes with it: a number by id alone would outlive it.
-            record, slot = getattr(value, _NOTE, (None, None))
-            if record is not self:
-                self.lost_at = self.lost_at or "an operation that no Python function of PyTorch stands for"
+            record, slot, node = getattr(value, _NOTE, _NO_NOTE)
+            if record is not self or node is not value.grad_fn:
+                self.lost_at = self.lost_at or f"{value.grad_fn.name() if value.grad_fn else 'a tensor that is no parameter'}"
                 return None
         return slot
 
@@ -96,6 +113,9 @@ class Linearization(TorchFunctionMode):
         """Return d/ds output(theta + s * direction) at s = 0, of the shape of ``output``.
 
         ``direction`` has one tensor for each of the parameters. The record is used up: each map is dropped as soon as it is played.
+
+        Raises:
+            NoTangentError: PyTorch has no forward mode for an operation without a rule, or an input of it was changed since.
         """
         goal = self.slot(output)
         assert goal is not None
@@ -127,7 +147,7 @@ class Linearization(TorchFunctionMode):
 
     def _new_slot(self, tensor: Tensor) -> int:
         self._count += 1
-        setattr(tensor, _NOTE, (self, self._count))
+        setattr(tensor, _NOTE, (self, self._count, tensor.grad_fn))
         return self._count
 
     def _record(self, sources: Sequence[int | None], outputs: Sequence[object], tangent: Callable[..., Any]) -> None:
@@ -145,18 +165,25 @@ class Linearization(TorchFunctionMode):
         kept = [leaf.detach().clone() if in_place and isinstance(leaf, Tensor) else _detached(leaf) for leaf in leaves]
         versions = [leaf._version if isinstance(leaf, Tensor) else None for leaf in kept]
         sources = [self.slot(leaves[index]) for index in tracked]
-        outputs = func(*args, **kwargs)
-        if func in _RANDOM:
-            self.lost_at = f"{resolve_name(func) or func}, which draws random numbers"
-            return outputs
+        with _Draws() as draws:
+            outputs = _run(func, args, kwargs)
+        if func is Tensor.register_hook:
+            self.lost_at = "a hook on a gradient"
         found, _ = tree_flatten(outputs)
         if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in found):
             return outputs
+        name = resolve_name(func) or str(func)
+
+        def changed() -> bool:
+            return any(isinstance(leaf, Tensor) and leaf._version != version for leaf, version in zip(kept, versions, strict=True))
+
+        if draws.seen or changed() or func in _MOVES_STATISTICS:
+            self.lost_at = f"{name}, which {'draws random numbers' if draws.seen else 'changes its arguments'}"
+            return outputs
 
         def tangent(*incoming: Tensor | None) -> tuple[Tensor | None, ...]:
-            changed = [leaf for leaf, version in zip(kept, versions, strict=True) if isinstance(leaf, Tensor) and leaf._version != version]
-            if changed:
-                raise RuntimeError(f"an input of {resolve_name(func) or func} was changed in place before its derivative was taken")
+            if changed():
+                raise NoTangentError(f"an input of {name} was changed in place before its derivative was taken")
             load_forward_mode()
             with forward_ad.dual_level():
                 duals = list(kept)
@@ -164,7 +191,10 @@ class Linearization(TorchFunctionMode):
                     if value is not None:
                         duals[index] = forward_ad.make_dual(kept[index].clone() if in_place else kept[index], value.to(kept[index].dtype))  # type: ignore[no-untyped-call]
                 again_args, again_kwargs = tree_unflatten(duals, structure)
-                results, _ = tree_flatten(func(*again_args, **again_kwargs))
+                try:
+                    results, _ = tree_flatten(_run(func, again_args, again_kwargs))
+                except NotImplementedError as error:
+                    raise NoTangentError(f"PyTorch has no forward mode for {name}") from error
                 return tuple(forward_ad.unpack_dual(leaf).tangent if isinstance(leaf, Tensor) else None for leaf in results)  # type: ignore[no-untyped-call]
 
         self._record(sources, found, tangent)
@@ -174,11 +204,32 @@ class Linearization(TorchFunctionMode):
 #: Most of these ask for a number or a shape; x.T is a ``__get__`` too.
 _QUESTIONS = ("__get__", "__len__", "size", "dim", "numel")
 
-#: Operations that repeated would draw other numbers.
-_RANDOM = frozenset(
-    {F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu, torch.rrelu, torch.dropout, Tensor.bernoulli}
-    | {F.gumbel_softmax, F.fractional_max_pool2d, torch.bernoulli, torch.native_dropout, torch.alpha_dropout, torch.feature_dropout}
-)
+#: These may change running statistics, which PyTorch does not count as a change; ``F.batch_norm`` has a rule where it does.
+_MOVES_STATISTICS = frozenset({torch.batch_norm, torch.native_batch_norm})
+
+#: cuDNN's kernels and the fused ones for these have neither forward mode nor a second derivative; PyTorch's plain ones have both.
+_FUSED = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, F.scaled_dot_product_attention, F.multi_head_attention_forward})
+
+
+def _run(func: Any, args: Any, kwargs: Any) -> Any:
+    if func not in _FUSED:
+        return func(*args, **kwargs)
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+        return func(*args, **kwargs)
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices operations that draw random numbers, from whichever generator: PyTorch marks them. Asks no generator, so nothing waits."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def _concerns(args: Any, kwargs: Any) -> bool:

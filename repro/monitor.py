@@ -11,7 +11,7 @@ from repro import checkpoint
 from repro.config import Config
 from repro.errors import Interrupted
 from repro.loop import Training
-from repro.rundir import RunFolder
+from repro.rundir import RunFolder, metrics_line
 from repro.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class Monitor:
         due = time.monotonic() - self._saved_at >= self._config.exec.checkpoint_interval_s
         if self._requests or due:
             self._held.check_lease()
-            checkpoint.save(self._held.path, {"run_id": self._name, **training.state()})
+            rows = [metrics_line(row) for row in self.rows]
+            checkpoint.save(self._held.manifest, {"run_id": self._name, "rows": rows, **training.state()})
             self._saved_at = time.monotonic()
         if self._requests:
             self.close()

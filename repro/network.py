@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
+
+from repro.errors import UserError
 
 
 class Network:
@@ -22,6 +23,7 @@ class Network:
         model: maps inputs (B, ...) to logits (B, K).
         names: of the parameters that need a gradient, each once.
         parameters: these parameters.
+        backward_is_linear: the backward pass has been found to be linear in the gradient it starts from (:mod:`repro.lookahead`).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -38,7 +40,10 @@ class Network:
             if id(parameter) in index
         ]
         self._norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-        self._drops = any(isinstance(module, _DropoutNd) for module in model.modules())
+        self.backward_is_linear = False
+        self._modules = list(model.modules())
+        self._versions = {id(buffer): buffer._version for buffer in model.buffers()}
+        self._stateful = [module for module in self._modules if not _stateless(module)]
 
     @contextlib.contextmanager
     def at(self, values: Sequence[Tensor]) -> Iterator[nn.Module]:
@@ -89,11 +94,54 @@ class Network:
             for module, mode in modes:
                 module.training = mode
 
-    def dropout_states(self) -> list[Tensor] | None:
-        """Return the states of PyTorch's generators that the next forward pass of a model with dropout starts from, else ``None``.
+    @contextlib.contextmanager
+    def unchanged_state(self, *, norms: bool = False, after_training: bool = False) -> Iterator[None]:
+        """Let passes inside leave no trace: buffers are stood in for by copies, and attributes of modules are put back.
 
-        The directional derivative must see the masks of the forward pass that it differentiates.
+        BatchNorm's buffers are left to the methods above, unless ``norms``. ``after_training``: a pass of a training batch has just been
+        made, so a buffer that has never changed is a constant and needs no copy. What an attribute holds is not copied: a list that the
+        passes extend stays longer.
+
+        Raises:
+            UserError: such a constant changed.
         """
-        if not self._drops:
-            return None
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+        before: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        copies: dict[int, Tensor] = {}
+        constants: list[tuple[str, Tensor, int]] = []
+        for module in self._modules if norms else self._stateful:
+            attributes: list[dict[str, Any]] = [module.__dict__]
+            if module._buffers and (norms or not isinstance(module, _BatchNorm)):
+                attributes.append(module._buffers)
+            for values in attributes:
+                before.append((values, values.copy()))
+                for name, value in values.items():
+                    if value.__class__ is not Tensor or value.requires_grad:
+                        continue
+                    if after_training and self._versions.get(id(value)) == value._version:
+                        constants.append((f"{type(module).__name__}.{name}", value, value._version))
+                    else:
+                        # A copy, since a graph of an earlier pass may hold the tensor itself. Modules that share it share the copy.
+                        values[name] = copies.setdefault(id(value), value.clone())
+        try:
+            yield
+        finally:
+            for values, old in before:
+                if len(values) != len(old):
+                    for name in values.keys() - old.keys():
+                        del values[name]
+                values.update(old)
+        for name, value, version in constants:
+            if value._version != version:
+                raise UserError(
+                    f"{name} changed in the meta pass of a look-ahead and had not in that of the training batch, so it was not put back. "
+                    f"Change it in every forward pass or in none."
+                )
+
+
+def _stateless(module: nn.Module) -> bool:
+    """Say whether a forward pass leaves a module as it is: one of PyTorch's own without buffers, BatchNorm's aside, and without hooks."""
+    return (
+        type(module).__module__.startswith("torch.nn.modules.")
+        and (not module._buffers or isinstance(module, _BatchNorm))
+        and not (module._forward_hooks or module._forward_pre_hooks or isinstance(module, nn.RNNBase))
+    )

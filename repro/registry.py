@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
+from repro import imported
 from repro.errors import UserError, did_you_mean, one_of
 
 Built = TypeVar("Built")
@@ -58,6 +59,7 @@ def _register(group: str, name: str, config: type[Any], **more: Any) -> Callable
         known = _choices[group].get(name)
         # Running a module as a script or reloading it registers it twice; two different files with one name are a bug.
         assert known is None or known.build.__module__ == build.__module__, f"two {group}s are named {name}"
+        imported.note(build.__module__)
         _choices[group][name] = Choice(group=group, name=name, config=config, build=build, **more)
         return build
 

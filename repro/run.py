@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-import math
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,25 +19,23 @@ import torch
 import yaml
 from torch import nn
 
-from repro import checkpoint, registry
+from repro import checkpoint, recorded
 from repro.allocator import keep_freed_memory
-from repro.config import Config, ExecConfig
+from repro.build import build, summarize
+from repro.config import Config
 from repro.data.prepare import RunData, prepare
-from repro.determinism import Stream, make_deterministic, seeded
-from repro.errors import Interrupted, UserError
-from repro.execution import prepare_model
-from repro.files import read_json, write_bytes, write_json, write_text
-from repro.identity import check_same, identity_document, run_id
+from repro.determinism import make_deterministic
+from repro.errors import Interrupted, UserError, shown
+from repro.execution_facts import attempts, facts
+from repro.files import read_json
+from repro.identity import check_same, identity_document, run_id, scientific_fields
 from repro.inputs import Inputs, open_inputs
-from repro.labels import Layout, Recorder
 from repro.loop import Training
-from repro.methods.base import Context, Method
-from repro.metrics import is_headline
+from repro.manifest import open_manifest
 from repro.monitor import Monitor
-from repro.optimizer import make_optimizer
-from repro.provenance import provenance
-from repro.rundir import RunFolder, Stopwatch, read_state
-from repro.step import steps_per_epoch
+from repro.provenance import presets_of, provenance
+from repro.recorded import RunCode
+from repro.rundir import REMEDY, FinishedError, RunFolder, Stopwatch, damage, read_state
 from repro.tracker import track
 
 logger = logging.getLogger(__name__)
@@ -58,16 +56,27 @@ def execute(config: Config) -> Path:
     """
     name = run_id(config)
     folder = Path(config.paths.runs) / name
-    _check_folder(folder, config)
-    if read_state(folder) == "done":
-        logger.info("%s is done already.", name)
-        return folder
-    inputs = open_inputs(config)
+    try:
+        _check_folder(folder, config)
+        code = _present_code(config, folder.parent)
+        recorded.warn_of_edits(name, code)
+        recorded.settle(folder, code, config.exec.on_changed_code)
+        if _is_done(folder):
+            logger.info("%s is done already.", name)
+            return folder
+        inputs = open_inputs(config)
+        recorded.warn_of_inputs(inputs.all)
+    except OSError as error:
+        raise UserError(
+            f"{shown(str(error.filename or folder))}: {error.strerror or error}. Set paths.runs or $REPRO_RUNS to a folder you can write."
+        ) from error
     try:
         with RunFolder(folder).hold(heartbeat_s=config.exec.heartbeat_s, epochs=config.optim.epochs) as held:
             # Another process may have finished it while this one waited for the lock.
             _check_folder(folder, config)
-            _train_held(config, name, held, inputs)
+            _train_held(config, name, held, inputs, code)
+    except FinishedError:
+        logger.info("%s was done by another process meanwhile.", name)
     except OSError as error:
         where = error.filename or folder
         raise UserError(
@@ -75,6 +84,30 @@ def execute(config: Config) -> Path:
             "command again to go on."
         ) from error
     return folder
+
+
+def _present_code(config: Config, runs: Path) -> RunCode:
+    """Return the code that this process has imported for the run of ``config``."""
+    read = [*config.inputs.labels, *filter(None, [config.inputs.teacher])]
+    return recorded.run_code(scientific_fields(config), runs, inputs=read, load=True)
+
+
+def _is_done(folder: Path) -> bool:
+    """Say whether a folder holds the finished run, every file as the run wrote it.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+    if problem := damage(folder):
+        raise UserError(problem)
+    if read_state(folder) != "done":
+        return False
+    if problems := open_manifest(folder).misfits():
+        raise UserError(f"{folder} is not what the run wrote: {'; '.join(problems)}. {REMEDY}")
+    # A kill may have come between its last word and this. Results that can only be read are left as they are.
+    with suppress(OSError):
+        checkpoint.remove(folder)
+    return True
 
 
 def _check_folder(folder: Path, config: Config) -> None:
@@ -88,21 +121,28 @@ def _check_folder(folder: Path, config: Config) -> None:
 
 def _left_by_a_start(name: str) -> bool:
     """Say whether a run that was killed as it began may have left a file of that name; half-written ones are among them."""
-    return name in (".lock", "lease.json", "status.json") or (name.startswith(".") and name.endswith(".tmp"))
+    return name in (".lock", ".lock.holder", "lease.json", "status.json") or (name.startswith(".") and name.endswith(".tmp"))
 
 
-def _train_held(config: Config, name: str, held: RunFolder, inputs: Inputs) -> None:
+def _train_held(config: Config, name: str, held: RunFolder, inputs: Inputs, code: RunCode) -> None:
     watch = Stopwatch()
-    device = choose_device(config.exec.device)
     try:
+        device = choose_device(config.exec.device)
         with _stop_requests() as requests:
-            training = _train(config, name, held, device, inputs, requests)
+            training = _train(config, name, held, device, inputs, code, requests)
     except Interrupted as stop:
         held.add_cost(wall_s=watch.seconds(), on_gpu=device.type == "cuda", peak_gib=_peak_gib(device))
         held.end("preempted", error=f"stopped by signal {stop.signal_number}; the same command goes on")
         raise
     except KeyboardInterrupt:
         held.end("preempted", error="stopped at once by a second Ctrl-C; the same command goes on from the last checkpoint")
+        raise
+    except UserError as error:
+        if not (held.path / "identity.json").exists():
+            # Nothing was trained and nothing is known of it, such as for missing data: it is as if it had never been called.
+            held.forget()
+        else:
+            held.end("failed", error=f"{type(error).__name__}: {error}")
         raise
     except BaseException as error:
         lines = traceback.format_exc().splitlines()
@@ -114,29 +154,32 @@ def _train_held(config: Config, name: str, held: RunFolder, inputs: Inputs) -> N
         raise
     held.add_cost(wall_s=watch.seconds(), on_gpu=device.type == "cuda", peak_gib=_peak_gib(device))
     held.progress(training.epoch)
-    held.end("done")
+    held.end("done", entries=training.recorder.entries() if training.recorder else {})
     checkpoint.remove(held.path)
 
 
-def _train(config: Config, name: str, held: RunFolder, device: torch.device, inputs: Inputs, requests: list[int]) -> Training:
+def _train(
+    config: Config, name: str, held: RunFolder, device: torch.device, inputs: Inputs, code: RunCode, requests: list[int]
+) -> Training:
     folder = held.path
     make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
     data = prepare(config, device)
     # Only now: what reading the files took goes back to the system.
     keep_freed_memory()
-    write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=True))
-    write_json(folder / "identity.json", identity_document(config))
-    write_json(folder / "provenance.json", _provenance(folder, config.exec, device, data, inputs))
+    held.write("config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=True).encode())
+    held.write_json("identity.json", identity_document(config))
+    recorded.record(folder, code)
+    held.write_json("provenance.json", _provenance(folder, config, device, data, inputs, code))
     training = build(config, data, device, folder, inputs)
-    state = checkpoint.load(folder, name)
-    completed = None
+    state = checkpoint.load(held.manifest)
+    rows: list[dict[str, Any]] = []
     if state is not None:
         training.load_state(state)
-        completed = training.epoch
+        rows = [json.loads(line) for line in state["rows"]]
         logger.info("%s goes on after %d of %d epochs.", name, training.epoch, config.optim.epochs)
     if training.recorder:
         training.recorder.begin(data.train_indices, completed_epochs=training.epoch)
-    rows = held.open_metrics(up_to_epoch=completed)
+    held.open_metrics(rows)
     with track(config, name, folder) as tracker:
         for row in rows:
             tracker.log(row)
@@ -146,59 +189,27 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
         results = summarize(monitor.rows, diverged=training.diverged)
         held.check_lease()
         if config.exec.save_model:
-            _save_model(folder, training)
-        write_json(folder / "final.json", results)
+            held.write("model.safetensors", _weights(training.model))
+        held.write_json("final.json", results)
         tracker.conclude(results)
     return training
 
 
-def _provenance(folder: Path, execution: ExecConfig, device: torch.device, data: RunData, inputs: Inputs) -> dict[str, Any]:
-    """Return the provenance of this attempt, and the states of the code that earlier attempts ran, where they differ."""
-    present = provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate)
+def _provenance(folder: Path, config: Config, device: torch.device, data: RunData, inputs: Inputs, code: RunCode) -> dict[str, Any]:
+    """Return the provenance of this attempt, and the states of the code and of the machine of earlier attempts."""
+    present = provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate, presets=presets_of(config))
     try:
         before = read_json(folder / "provenance.json")
         earlier = [state for state in [*before.get("earlier_git", []), before["git"]] if state != present["git"]]
     except (FileNotFoundError, ValueError, KeyError):
-        earlier = []
+        before, earlier = {}, []
     read = {run.run_id: run.final_sha256 for run in inputs.all}
     changing_numbers = ("precision", "allow_tf32", "channels_last", "compile", "cuda_graphs")
-    present["execution"] = {name: getattr(execution, name) for name in changing_numbers}
+    present["execution"] = {name: getattr(config.exec, name) for name in changing_numbers}
+    present["code"] = code.code.sha256
+    found = facts(device, present["execution"])
+    present["attempts"] = attempts(before if recorded.has_results(folder) else {}, found, folder.name)
     return present | ({"earlier_git": earlier} if earlier else {}) | ({"inputs": read} if read else {})
-
-
-def build(config: Config, data: RunData, device: torch.device, folder: Path, inputs: Inputs | None = None) -> Training:
-    """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
-
-    def make_network(*stream: str) -> nn.Module:
-        with seeded(Stream(config.seed, *stream)):
-            choice = registry.get("model", config.model.name)
-            made: nn.Module = choice.build(config.model, num_classes=data.num_classes, image_shape=data.image_shape)
-            return prepare_model(made, config.exec, device)
-
-    model = make_network("init")
-    noise = registry.get("noise", config.noise.name)
-    context = Context(
-        num_classes=data.num_classes,
-        observed=data.observed,
-        device=device,
-        seed=config.seed,
-        epochs=config.optim.epochs,
-        steps_per_epoch=steps_per_epoch(config.optim, len(data.observed)),
-        inputs=inputs or Inputs(),
-        data=data,
-        transition=torch.from_numpy(noise.transition(config.noise, data.num_classes)).to(torch.get_default_dtype()).to(device),
-        optim=config.optim,
-        make_network=lambda name: make_network("init", name),
-    )
-    method: Method = registry.get("method", config.method.name).build(config.method, context)
-    training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)
-    if method.trajectory is not None and config.trajectory.record:
-        rows = len(data.observed) if method.trajectory == "instance" else training.num_batches
-        layout = Layout(
-            kind=method.trajectory, epochs=config.optim.epochs, rows=rows, num_classes=data.num_classes, precision=config.trajectory.dtype
-        )
-        training.recorder = Recorder(folder / "labels", layout, method, when=config.trajectory.when)
-    return training
 
 
 def choose_device(name: str) -> torch.device:
@@ -244,32 +255,11 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def summarize(rows: list[dict[str, Any]], *, diverged: bool) -> dict[str, dict[str, float]]:
-    """Return the results of a run from the rows of its epochs: what ``final.json`` holds.
-
-    For each headline metric: its value after the ``last`` epoch, at the epoch of the best validation accuracy (``best_val``) and at
-    the epoch of the best test accuracy (``best_test``, which looks at the test set and is for comparison with papers that do so).
-    Of equal epochs the first counts; the untrained epoch 0 never does. A diverged run has NaN for its last epoch.
-    """
-    trained = [row for row in rows if row["epoch"] > 0]
-    picked = {"last": trained[-1]}
-    for rule, metric in (("best_val", "val/accuracy"), ("best_test", "test/accuracy")):
-        scored = [row for row in trained if math.isfinite(float(row.get(metric, math.nan)))]
-        if scored:
-            picked[rule] = max(scored, key=lambda row: (float(row[metric]), -row["epoch"]))
-    names = sorted(name for name in trained[-1] if is_headline(name))
-    results = {name: {rule: float(row.get(name, math.nan)) for rule, row in picked.items()} for name in names}
-    if diverged:
-        for values in results.values():
-            values["last"] = math.nan
-    return results | {"epoch": {rule: float(row["epoch"]) for rule, row in picked.items()}}
-
-
-def _save_model(folder: Path, training: Training) -> None:
+def _weights(model: nn.Module) -> bytes:
+    """Return what ``model.safetensors`` holds."""
     from safetensors.torch import save
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in training.model.state_dict().items()}
-    write_bytes(folder / "model.safetensors", save(state))
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
 
 
 def _peak_gib(device: torch.device) -> float:

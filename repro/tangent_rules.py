@@ -81,10 +81,11 @@ def _batch_norm(
     The Jacobian of x_hat by x, (I - 1 1^T / n - x_hat x_hat^T / n) / sigma, is symmetric: the map of tangents is the map of gradients,
     for which there is one fast kernel.
     """
-    if not training or weight is None or bias is None:
+    if not training:
         return None
     output, mean, inverse_sigma = torch.native_batch_norm(input, weight, bias, running_mean, running_var, True, momentum, eps)
-    x, gamma, mean, inverse_sigma = input.detach(), weight.detach(), mean.detach(), inverse_sigma.detach()
+    x, mean, inverse_sigma = input.detach(), mean.detach(), inverse_sigma.detach()
+    gamma = None if weight is None else weight.detach()
 
     def tangent(dx: Tensor | None, dgamma: Tensor | None, dbeta: Tensor | None) -> Tensor | None:
         result: Tensor | None = None
@@ -93,7 +94,7 @@ def _batch_norm(
             result = torch.ops.aten.native_batch_norm_backward(dx, x, gamma, None, None, mean, inverse_sigma, True, eps, mask)[0]
         if dgamma is None and dbeta is None:
             return result
-        scale = torch.zeros_like(gamma) if dgamma is None else dgamma * inverse_sigma
+        scale = torch.zeros_like(mean) if dgamma is None else dgamma * inverse_sigma
         shift = -scale * mean if dbeta is None else dbeta - scale * mean
         shape = (1, -1) + (1,) * (x.dim() - 2)
         scale, shift = scale.view(shape), shift.view(shape)
@@ -127,7 +128,7 @@ def _add(input: Any, other: Any, **named: Any) -> Recorded | None:
     return (input + other, (input, other), _sum) if _plain_sum(input, other, named) else None
 
 
-@_rule(Tensor.add_)
+@_rule(Tensor.add_, Tensor.__iadd__)
 def _add_in_place(input: Any, other: Any, **named: Any) -> Recorded | None:
     return (input.add_(other), (input, other), _sum) if _plain_sum(input, other, named) else None
 
@@ -186,7 +187,9 @@ def _max_pool2d(
 @_rule(F.dropout)
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Recorded | None:
     if not training or p == 0.0:
-        return input.clone(), (input,), lambda dx: dx
+        return input if inplace else input.clone(), (input,), lambda dx: dx
+    if inplace:
+        return _multiplied(input, torch.empty_like(input), p, inplace=True) if p < 1.0 else None
     output, mask = torch.native_dropout(input, p, True)
     return output, (input,), lambda dx: None if dx is None else dx * mask * (1.0 / (1.0 - p) if p < 1.0 else 0.0)
 
@@ -194,12 +197,18 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 @_rule(F.dropout2d)
 def _dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Recorded | None:
     if not training or p == 0.0:
-        return input.clone(), (input,), lambda dx: dx
+        return input if inplace else input.clone(), (input,), lambda dx: dx
     if p == 1.0 or input.dim() != 4:
         return None
-    # Drawn as PyTorch draws it.
-    kept = input.new_empty(*input.shape[:2], 1, 1).bernoulli_(1.0 - p).div_(1.0 - p)
-    return input * kept, (input,), lambda dx: None if dx is None else dx * kept
+    return _multiplied(input, input.new_empty(*input.shape[:2], 1, 1), p, inplace=inplace)
+
+
+def _multiplied(input: Tensor, kept: Tensor, p: float, *, inplace: bool) -> Recorded:
+    """Fill ``kept`` with a mask, drawn as PyTorch draws it, and apply it."""
+    with torch.no_grad():
+        kept.bernoulli_(1.0 - p).div_(1.0 - p)
+    output = input.mul_(kept) if inplace else input * kept
+    return output, (input,), lambda dx: None if dx is None else dx * kept
 
 
 @_rule(F.pad)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import nn
 
 from repro import registry
@@ -19,7 +19,8 @@ def load_model(run: InputRun, context: Context) -> nn.Module:
     """Return the trained model of a finished run, in evaluation mode, on the device of ``context``.
 
     Raises:
-        UserError: the run saw images of another scale, kept no weights, or they do not fit the images, the classes or the code.
+        UserError: the run saw images of another scale, kept no weights, or they are damaged or do not fit the images, the classes or
+            the code.
     """
     data = context.data
     assert data is not None
@@ -29,17 +30,17 @@ def load_model(run: InputRun, context: Context) -> nn.Module:
             f"augment.normalization={data.transform.normalization}, but the teacher {run.run_id} was trained "
             f"with {taught_with}: it would see images of another scale. Use the same."
         )
-    path = run.folder / "model.safetensors"
-    if not path.is_file():
+    file = "model.safetensors"
+    if file not in run.manifest.files:
         raise UserError(f"input {run.run_id} has no model.safetensors: it was trained with exec.save_model=false. Train it again with it.")
     choice = registry.get("model", str(run.fields["model.name"]))
     prefix = "model."
     settings = {key.removeprefix(prefix): value for key, value in run.fields.items() if key.startswith(prefix) and key != "model.version"}
     model: nn.Module = choice.build(choice.config(**settings), num_classes=context.num_classes, image_shape=data.image_shape)
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"input {run.run_id}: {path} cannot be used: {str(error).splitlines()[0]}") from error
+        model.load_state_dict(load(run.manifest.read_bytes(file)))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"input {run.run_id}: {run.folder / file} cannot be used: {str(error).splitlines()[0]}") from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.to(context.device).eval()

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro.errors import did_you_mean, one_of
-from sweeps.nodes import Entry, Place, Scalar, SpecError, read_yaml
+from sweeps.nodes import Entry, Place, Scalar, SpecError, existing, read_file, read_yaml, shortened
 from sweeps.settings import override_value
 
 _FOLDER = Path(__file__).resolve().parent / "clusters"
@@ -53,8 +53,9 @@ _KEYS = {
     "debug": _EVERYWHERE,
 }
 
-_TIME = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d\d):(\d\d)")
-_MEMORY = re.compile(r"(\d+)([MGT])")
+_TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,3}):(\d\d):(\d\d)", re.ASCII)
+_MEMORY = re.compile(r"(\d{1,9})([MGT])", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _UNITS = {"M": 1, "G": 1024, "T": 1024 * 1024}
 _OWN_OPTIONS = (
     "array",
@@ -136,22 +137,16 @@ def load_cluster(name: str) -> Cluster:
         SpecError: there is none, or it has a mistake; the message names the file and the line.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).resolve()
+        path = existing(name)
     elif name in known_clusters():
         path = known_clusters()[name]
     else:
         near = did_you_mean(name, known_clusters())
         raise SpecError(
-            f"'{name}': there is no cluster of that name.{near} Known: {one_of(known_clusters())}; or give the path of a .yaml file. "
-            f"A new site is one file beside {_FOLDER / 'example.yaml'}."
+            f"'{shortened(name)}': there is no cluster of that name.{near} Known: {one_of(known_clusters())}; or give the path of a .yaml "
+            f"file. A new site is one file beside {_FOLDER / 'example.yaml'}."
         )
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise SpecError(f"{name}: there is no such file.") from error
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}.") from error
-    return _parse(read_yaml(path, content), path)
+    return _parse(read_yaml(path, read_file(path)), path)
 
 
 def _parse(root: Entry, path: Path) -> Cluster:
@@ -169,7 +164,7 @@ def _parse(root: Entry, path: Path) -> Cluster:
     if "wandb" in parts:
         more["wandb"] = parts["wandb"].choice(("offline", "online", "none"))
     if "environment" in parts:
-        more["environment"] = {key: str(entry.scalar()) for key, entry in parts["environment"].mapping().items()}
+        more["environment"] = {key: _variable(key, entry) for key, entry in parts["environment"].mapping().items()}
     if "time" in parts:
         more["minutes"] = _by_model(parts["time"], _minutes)
     if "memory" in parts:
@@ -193,6 +188,15 @@ def _parse(root: Entry, path: Path) -> Cluster:
             "time", f"time.{next(iter(short))} must be longer than warning_s, the {cluster.warning_s} seconds before its end."
         )
     return cluster
+
+
+def _variable(key: str, entry: Entry) -> str:
+    if not _VARIABLE.fullmatch(key):
+        raise entry.place.error(f"{entry.name}: '{shortened(key)}' is no name of a variable: letters, digits and _.")
+    value = entry.scalar()
+    if value is None or isinstance(value, bool):
+        raise entry.wrong('a text or a number; a truth value that is meant as text needs quotes, such as "true"')
+    return str(value)
 
 
 def _by_model(entry: Entry, read: object) -> dict[str, int]:
@@ -242,6 +246,8 @@ def _settings(entry: Entry) -> tuple[str, ...]:
 def _options(entry: Entry) -> dict[str, Scalar]:
     options = {}
     for key, item in entry.mapping().items():
+        if key.replace("_", "-") in options:
+            raise item.place.error(f"{item.name} stands twice, once with _ and once with -. Keep one.")
         if key.replace("_", "-") in _OWN_OPTIONS:
             raise item.place.error(f"{item.name}: this option is ours to give. Leave it out.")
         options[key.replace("_", "-")] = item.scalar()

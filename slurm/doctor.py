@@ -238,12 +238,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _locked_from_here(folder: Path) -> bool:
-    import filelock
+    from repro.lock import HeldError, hold
 
     try:
-        with filelock.FileLock(folder / ".lock", blocking=False):
+        with hold(folder / ".lock"):
             return False
-    except filelock.Timeout:
+    except HeldError:
         return True
 
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
-from repro.errors import UserError
+from repro.errors import UserError, first_of
+from repro.lock import HeldError, hold
 from slurm.cluster import Cluster
 from slurm.sbatch import overrides_of
 from sweeps.local import Outcome, run_missing
@@ -57,12 +56,14 @@ def _in_this_process(plan: Plan, *, retry: bool) -> Outcome:
     outcome = Outcome()
     for run in plan.runs.values():
         folder = plan.folder / run.run_id
-        bad = next((name for name in run.inputs if name in outcome.failed or name in outcome.skipped), None)
+        bad = next((name for name in run.inputs if name in {*outcome.failed, *outcome.skipped, *outcome.changed}), None)
         state = planned_state(folder)
         if state == "failed" and not retry:
             outcome.failed[run.run_id] = f"{last_error(folder)} (failed before; --retry tries it again)"
+        elif run.changed:
+            outcome.changed[run.run_id] = first_of(run.changed)
         elif bad is not None:
-            outcome.skipped[run.run_id] = f"its input {bad} failed"
+            outcome.skipped[run.run_id] = f"its input {bad} {'was made by other code' if bad in outcome.changed else 'failed'}"
         elif state == "done" or _train_here(run, plan.folder) == 0:
             outcome.done.add(run.run_id)
         else:
@@ -111,7 +112,7 @@ class OnOneGpu:
         deadline = time.monotonic() + 3600
         while time.monotonic() < deadline:
             for gpu in self.gpus:
-                with contextlib.suppress(filelock.Timeout), filelock.FileLock(self.locks / f"{gpu}.lock", blocking=False):
+                with contextlib.suppress(HeldError), hold(self.locks / f"{gpu}.lock"):
                     # PyTorch is imported already, but looks for GPUs only when the first tensor goes there.
                     os.environ["CUDA_VISIBLE_DEVICES"] = gpu
                     return train(overrides)

@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from repro.errors import UserError
 from repro.files import read_json, write_json
+from repro.lock import HeldError, UnwritableError, hold
 from slurm.batches import Batch
 from sweeps.plan import Plan
 
@@ -68,11 +67,11 @@ class Ledger:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.folder / ".lock", timeout=600):
+            with hold(self.folder / ".lock", timeout_s=600):
                 yield
-        except filelock.Timeout as error:
+        except HeldError as error:
             raise UserError(f"{self.folder}: another submission has been going on for ten minutes. Wait for it, or end it.") from error
-        except PermissionError as error:
+        except (PermissionError, UnwritableError) as error:
             raise UserError(f"{self.folder} cannot be written: {error.strerror}. Set --runs to a folder you can write.") from error
 
     def begin(self, batch: Batch, cluster: str, code: Path, minutes: int) -> Submitted:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from repro.files import read_json
-from repro.rundir import read_state
+from repro.rundir import damage, read_state
 from slurm.ledger import Ledger, Submitted
 from slurm.queue import WAITING, Job, NoAnswerError, read_accounting, read_queue
 
 #: In the order of a run's life.
-STATES = ("missing", "queued", "starting", "running", "preempted", "cancelled", "lost", "failed", "done")
+STATES = ("missing", "queued", "starting", "running", "preempted", "cancelled", "lost", "failed", "damaged", "done")
 
 #: States of a run that a job will still bring further.
 LIVE = ("queued", "starting", "running")
@@ -119,6 +119,8 @@ class JobStates:
         state = read_state(folder) if status is not None else "missing"
         view = RunView(name, state, job=job, status=status)
         # Without a job id, a submission was cut off, and the next one forgets it.
+        if state == "damaged":
+            return replace(view, why=damage(folder) or "")
         if state == "done" or item is None or job is None or self.answer is not None:
             return replace(view, outside=state == "running" and self.answer is None)
         own = status is not None and status.get("slurm_job") == job
@@ -137,7 +139,7 @@ def _status(folder: Path) -> dict[str, Any] | None:
         return dict(read_json(folder / "status.json"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 

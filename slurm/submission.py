@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro.errors import UserError
+from repro.errors import UserError, first_of
 from repro.rundir import requeue
 from slurm import queue, sbatch
 from slurm.batches import Batch, make_batches
@@ -21,6 +21,7 @@ from slurm.states import LIVE, JobStates, RunView
 from sweeps.plan import Plan, PlannedRun
 
 _BEYOND = "beyond --limit"
+_OTHER_CODE = "made by code that differs"
 
 
 @dataclass
@@ -69,6 +70,9 @@ def choose(plan: Plan, site: Cluster, cluster: JobStates, *, retry: bool, limit:
     chosen: set[str] = set()
     for run in plan.runs.values():
         view = choice.views[run.run_id]
+        if run.changed and view.state not in LIVE:
+            choice.left[run.run_id] = f"{_OTHER_CODE} in {first_of(run.changed)}; `python -m sweeps run --changed-code` decides about it"
+            continue
         if view.state == "done" or (view.state in LIVE and not view.outside):
             continue
         why = _obstacle(run, view, choice, chosen, retry=retry)
@@ -92,12 +96,18 @@ def _obstacle(run: PlannedRun, view: RunView, choice: Choice, chosen: set[str], 
     if view.outside:
         host = (view.status or {}).get("host")
         return f"a process on {host} trains it that no live job has started"
+    if view.state == "damaged" and not retry:
+        return view.why
     if view.state == "failed" and not retry:
         return f"failed before ({view.why}); --retry tries it again" if view.why else "failed before; --retry tries it again"
+    if view.state == "damaged" and not retry:
+        return "its files are not what it wrote (`python -m sweeps verify` says which); --retry trains it again"
     for name in run.inputs:
         there = choice.views[name]
         if choice.left.get(name, "").startswith(_BEYOND):
             return choice.left[name]
+        if choice.left.get(name, "").startswith(_OTHER_CODE):
+            return f"its input {name} was made by other code"
         if there.state != "done" and name not in chosen and (there.state not in LIVE or there.outside):
             return f"its input {name} is {there.state} and is not submitted"
     return None

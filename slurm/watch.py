@@ -36,7 +36,7 @@ def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
         _print_grid(plan, views)
         _print_runs(runs, plan, views, every=every)
         print(f"{len(views)} runs: {_counts(views.values())}")
-        attention = attention or any(view.state in ("failed", "lost", "cancelled") for view in views.values())
+        attention = attention or any(view.state in ("failed", "lost", "damaged", "cancelled") for view in views.values())
     return 1 if attention else 0
 
 

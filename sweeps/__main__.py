@@ -1,4 +1,4 @@
-"""``python -m sweeps plan|run|status|retry|tune SPEC...``: which runs a table or figure needs, how far they are, and running them here."""
+"""``python -m sweeps plan|run|status|retry|tune|verify``: which runs a table or figure needs, how far they are, running them here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repro.errors import EXIT_USER_ERROR, UserError
-from repro.rundir import requeue
+from repro.rundir import ENDED_BADLY, requeue
 from sweeps.cost import ASSUMED_TFLOPS
 from sweeps.local import Outcome, TimeLimit, run_missing
 from sweeps.plan import Plan, make_plan, plan_document, write_plans
@@ -23,24 +23,32 @@ from sweeps.scale import PAPER, Scale, known_scales, load_scale
 from sweeps.selection import check_execution, in_turn, select
 from sweeps.spec import Spec, known_specs, load_spec
 from sweeps.tuned import tuned_folder
+from sweeps.verify import print_verdicts, run_folders, verify
 from sweeps.worker import start_server
 
 _COMMANDS = {
     "plan": "count the runs that are needed, shared, done, missing, failed, and estimate their GPU-hours; nothing is started",
     "run": "run what is missing; calling it again goes on",
     "status": "show the grid of rows and columns, cell by cell",
-    "retry": "queue failed and lost runs again, for the next run to take; their checkpoints stay",
+    "retry": "queue failed, lost and damaged runs again, for the next run to take; their checkpoints stay",
     "tune": "run the grids of the specs' tunings, and note the values that are best on validation images",
+    "verify": "read every file of the runs that there are, and say which are not what the runs wrote; without SPEC, of all runs",
 }
 
 _ONLY = "only cells with TEXT as label of their row or column, or as part of one, and what their runs read; twice: with both"
 
 
+_CHANGED = (
+    "what to do about runs that hold what other code has made: train them again and keep the old folders in aside/, or take them as equal "
+    "and note it in their code.json (default: leave them alone)"
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    It is 0; 1 when a run failed or was skipped; 2 for a user's mistake; 124 when the time was over before everything was done; 128 + N
-    when stopped by signal N.
+    It is 0; 1 when a run failed, was skipped, or was left alone because other code made it; 2 for a user's mistake; 124 when the time was
+    over before everything was done; 128 + N when stopped by signal N.
     """
     began = time.monotonic()
     chosen = _parser().parse_args(arguments)
@@ -66,6 +74,9 @@ def _command(chosen: argparse.Namespace, began: float) -> int:
         start_server()  # it imports while this process plans
     if chosen.command == "tune":
         return _tune(specs, scale, chosen)
+    if chosen.command == "verify":
+        names = set(make_plan(specs, Path(chosen.runs)).runs) if specs else None
+        return print_verdicts(verify(folder, adopt=chosen.adopt) for folder in run_folders(Path(chosen.runs), names))
     plan = make_plan(specs, Path(chosen.runs))
     if chosen.command == "status":
         print_status(plan)
@@ -87,7 +98,7 @@ def _run(plan: Plan, chosen: argparse.Namespace, began: float) -> int:
     part = in_turn(select(plan, only=chosen.only, seeds=chosen.seeds), first=chosen.first) if plan.runs else plan
     check_execution(part, chosen.set)
     limit = None if chosen.minutes is None else TimeLimit(began + 60.0 * chosen.minutes, chosen.patience)
-    outcome = run_missing(part, jobs=chosen.jobs, retry=chosen.retry, settings=chosen.set, limit=limit)
+    outcome = run_missing(part, jobs=chosen.jobs, retry=chosen.retry, settings=chosen.set, limit=limit, changed_code=chosen.changed_code)
     print_outcome(part, outcome)
     return outcome.exit_code
 
@@ -101,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        command.add_argument("spec", nargs="+", metavar="SPEC", help="a name such as demo, or the path of a .yaml file")
+        command.add_argument(
+            "spec", nargs="*" if name == "verify" else "+", metavar="SPEC", help="a name such as demo, or the path of a .yaml file"
+        )
         command.add_argument("--runs", default=_default_runs(), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)")
         command.add_argument(
             "--scale", default=PAPER.title, metavar="NAME", help="how large: a name or the path of a .yaml file (default: %(default)s)"
@@ -118,8 +131,15 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--jobs", type=_positive, default=1, metavar="N", help="runs at a time, each in its own process (default: 1)"
             )
+            command.add_argument("--changed-code", choices=("refuse", "again", "equal"), default="refuse", help=_CHANGED)
         if name == "run":
             _add_run_options(command)
+        if name == "verify":
+            command.add_argument(
+                "--adopt",
+                action="store_true",
+                help="take the files of done runs without a manifest as they are",
+            )
         if name == "tune":
             command.add_argument("--tuned", metavar="DIR", help="where the chosen values are kept (default: $REPRO_TUNED or sweeps/tuned)")
     return parser
@@ -187,9 +207,9 @@ def _default_runs() -> str:
 
 
 def _retry(plan: Plan) -> None:
-    ended = [run for run in plan.runs.values() if run.state in ("failed", "lost")]
+    ended = [run for run in plan.runs.values() if run.state in ENDED_BADLY]
     queued = [run for run in ended if requeue(plan.folder / run.run_id)]
-    print(f"{len(queued)} of {len(ended)} failed and lost runs are queued again; the next `python -m sweeps run` takes them.")
+    print(f"{len(queued)} of {len(ended)} failed, lost and damaged runs are queued again; the next `python -m sweeps run` takes them.")
     for run in ended:
         if run not in queued:
             print(f"left alone, since a process holds it: {run.place} ({run.run_id})")
@@ -202,7 +222,7 @@ def _tune(specs: Sequence[Spec], scale: Scale, chosen: argparse.Namespace) -> in
     outcomes: list[Outcome] = []
 
     def execute(plan: Plan) -> Outcome:
-        outcomes.append(run_missing(plan, jobs=chosen.jobs))
+        outcomes.append(run_missing(plan, jobs=chosen.jobs, changed_code=chosen.changed_code))
         print_outcome(plan, outcomes[-1])
         return outcomes[-1]
 
@@ -210,7 +230,7 @@ def _tune(specs: Sequence[Spec], scale: Scale, chosen: argparse.Namespace) -> in
     try:
         print_chosen(tune(specs, scale, Path(chosen.runs), folder, execute), folder / f"{scale.title}.yaml")
     except UserError as error:
-        # Nothing could be chosen because runs failed: that is no mistake of the user's.
+        # Nothing could be chosen because runs failed or were made by other code: that is no mistake of the user's.
         if not any(outcome.exit_code for outcome in outcomes):
             raise
         print(f"error: {error}", file=sys.stderr)

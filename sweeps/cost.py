@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import statistics
 from collections import defaultdict
@@ -23,10 +24,14 @@ from typing import Any
 import yaml
 
 from repro import registry
+from repro.config import Config
 from repro.errors import UserError
 from repro.files import read_json
+from repro.manifest import DamagedError, open_manifest
 from repro.rundir import read_state
 from sweeps.plan import Plan, PlannedRun
+
+logger = logging.getLogger(__name__)
 
 #: FLOP/s, in units of 10^12, that a counted run is assumed to reach.
 ASSUMED_TFLOPS = 20.0
@@ -95,6 +100,11 @@ class _Cost:
             # The least telling file first: most folders that are no finished run on a GPU are found out by it alone.
             spent = _read(folder / "cost.json", "gpu_hours")
             if not spent or read_state(folder) != "done":
+                continue
+            try:
+                open_manifest(folder).read_bytes("cost.json")
+            except DamagedError as error:
+                logger.warning("%s It is not counted.", error)
                 continue
             fields = self._fields(name)
             epochs = _read(folder / "status.json", "epoch")
@@ -204,6 +214,13 @@ def _dataset(fields: Fields) -> dict[str, Any]:
     if found is None:
         raise _NoEstimateError(f"dataset={name} does not stand in sweeps/{MACS_FILE.name}")
     return found
+
+
+def num_classes(config: Config) -> int | None:
+    """Return how many classes the dataset of a run has; ``None`` where it is not known without its files."""
+    chosen: int | None = getattr(config.dataset, "num_classes", None)
+    known = _tables()["datasets"].get(config.dataset.name, {}) if chosen is None else {"classes": chosen}
+    return known.get("classes")
 
 
 def _macs(fields: Fields, images: Fields) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from repro.errors import did_you_mean
-from sweeps.nodes import Entry
+from sweeps.nodes import Entry, Place, shortened
 
 #: Where in a run a value is read: after the last epoch, at the best validation accuracy, at the best test accuracy.
 EPOCH_RULES = ("last", "best_val", "best_test")
@@ -17,10 +17,15 @@ _FAMILY = re.compile(r"\w+/(\w+|\{k\})", re.ASCII)
 
 @dataclass(frozen=True)
 class Epoch:
-    """Where in a run a value is read: one of :data:`EPOCH_RULES`, or after ``number`` completed epochs (rule ``epoch``)."""
+    """Where in a run a value is read: one of :data:`EPOCH_RULES`, or after ``number`` completed epochs (rule ``epoch``).
+
+    Attributes:
+        place: where a file says so.
+    """
 
     rule: str
     number: int | None = None
+    place: Place | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         """Return the rule as a spec writes it."""
@@ -46,12 +51,12 @@ def read_epoch(entry: Entry, *, numbered: str | None = None) -> Epoch:
         SpecError: there is no such rule.
     """
     rule = entry.text()
-    number = re.fullmatch(r"epoch ([1-9]\d*)", rule)
+    number = re.fullmatch(r"epoch ([1-9]\d{0,8})", rule, re.ASCII)
     if number:
-        return Epoch("epoch", int(number[1])) if numbered is None else Epoch(numbered)
+        return Epoch("epoch", int(number[1]), entry.place) if numbered is None else Epoch(numbered, place=entry.place)
     if rule not in EPOCH_RULES:
         raise entry.place.error(
-            f"{entry.name}: there is no epoch rule '{rule}'.{did_you_mean(rule, EPOCH_RULES)} "
+            f"{entry.name}: there is no epoch rule '{shortened(rule)}'.{did_you_mean(rule, EPOCH_RULES)} "
             f"Allowed: {', '.join(EPOCH_RULES)}, or 'epoch N' with N completed epochs, from 1."
         )
-    return Epoch(rule)
+    return Epoch(rule, place=entry.place)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 from sweeps.names import merge
-from sweeps.nodes import Place
+from sweeps.nodes import Place, SpecError
 from sweeps.parts import InputRef, NamedRun, Part, TunedRef, TuningUse
 from sweeps.schema import Cell, RecipeSpec, Spec, Variant
 from sweeps.settings import Setting, Settings, combinations, in_order, join, on_top, without
@@ -18,6 +18,9 @@ NOT_INHERITED = ("method", "split", "inputs")
 
 #: What a recipe is composed with where it says nothing: no recipe depends on them, but there are no settings without.
 _RECIPE = (("method", "one_hot"), ("seed", 0))
+
+#: More runs than a spec can mean.
+MOST_RUNS = 100_000
 
 _Shared = tuple[object, frozenset[tuple[str, Key | None]]]
 
@@ -51,10 +54,13 @@ class Expansion:
         self._spec = spec
         self._inputs: dict[_Shared, tuple[Variant, ...]] = {}
         self._values: dict[Key, tuple[bool, tuple[Setting, ...]]] = {}
+        self._made = 0
 
     def cells(self) -> tuple[Cell, ...]:
         """Return every cell; see :func:`expand`."""
         spec = self._spec
+        if len(spec.rows) * len(spec.columns) * len(spec.repeats) > MOST_RUNS:
+            raise self._too_many()
         cells = []
         for row, column in product(spec.rows, spec.columns):
             own = [item for item in spec.exceptions if row.label in item.rows and column.label in item.columns]
@@ -97,6 +103,11 @@ class Expansion:
             points.append((values, self._variant(on_top(base, values), Part(inputs=tuning.inputs), name, fixed={}, name=name)))
         return tuple(points)
 
+    def _too_many(self) -> SpecError:
+        return Place(self._spec.path, 1).error(
+            f"more than {MOST_RUNS} runs: rows times columns times repeats, and what they read. Cut it into several specs."
+        )
+
     def _defaults(self, settings: Settings, place: Place) -> Settings:
         if not isinstance(self._spec, RecipeSpec):
             return settings
@@ -106,6 +117,9 @@ class Expansion:
         self, settings: Settings, part: Part, title: str, *, fixed: Mapping[str, Setting], repeat: tuple[Setting, ...] = (), name: str = ""
     ) -> Variant:
         """Return the run with ``settings`` (before the scale), of which those in ``fixed`` are its own rather than its reader's."""
+        self._made += 1
+        if self._made > MOST_RUNS:
+            raise self._too_many()
         uses = []
         for ref in part.tuned:
             use, values = self._tuned(ref, settings, title)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 from sweeps.epochs import read_epoch
 from sweeps.names import PART, Names
 from sweeps.nodes import Entry
+from sweeps.panels import read_labels
 from sweeps.scale import Scale
 from sweeps.schema import CellRule, Line
 from sweeps.settings import read_key
@@ -44,9 +48,10 @@ def read_rules(entry: Entry, rows: tuple[Line, ...], columns: tuple[Line, ...], 
     """Return what holds for some cells only.
 
     Raises:
-        SpecError: an entry says nothing, or leaves the cells out and says something of them too; a label does not exist.
+        SpecError: an entry says nothing, or leaves the cells out and says something of them too; a label does not exist; an entry has no
+            effect, since others leave its cells out.
     """
-    found = []
+    found: list[CellRule] = []
     for item in entry.items():
         parts = item.mapping(allowed=("row", "column", *PART, "skip"))
         if any(key in parts for key in PART) == ("skip" in parts):
@@ -62,11 +67,25 @@ def read_rules(entry: Entry, rows: tuple[Line, ...], columns: tuple[Line, ...], 
                 tuned=part.tuned,
             )
         )
+    _check_effect(entry, found)
     return tuple(found)
+
+
+def _check_effect(entry: Entry, rules: Sequence[CellRule]) -> None:
+    """Refuse cells that are left out twice, and entries about cells that are all left out."""
+    left_out: dict[tuple[str, str], int] = {}
+    for item, rule in zip(entry.items(), rules, strict=True):
+        for cell in product(rule.rows, rule.columns) if rule.skip is not None else ():
+            if cell in left_out:
+                raise item.place.error(f"{item.name}: row '{cell[0]}', column '{cell[1]}' is left out already, in line {left_out[cell]}.")
+            left_out[cell] = item.place.line
+    for item, rule in zip(entry.items(), rules, strict=True):
+        if rule.skip is None and all(cell in left_out for cell in product(rule.rows, rule.columns)):
+            raise item.place.error(f"{item.name} has no effect: all of its cells are left out. Take it out.")
 
 
 def _labels(entry: Entry | None, lines: tuple[Line, ...]) -> tuple[str, ...]:
     labels = tuple(line.label for line in lines)
     if entry is None:
         return labels
-    return tuple(item.choice(labels) for item in (entry.items() if entry.is_list else [entry]))
+    return read_labels(entry, labels)

@@ -21,12 +21,14 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import FrameType
 
-from repro.errors import EXIT_USER_ERROR
+from repro.errors import EXIT_USER_ERROR, UserError, first_of
+from repro.lease import EXIT_SUPERSEDED
+from repro.rundir import damage, requeue
 from sweeps.order import Order
 from sweeps.plan import Plan, PlannedRun, planned_state
 from sweeps.progress import Progress
 from sweeps.settings import override_value
-from sweeps.worker import PRELOAD, Worker, enter, how_it_ended, last_error, last_line, start_server, threads_before, train
+from sweeps.worker import PRELOAD, Worker, how_it_ended, last_error, last_line, start, start_server, threads_before, train
 
 #: Signals that end a sweep: Ctrl-C, a scheduler's or a shutdown's request, and the end of the terminal.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -72,7 +74,8 @@ class Outcome:
     Attributes:
         done: runs of the plan that are done now.
         failed: run_id -> the last error.
-        skipped: run_id -> which of the failed runs it needs.
+        skipped: run_id -> which of the runs that failed or were left alone it needs.
+        changed: run_id -> the files in which its code differs from the present one; it was left alone.
         stopped_by: the signal that ended the call early, or ``None``.
         out_of_time: whether the time limit ended it, with runs left.
     """
@@ -80,17 +83,18 @@ class Outcome:
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
     stopped_by: int | None = None
     out_of_time: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 when everything is done, 1 when a run failed or was skipped, 124 when the time was over before, 128 + N after signal N."""
+        """0: everything is done; 1: a run failed, was skipped or left alone; 124: the time was over before; 128 + N: signal N."""
         if self.stopped_by is not None:
             return 128 + self.stopped_by
         if self.out_of_time:
             return EXIT_OUT_OF_TIME
-        return 1 if self.failed or self.skipped else 0
+        return 1 if self.failed or self.skipped or self.changed else 0
 
 
 @dataclass
@@ -108,6 +112,7 @@ def run_missing(
     retry: bool = False,
     settings: Sequence[str] = (),
     limit: TimeLimit | None = None,
+    changed_code: str = "refuse",
     worker: Worker = train,
     preload: Sequence[str] = PRELOAD,
 ) -> Outcome:
@@ -117,8 +122,9 @@ def run_missing(
     stops those that depend on it, directly or through others, and nothing else. A run that another process is training is waited
     for. On SIGINT, SIGTERM or SIGHUP the workers are asked to save their state and stop, and are waited for; a second signal kills
     them. So they are when the time of ``limit`` is over. ``settings`` are those of each run's execution, such as ``exec.device=cuda``.
+    What other code has made is left alone, trained ``again``, or taken as ``equal``, as ``changed_code`` says.
     """
-    queue = _Queue(plan, jobs=jobs, retry=retry, settings=settings, limit=limit, worker=worker, preload=preload)
+    queue = _Queue(plan, jobs=jobs, retry=retry, settings=settings, limit=limit, changed_code=changed_code, worker=worker, preload=preload)
     with _stop_signals() as received:
         try:
             queue.work(received)
@@ -155,10 +161,12 @@ class _Queue:
         retry: bool,
         settings: Sequence[str],
         limit: TimeLimit | None,
+        changed_code: str,
         worker: Worker,
         preload: Sequence[str],
     ) -> None:
         self.outcome = Outcome()
+        self._changed_code = changed_code
         self._settings = settings
         self._limit = limit
         self._folder = plan.folder.resolve()
@@ -174,14 +182,23 @@ class _Queue:
                 self.outcome.done.add(run.run_id)
             elif run.state == "failed" and not retry:
                 self.outcome.failed[run.run_id] = f"{last_error(self._folder / run.run_id)} (failed before; --retry tries it again)"
+            elif run.state == "damaged" and not retry:
+                self.outcome.failed[run.run_id] = f"{damage(self._folder / run.run_id)} --retry trains it again."
+            elif run.changed and run.state != "running" and changed_code == "refuse":
+                self.outcome.changed[run.run_id] = first_of(run.changed)
             else:
+                if run.state == "damaged":
+                    requeue(self._folder / run.run_id)
                 self._order.add(run)
         for name in self.outcome.done:
             self._order.done(name)
         for name in self.outcome.failed:
             self.outcome.skipped |= self._order.failed(name)
+        for name in self.outcome.changed:
+            self.outcome.skipped |= self._order.failed(name, "was made by other code")
         self._runs = plan.runs
-        self.progress = Progress(plan, self._folder, done=self.outcome.done, failed=self.outcome.failed, skipped=self.outcome.skipped)
+        left = self.outcome.skipped | self.outcome.changed
+        self.progress = Progress(plan, self._folder, done=self.outcome.done, failed=self.outcome.failed, skipped=left)
 
     def work(self, received: list[int]) -> None:
         """Start and watch workers until nothing is left, a signal has arrived in ``received``, or the time is over."""
@@ -199,8 +216,11 @@ class _Queue:
         """Ask the workers to save their state and stop, and wait for them; after a second signal, or in the end, kill them."""
         if not self._running:
             return
-        why = "the time is over" if self.outcome.out_of_time else "stopping"
-        self.progress.say(f"{why}: {len(self._running)} runs save their state; the same command goes on. A second Ctrl-C kills them.")
+        saving = f"{len(self._running)} runs save their state"
+        if self.outcome.out_of_time:
+            self.progress.say(f"the time is over: {saving} and stop; {len(self.outcome.done)} of {len(self._runs)} runs are done.")
+        else:
+            self.progress.say(f"stopping: {saving}; the same command goes on. A second Ctrl-C kills them.")
         asked = len(received)
         patience = self._limit.patience_s if self._limit is not None and self.outcome.out_of_time else math.inf
         ends = time.monotonic() + patience
@@ -220,10 +240,12 @@ class _Queue:
 
     def _begin(self, run: PlannedRun) -> None:
         folder = self._folder / run.run_id
+        if run.changed and not self._resolved(run):
+            return
         # Hours may have passed since the plan was made, and another planner may have been here.
         state = planned_state(folder)
         if state == "done":
-            self._done(run, "elsewhere")
+            self._done(run, "as equal" if run.changed else "elsewhere")
         elif state == "running":
             self._elsewhere[run.run_id] = (run, 0.0)
         elif state == "failed" and run.state != "failed":
@@ -231,14 +253,27 @@ class _Queue:
         else:
             self._start(run, folder)
 
+    def _resolved(self, run: PlannedRun) -> bool:
+        """Do what was asked for about what other code has made, and say whether it could be done."""
+        from sweeps.changed import resolve
+
+        try:
+            resolve(run, self._folder, self._changed_code)
+        except UserError as error:
+            if planned_state(self._folder / run.run_id) == "running":
+                self._elsewhere[run.run_id] = (run, 0.0)
+            else:
+                self._failed(run, str(error))
+            return False
+        return True
+
     def _start(self, run: PlannedRun, folder: Path) -> None:
         overrides = [*run.overrides, f"paths.runs={override_value(str(self._folder))}", *self._settings]
         if not any(override.startswith("exec.threads=") for override in overrides):
             overrides.append(f"exec.threads={threads_before(folder) or self._threads}")
         log = self._folder / "logs" / f"{run.run_id}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        process = self._context.Process(target=enter, args=(self._worker, overrides, log), name=run.run_id)
-        process.start()
+        process = start(self._context, self._worker, overrides, log, name=run.run_id)
         self._running[run.run_id] = _Running(run, process, log, time.monotonic())
 
     def _wait(self, *, stopping: bool = False) -> None:
@@ -266,7 +301,11 @@ class _Queue:
         state = planned_state(folder)
         if state == "done":
             self._done(item.run, f"in {time.monotonic() - item.started:.0f} s")
-        elif (code == EXIT_USER_ERROR and (state == "running" or LOCKED in last_line(item.log))) or (code == SERVER_GONE and not stopping):
+        elif (
+            (code == EXIT_USER_ERROR and (state == "running" or LOCKED in last_line(item.log)))
+            or code == EXIT_SUPERSEDED
+            or (code == SERVER_GONE and not stopping)
+        ):
             self._elsewhere[item.run.run_id] = (item.run, time.monotonic() + TRY_AGAIN_S)
         elif not stopping or state == "failed":
             self._failed(item.run, last_error(folder) if state == "failed" else how_it_ended(code, item.log))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from repro.errors import did_you_mean, one_of
 from sweeps.epochs import Epoch, read_epoch
-from sweeps.nodes import Entry, Place, read_yaml
+from sweeps.nodes import Entry, Place, SpecError, existing, read_file, read_yaml, shortened
 from sweeps.parts import ROLES, InputRef, NamedRun, Part, TunedRef, Tuning
 from sweeps.settings import Setting, combinations, join, read_axes, read_settings
 
@@ -22,16 +23,27 @@ TUNED_METRICS = ("val/accuracy", "val/loss")
 #: Where final.json has it without a look at the test set.
 _TUNED_RULES = ("last", "best_val")
 
+#: The keys of a file that name runs and tunings, and what one of them is called.
+_SECTIONS = (("runs", "run"), ("tuning", "tuning"))
+#: So many runs may read one another in a row.
+_LONGEST = 40
+
 _Named = TypeVar("_Named", NamedRun, Tuning)
 
 
 @dataclass(frozen=True)
 class Names:
-    """The runs and tunings that a spec knows; ``sha256`` is that of the shared file, or empty."""
+    """The runs and tunings that a spec knows.
+
+    Attributes:
+        sha256: of the shared file, or empty.
+        used: the kind and name of those that its rows, columns and cells have named.
+    """
 
     runs: dict[str, NamedRun] = field(default_factory=dict)
     tunings: dict[str, Tuning] = field(default_factory=dict)
     sha256: str = ""
+    used: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def all(self) -> list[NamedRun | Tuning]:
@@ -49,14 +61,33 @@ class Names:
             self.check_input(ref)
         for tuned in own.tuned:
             _known(tuned.name, self.tunings, tuned.place, "tuned", "tuning")
+        self.used.update(_named_by(own))
         if "use" not in parts:
             return own
         entry = parts["use"]
         run = _known(entry.text(), self.runs, entry.place, entry.name, "run")
         if run.each != ((),):
             raise entry.place.error(f"{entry.name}: '{run.name}' is {len(run.each)} runs ({run.place} has each); a cell needs one.")
+        self.used.add(("run", run.name))
         used = Part(run.settings, run.inputs, run.tuned)
         return merge([(f"run '{run.name}'", used), (what, own)])
+
+    def check_used(self, entries: Mapping[str, Entry]) -> None:
+        """Check that what a spec with the keys ``entries`` names is used, also through others, and something of what it shares.
+
+        Raises:
+            SpecError: one is not; it would mean nothing.
+        """
+        reached = list(self.used)
+        for kind, name in reached:
+            owner = self.runs[name] if kind == "run" else self.tunings[name]
+            reached += [item for item in _named_by(owner) if item not in reached]
+        own = [(kind, name, item) for section, kind in _SECTIONS if section in entries for name, item in entries[section].mapping().items()]
+        for kind, name, item in own:
+            if (kind, name) not in reached:
+                raise item.place.error(f"{item.name}: no row, column or cell uses this {kind}, also not through others. Take it out.")
+        if "shared" in entries and not set(reached) - {(kind, name) for kind, name, _ in own}:
+            raise entries["shared"].place.error("shared: nothing of it is used. Take it out.")
 
     def check_input(self, ref: InputRef) -> None:
         """Check that ``ref`` means a run that there is, and as many of it as its role reads.
@@ -79,6 +110,12 @@ class Names:
             raise ref.place.error(
                 f"inputs.teacher: one run is needed, {len(matches)} of '{run.name}' match: {_listed(matches)}. Add where to choose one."
             )
+
+
+def _named_by(owner: Part | NamedRun | Tuning) -> list[tuple[str, str]]:
+    """Return the kind and name of what ``owner`` reads or is tuned by."""
+    tuned = () if isinstance(owner, Tuning) else owner.tuned
+    return [*(("run", ref.run) for ref in owner.inputs), *(("tuning", ref.name) for ref in tuned)]
 
 
 def merge(parts: Iterable[tuple[str, Part]]) -> Part:
@@ -128,9 +165,12 @@ def read_names(entries: Mapping[str, Entry], path: Path) -> Names:
 
 
 def _read_shared(entry: Entry, path: Path) -> tuple[Mapping[str, Entry], bytes]:
-    name = entry.text()
+    name = entry.line()
     if name.endswith((".yaml", ".yml")):
-        file = (path.parent / name).resolve()
+        try:
+            file = existing(str(path.parent / name))
+        except SpecError as error:
+            raise entry.place.error(f"shared: {error}") from error
     else:
         known = {item.stem: item for item in sorted(_SHARED_FOLDER.glob("*.yaml"))}
         if name not in known:
@@ -140,9 +180,9 @@ def _read_shared(entry: Entry, path: Path) -> tuple[Mapping[str, Entry], bytes]:
             )
         file = known[name]
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise entry.place.error(f"shared: {file} cannot be read: {error.strerror}.") from error
+        content = read_file(file)
+    except SpecError as error:
+        raise entry.place.error(f"shared: {error}") from error
     return read_yaml(file, content).mapping(allowed=("runs", "tuning")), content
 
 
@@ -181,7 +221,12 @@ def _inputs(entry: Entry) -> tuple[InputRef, ...]:
 
 def _tuned(entry: Entry) -> tuple[TunedRef, ...]:
     entries = entry.items() if entry.is_list else [entry]
-    return tuple({item.text(): TunedRef(item.text(), item.place) for item in entries}.values())
+    found: dict[str, TunedRef] = {}
+    for item in entries:
+        if item.text() in found:
+            raise item.place.error(f"{item.name}: '{shortened(item.text())}' stands twice. Keep one.")
+        found[item.text()] = TunedRef(item.text(), item.place)
+    return tuple(found.values())
 
 
 def _named_run(name: str, entry: Entry) -> NamedRun:
@@ -227,7 +272,7 @@ def _tuned_value(entry: Entry) -> tuple[str, Epoch]:
 
 def _known(name: str, known: Mapping[str, _Named], place: Place, where: str, kind: str) -> _Named:
     if name not in known:
-        raise place.error(f"{where}: there is no {kind} '{name}'.{did_you_mean(name, known)} Known: {one_of(known) or 'none'}.")
+        raise place.error(f"{where}: there is no {kind} '{shortened(name)}'.{did_you_mean(name, known)} Known: {one_of(known) or 'none'}.")
     return known[name]
 
 
@@ -236,22 +281,22 @@ def _listed(each: Iterable[tuple[Setting, ...]]) -> str:
 
 
 def _check_cycles(names: Names) -> None:
-    """Refuse runs and tunings that need themselves."""
-    finished: set[tuple[str, str]] = set()
+    """Refuse runs and tunings that need themselves, or others through more than :data:`_LONGEST` steps."""
+    depths: dict[tuple[str, str], int] = {}
 
-    def visit(owner: NamedRun | Tuning, path: list[tuple[str, str]], place: Place) -> None:
+    def visit(owner: NamedRun | Tuning, path: list[tuple[str, str]], place: Place) -> int:
         node = ("run" if isinstance(owner, NamedRun) else "tuning", owner.name)
         if node in path:
             cycle = " -> ".join(f"{kind} '{name}'" for kind, name in [*path[path.index(node) :], node])
             raise place.error(f"a cycle, so none of these can be trained first: {cycle}.")
-        if node in finished:
-            return
-        for ref in owner.inputs:
-            visit(names.runs[ref.run], [*path, node], ref.place)
-        if isinstance(owner, NamedRun):
-            for tuned in owner.tuned:
-                visit(names.tunings[tuned.name], [*path, node], tuned.place)
-        finished.add(node)
+        if node not in depths and len(path) < _LONGEST:
+            below = [visit(names.runs[ref.run], [*path, node], ref.place) for ref in owner.inputs]
+            if isinstance(owner, NamedRun):
+                below += [visit(names.tunings[tuned.name], [*path, node], tuned.place) for tuned in owner.tuned]
+            depths[node] = 1 + max(below, default=0)
+        if depths.get(node, math.inf) > _LONGEST:
+            raise place.error(f"{node[0]} '{node[1]}' reads runs that read runs, and so on, more than {_LONGEST} deep. Shorten the chain.")
+        return depths[node]
 
     for owner in names.all:
         visit(owner, [], owner.place)

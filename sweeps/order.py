@@ -54,15 +54,18 @@ class Order:
                 if not self._open_inputs[reader]:
                     self._make_ready(reader)
 
-    def failed(self, name: str) -> dict[str, str]:
-        """Take out every run that depends on the run called ``name``, and return why, by run id, inputs before their readers."""
+    def failed(self, name: str, how: str = "failed") -> dict[str, str]:
+        """Take out every run that depends on the run called ``name``, and return why, by run id, inputs before their readers.
+
+        ``how`` says what became of it.
+        """
         reasons: dict[str, str] = {}
         reached = [name]
         for unfinished in reached:
             for reader in self._readers.pop(unfinished, ()):
                 if self._open_inputs.pop(reader, None) is not None:
-                    direct = f"its input {name} failed"
-                    reasons[reader] = direct if unfinished == name else f"{name} failed, which its input {unfinished} needs"
+                    direct = f"its input {name} {how}"
+                    reasons[reader] = direct if unfinished == name else f"{name} {how}, which its input {unfinished} needs"
                     reached.append(reader)
         return reasons
 

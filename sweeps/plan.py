@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 #: Raised when the layout of a plan file changes.
 SCHEMA = 1
 
-#: The states of a planned run, in the order of a run's life; ``missing`` has no status yet.
-STATES = ("missing", "queued", "running", "preempted", "lost", "failed", "done")
+#: The states of a planned run, in the order of a run's life; ``missing`` has no status yet, ``changed`` holds what other code has made.
+STATES = ("missing", "queued", "running", "preempted", "lost", "failed", "damaged", "changed", "done")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class PlannedRun:
         specs: names of the specs that need it.
         place: what needs it first, for messages: ``demo: One-hot, 40%, seed=0``.
         stage: 0 for a run without inputs, else one above the largest of its inputs.
+        changed: the files and inputs in which the code of what its folder holds differs from the present one.
+        unknown_code: it has results and does not say which code made them.
     """
 
     run_id: str
@@ -49,6 +52,8 @@ class PlannedRun:
     specs: tuple[str, ...]
     place: str
     stage: int = 0
+    changed: tuple[str, ...] = ()
+    unknown_code: bool = False
 
     @property
     def epochs(self) -> int:
@@ -108,18 +113,24 @@ def make_plan(specs: Sequence[Spec], folder: Path) -> Plan:
 
     Raises:
         UserError: a setting that does not exist or contradicts another one, with the file and line; inputs that a method does not
-            read; two runs of a cell that are the same run; two different specs of one name, or specs of different scales.
+            read; two runs of a cell that are the same run; two different specs of one name, or specs of different scales; a part of a
+            spec that means nothing (:mod:`sweeps.checks`).
     """
     # Torch comes with the methods that are composed; whoever only reads a plan's types does without.
+    from sweeps.checks import check_meaning, check_scale
     from sweeps.graph import Graph, not_built
 
     _check_specs(specs)
+    for scale in dict.fromkeys(spec.scale for spec in specs):
+        check_scale(scale)
     seen: dict[int, frozenset[str]] = {}
     expanded = [(spec, cell, not_built(_all(cell), seen)) for spec in specs for cell in expand(spec)]
     built = [cell for _, cell, missing in expanded if missing is None]
     graph = Graph()
     graph.compose((cell, variant) for cell in built for variant in _all(cell))
     cells = tuple(_planned_cell(graph, spec, cell, missing) for spec, cell, missing in expanded)
+    for spec in specs:
+        check_meaning(spec, [(cell, item) for (owner, cell, _), item in zip(expanded, cells, strict=True) if owner is spec], graph)
     return Plan(
         folder=folder,
         specs=tuple(specs),
@@ -131,19 +142,27 @@ def make_plan(specs: Sequence[Spec], folder: Path) -> Plan:
 
 
 def planned_runs(nodes: Iterable[Node], folder: Path) -> dict[str, PlannedRun]:
-    """Return the runs of a graph by id, with their states in ``folder``."""
+    """Return the runs of a graph by id, with their states in ``folder``; one that is running or has failed is said to be so."""
+    from sweeps.changed import made_by
+
+    known = list(nodes)
+    made = made_by(known, folder)
+    states = {node.run_id: planned_state(folder / node.run_id) for node in known}
+    states |= {name: "changed" for name, state in states.items() if made[name].changed and state not in ("running", "failed")}
     return {
         node.run_id: PlannedRun(
             run_id=node.run_id,
             overrides=node.overrides,
             fields=node.fields,
-            state=planned_state(folder / node.run_id),
+            state=states[node.run_id],
             inputs=node.inputs,
             specs=tuple(node.specs),
             place=node.place,
             stage=node.stage,
+            changed=made[node.run_id].changed,
+            unknown_code=made[node.run_id].unknown,
         )
-        for node in nodes
+        for node in known
     }
 
 
@@ -180,7 +199,8 @@ def _recipe_value(graph: Graph, cell: Cell) -> object | None:
         return None
     section, _, name = cell.setting.rpartition(".")
     config = graph.config(cell.recipe)
-    known = vars(getattr(config, section, None)) if section in vars(config) else {}
+    owner = getattr(config, section) if section in vars(config) else None
+    known = vars(owner) if dataclasses.is_dataclass(owner) else {}
     if name not in known:
         near = did_you_mean(cell.setting, graph.fields(cell.recipe))
         raise cell.place.error(f"in {cell.title}: there is no setting '{cell.setting}' here.{near}")
@@ -236,6 +256,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
                 "stage": run.stage,
                 "state": run.state,
                 "specs": list(run.specs),
+                **({"changed": list(run.changed)} if run.changed else {}),
             }
             for run in plan.runs.values()
         ],
@@ -272,6 +293,7 @@ def write_plans(plan: Plan) -> list[Path]:
             "schema": SCHEMA,
             "spec": spec.name,
             "spec_sha256": spec.sha256,
+            **_where(spec),
             "cells": [_cell_document(cell) for cell in plan.cells if cell.spec == spec.name],
         }
         try:
@@ -281,6 +303,13 @@ def write_plans(plan: Plan) -> list[Path]:
             raise UserError(f"{path} cannot be written: {error.strerror}. Set --runs or $REPRO_RUNS to a folder you can write.") from error
         paths.append(path)
     return paths
+
+
+def _where(spec: Spec) -> dict[str, str]:
+    """Return the file of a spec that does not come with the suite, which the analysis could not find otherwise."""
+    from sweeps.spec import known_specs
+
+    return {} if known_specs().get(spec.name) == spec.path else {"spec_file": str(spec.path)}
 
 
 def _cell_document(cell: PlannedCell) -> dict[str, Any]:

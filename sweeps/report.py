@@ -7,10 +7,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from repro.errors import first_of
+from repro.rundir import ENDED_BADLY, damage
 from sweeps.cost import ASSUMED_TFLOPS, COUNTED, FINISHED, Estimate, estimate
 from sweeps.local import Outcome
 from sweeps.plan import STATES, Plan, PlannedCell, PlannedRun, totals
 from sweeps.tuned import Chosen
+
+#: What can be done about runs of other code.
+REMEDIES = (
+    "`python -m sweeps run` and `tune` leave such runs alone; with --changed-code again they train them anew and keep the old folders in "
+    "aside/, with --changed-code equal they take them as they are and note it in code.json."
+)
 
 
 def print_plan(plan: Plan, *, tflops: float | None, tune: str) -> None:
@@ -32,14 +40,28 @@ def print_plan(plan: Plan, *, tflops: float | None, tune: str) -> None:
     if len(stages) > 1:
         print(", ".join(f"stage {stage + 1}: {_number(stages[stage], 'run')}" for stage in sorted(stages)))
     for run in plan.runs.values():
-        if run.state in ("failed", "lost"):
-            print(f"{run.state}: {run.place} ({run.run_id})")
+        if run.state in ENDED_BADLY:
+            why = f": {damage(plan.folder / run.run_id)}" if run.state == "damaged" else ""
+            print(f"{run.state}: {run.place} ({run.run_id}){why}")
+    _print_code(plan)
     for name in plan.untuned:
         print(f"not tuned yet: {name}")
     if plan.untuned:
         print(f"Until then their runs have the values that the spec gives under `otherwise`. To tune: {tune}")
     if plan.runs:
         _print_hours(plan, tflops)
+
+
+def _print_code(plan: Plan) -> None:
+    """Print which runs hold what other code has made, and how many do not say."""
+    changed = [run for run in plan.runs.values() if run.changed]
+    for run in changed:
+        print(f"other code: {run.place} ({run.run_id}): {first_of(run.changed)}")
+    if changed:
+        print(f"The code of {_number(len(changed), 'run')} differs in these files from the present one. {REMEDIES}")
+    unknown = sum(run.unknown_code for run in plan.runs.values())
+    if unknown:
+        print(f"taken as they are, since they do not say which code made them: {_number(unknown, 'run')}")
 
 
 def _print_scale(plan: Plan) -> None:
@@ -162,14 +184,20 @@ def _print_grid(lines: Sequence[Sequence[str]]) -> None:
 
 
 def print_outcome(plan: Plan, outcome: Outcome) -> None:
-    """Print how many runs are done, and each run that failed or was skipped with the reason."""
+    """Print how many runs are done, and each run that failed, was skipped or was left alone, with the reason."""
     print(f"{len(outcome.done)} of {len(plan.runs)} runs done in {plan.folder}")
     for state, runs in (("failed", outcome.failed), ("skipped", outcome.skipped)):
         for name, reason in runs.items():
             print(f"{state}: {plan.runs[name].place} ({name}): {reason}", file=sys.stderr)
+    for name, files in outcome.changed.items():
+        print(f"other code, left alone: {plan.runs[name].place} ({name}): {files}", file=sys.stderr)
+    if outcome.changed:
+        print(REMEDIES, file=sys.stderr)
     if outcome.out_of_time:
+        done, count = len(outcome.done), len(plan.runs)
         print(
-            f"the time is over; the same command goes on with the {len(plan.runs) - len(outcome.done)} runs that are left.", file=sys.stderr
+            f"the time is over: {done} of {count} runs are done; the same command goes on with the {count - done} that are left.",
+            file=sys.stderr,
         )
     if outcome.stopped_by is not None:
         print("stopped; the same command goes on.", file=sys.stderr)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from repro.errors import did_you_mean
 from sweeps.nodes import Entry, Place
@@ -23,14 +24,15 @@ def read_reported(entry: Entry, folder: Path, *, rows: Sequence[str], columns: S
         SpecError: the file cannot be read; a line is damaged, stands twice, or is of a cell that the spec does not have.
     """
     named = entry.mapping(allowed=("file",), required=("file",))["file"]
-    path = (folder / named.text()).resolve()
+    path = folder / named.line()
     try:
+        path = path.resolve()
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise named.place.error(f"{named.name}: {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}.") from error
     reader = csv.reader(io.StringIO(text, newline=""))
     found: dict[tuple[str, str], Reported] = {}
-    for fields in reader:
+    for fields in _lines(reader, path):
         place = Place(path, reader.line_num)
         if reader.line_num == 1:
             if tuple(fields) != HEADER:
@@ -46,6 +48,13 @@ def read_reported(entry: Entry, folder: Path, *, rows: Sequence[str], columns: S
     if not found:
         raise Place(path, 1).error("the file has no published number.")
     return tuple(found.values())
+
+
+def _lines(reader: Any, path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise Place(path, reader.line_num).error(f"not CSV: {error}.") from error
 
 
 def _line(fields: list[str], place: Place) -> Reported:

@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from repro.errors import did_you_mean, one_of
 from sweeps.epochs import EPOCH_RULES
-from sweeps.nodes import Entry, SpecError, read_yaml
+from sweeps.nodes import Entry, Place, SpecError, existing, read_file, read_yaml, shortened
 from sweeps.settings import Setting, Settings, on_top, read_key, read_settings, without
 
 _FOLDER = Path(__file__).resolve().with_suffix("")
@@ -39,14 +39,14 @@ class Rule:
     """One step of a scale: where a run has the settings ``where``, drop those called ``drop`` and put ``settings`` on top."""
 
     where: tuple[Setting, ...]
-    drop: tuple[str, ...]
+    drop: tuple[tuple[str, Place], ...]
     settings: tuple[Setting, ...]
 
     def apply(self, settings: Settings) -> Settings:
         """Return ``settings`` after this step."""
         if any(setting.key not in settings or settings[setting.key].override != setting.override for setting in self.where):
             return settings
-        return on_top(without(settings, self.drop), self.settings)
+        return on_top(without(settings, [name for name, _ in self.drop]), self.settings)
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,13 @@ def load_scale(name: str) -> Scale:
         SpecError: there is none, or it has a mistake; the message names the file and the line.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).resolve()
+        path = existing(name)
     elif name in known_scales():
         path = known_scales()[name]
     else:
         near, known = did_you_mean(name, known_scales()), one_of(known_scales())
-        raise SpecError(f"'{name}': there is no scale of that name.{near} Known: {known}; or give the path of a .yaml file.")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise SpecError(f"{name}: there is no such file.") from error
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise SpecError(f"'{shortened(name)}': there is no scale of that name.{near} Known: {known}; or give the path of a .yaml file.")
+    content = read_file(path)
     return _parse(read_yaml(path, content), content)
 
 
@@ -146,6 +141,6 @@ def _rule(entry: Entry) -> Rule:
         raise entry.place.error(f"{entry.name} needs drop (names of settings) or set (settings), or both.")
     return Rule(
         where=read_settings(parts["where"]) if "where" in parts else (),
-        drop=tuple(read_key(item.name, item.text(), item.place) for item in parts["drop"].items()) if "drop" in parts else (),
+        drop=tuple((read_key(item.name, item.text(), item.place), item.place) for item in parts["drop"].items()) if "drop" in parts else (),
         settings=read_settings(parts["set"]) if "set" in parts else (),
     )

@@ -69,13 +69,18 @@ class CellRule:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a table shows of a run: the metric, the epoch it is read at, its scale and decimals, and which direction is better."""
+    """What a table shows of a run: the metric, the epoch it is read at, its scale and decimals, and which direction is better.
+
+    Attributes:
+        place: of the metric.
+    """
 
     metric: str
     epoch: Epoch
     scale: str
     decimals: int
     better: str
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class Panel:
     metric: str
     label: str
     scale: str
+    place: Place
     type: str = "curve"
     rows: tuple[str, ...] = ()
     classes: Sample | tuple[int, ...] | None = None

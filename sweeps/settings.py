@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 
-from sweeps.nodes import Entry, Place, Value
+from sweeps.nodes import Entry, Place, Value, shortened
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 _BEFORE_QUOTE = re.compile(r"(\\*)('|\Z)")
+#: The sections of a run's settings that are no part of what it is (:data:`repro.config.NOT_SCIENTIFIC`), and Hydra's own.
+NOT_IN_SPECS = ("exec", "tracker", "paths", "hydra")
+#: More combinations than anybody trains.
+MOST_COMBINATIONS = 10_000
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 
@@ -102,7 +107,12 @@ def read_key(name: str, key: str, place: Place) -> str:
         SpecError: it is no such name, or an input, which has a place of its own.
     """
     if not _KEY.fullmatch(key):
-        raise place.error(f"{name}: '{key}' is no name of a setting. Write a choice (method) or a dotted name (noise.rate).")
+        raise place.error(f"{name}: '{shortened(key)}' is no name of a setting. Write a choice (method) or a dotted name (noise.rate).")
+    if key.partition(".")[0] in NOT_IN_SPECS:
+        raise place.error(
+            f"{name}: '{shortened(key)}' is part of no run: how and where runs are executed is said when they are, by "
+            "`python -m sweeps run SPEC --set exec.NAME=VALUE` or in a cluster file. Take it out."
+        )
     if key.partition(".")[0] == "inputs":
         raise place.error(f"{name}: '{key}' is no setting here: the planner finds the runs. Write inputs: {{labels: NAME}} beside set.")
     return key
@@ -114,7 +124,20 @@ def read_settings(entry: Entry) -> tuple[Setting, ...]:
     Raises:
         SpecError: it is no mapping, or holds what cannot be a setting.
     """
-    return tuple(Setting(read_key(entry.name, key, item.place), item.value(), item.place) for key, item in entry.mapping().items())
+    return tuple(_setting(read_key(entry.name, key, item.place), item, item.value()) for key, item in entry.mapping().items())
+
+
+def _setting(key: str, entry: Entry, value: Value) -> Setting:
+    """Return a setting whose value means the same wherever the spec is read."""
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, str) and "${" in item:
+            raise entry.place.error(
+                f"{entry.name}: '{shortened(item)}' refers to something else, so that the file would mean other runs elsewhere. "
+                "Write the value itself."
+            )
+        if isinstance(item, str) and any(sign in item for sign in "\r\n"):
+            raise entry.wrong("a text of one line")
+    return Setting(key, value, entry.place)
 
 
 def read_axes(entry: Entry, *, lists: bool = False) -> tuple[tuple[Setting, ...], ...]:
@@ -126,12 +149,18 @@ def read_axes(entry: Entry, *, lists: bool = False) -> tuple[tuple[Setting, ...]
     axes = []
     for key, item in entry.mapping().items():
         read_key(entry.name, key, item.place)
-        values = tuple(Setting(key, value.value() if lists else value.scalar(), value.place) for value in item.items())
-        if len({setting.override for setting in values}) < len(values):
-            raise item.place.error(f"{item.name}: a value stands twice, and one run would be counted twice.")
+        values = tuple(_setting(key, value, value.value() if lists else value.scalar()) for value in item.items())
+        seen: dict[object, Setting] = {}
+        for setting in values:
+            # 1 and 1.0 are one run, but True is no 1.
+            same = seen.setdefault((isinstance(setting.value, bool), setting.value), setting)
+            if same is not setting:
+                raise setting.place.error(f"{item.name}: a value stands twice, {setting.value}, and one run would be counted twice.")
         axes.append(values)
     if not axes:
         raise entry.place.error(f"{entry.name} is empty: it needs at least one setting with its values, such as {{seed: [0]}}.")
+    if (count := math.prod(map(len, axes))) > MOST_COMBINATIONS:
+        raise entry.place.error(f"{entry.name} has {count} combinations; at most {MOST_COMBINATIONS} are allowed. Name fewer values.")
     return tuple(axes)
 
 

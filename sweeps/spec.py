@@ -80,7 +80,7 @@ from sweeps.epochs import Epoch, read_epoch, read_metric
 from sweeps.expansion import expand, walk
 from sweeps.lines import read_lines, read_rules
 from sweeps.names import read_names
-from sweeps.nodes import Entry, SpecError, read_yaml
+from sweeps.nodes import Entry, SpecError, existing, read_file, read_yaml, shortened
 from sweeps.panels import read_panel
 from sweeps.reported import read_reported
 from sweeps.scale import PAPER, Scale, known_scales, load_scale
@@ -143,13 +143,12 @@ def find_spec(name: str) -> Path:
         SpecError: there is no such spec; the message lists those there are.
     """
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise SpecError(f"{name}: there is no such file.")
-        return Path(name).resolve()
+        return existing(name)
     known = known_specs()
     if name not in known:
+        near = did_you_mean(name, known)
         raise SpecError(
-            f"'{name}': there is no spec of that name.{did_you_mean(name, known)} Known: {one_of(known)}; or give the path of a .yaml file."
+            f"'{shortened(name)}': there is no spec of that name.{near} Known: {one_of(known)}; or give the path of a .yaml file."
         )
     return known[name]
 
@@ -161,11 +160,7 @@ def load_spec(name: str, scale: Scale = PAPER, tuned: Tuned | None = None) -> Ta
         SpecError: there is none, or it has a mistake; the message names the file and the line.
     """
     path = find_spec(name)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}.") from error
-    spec = _parse(path, content, scale)
+    spec = _parse(path, read_file(path), scale)
     return with_tuned(spec, read_tuned(scale) if tuned is None else tuned)
 
 
@@ -229,6 +224,7 @@ def _parse(path: Path, content: bytes, scale: Scale) -> TableSpec | FigureSpec |
         "scale": scale,
         "tuned": Tuned(path),
     }
+    names.check_used(entries)
     panels = _panels(entries, rows) if kind == "figure" else ()
     labels = list(dict.fromkeys(item.label for item in panels or columns))
     both["reported"] = (
@@ -241,7 +237,17 @@ def _parse(path: Path, content: bytes, scale: Scale) -> TableSpec | FigureSpec |
 
 def _panels(entries: Mapping[str, Entry], rows: tuple[Line, ...]) -> tuple[Panel, ...]:
     entries["x"].choice(("epoch",))
-    return tuple(read_panel(item, tuple(row.label for row in rows)) for item in entries["panels"].items())
+    panels: list[Panel] = []
+    for item in entries["panels"].items():
+        panel = read_panel(item, tuple(row.label for row in rows))
+        twin = next((other for other in panels if replace(other, label=panel.label, place=panel.place) == panel), None)
+        if twin is not None:
+            raise item.place.error(f"{item.name} draws the same as the panel '{twin.label}' (line {twin.place.line}). Take one out.")
+        panels.append(panel)
+    for row in rows:
+        if not any(row.label in panel.rows for panel in panels):
+            raise row.place.error(f"the row '{row.label}' is drawn by no panel. Take it out, or name it in the rows of one.")
+    return tuple(panels)
 
 
 def _reading(entry: Entry, scale: Scale) -> Reading:
@@ -253,6 +259,7 @@ def _reading(entry: Entry, scale: Scale) -> Reading:
         scale=shown,
         decimals=parts["decimals"].integer(at_least=0, at_most=12) if "decimals" in parts else {"percent": 1, "fraction": 4}[shown],
         better=parts["better"].choice(BETTER) if "better" in parts else "neither",
+        place=parts["metric"].place,
     )
 
 

@@ -31,7 +31,7 @@ import yaml
 from sweeps.epochs import read_epoch, read_metric
 from sweeps.nodes import Entry, Place, SpecError, Value, read_yaml
 from sweeps.scale import Scale
-from sweeps.settings import Setting, read_settings
+from sweeps.settings import Setting, in_order, read_settings
 
 SCHEMA = 1
 
@@ -127,15 +127,18 @@ def read_tuned(scale: Scale, folder: Path | None = None) -> Tuned:
 def _chosen(entry: Entry) -> Chosen:
     keys = ("name", "dataset", "model", "chosen", "metric", "epoch", "seed", "grid")
     parts = entry.mapping(allowed=keys, required=keys)
+    values, grid = read_settings(parts["chosen"]), tuple(_point(item) for item in parts["grid"].items())
+    if in_order(values) not in [in_order(point.values) for point in grid]:
+        raise parts["chosen"].place.error(f"{parts['chosen'].name} is no point of the grid below it. Tune it again, or take the entry out.")
     return Chosen(
         name=parts["name"].text(),
         dataset=parts["dataset"].text(),
         model=parts["model"].text(),
-        values=read_settings(parts["chosen"]),
+        values=values,
         metric=read_metric(parts["metric"]),
         epoch=str(read_epoch(parts["epoch"])),
         seed=parts["seed"].integer(at_least=0, at_most=2**63 - 1),
-        grid=tuple(_point(item) for item in parts["grid"].items()),
+        grid=grid,
         place=entry.place,
     )
 

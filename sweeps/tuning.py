@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.errors import UserError
-from repro.files import number, read_json, write_text
+from repro.files import number, write_text
+from repro.manifest import open_manifest
 from sweeps.expansion import Expansion
 from sweeps.graph import Graph, Node, not_built
 from sweeps.nodes import Place
@@ -64,12 +65,13 @@ def tune(specs: Sequence[Spec], scale: Scale, runs_folder: Path, tuned_folder: P
         now = [with_tuned(spec, tuned) for spec in specs]
         level = tunings_of(now, scale)[index]
         plan, points = plan_level(level, runs_folder)
-        if execute(plan).stopped_by is not None:
+        outcome = execute(plan)
+        if outcome.stopped_by is not None:
             break
         chosen, problems = [], []
         for needed in level:
             try:
-                chosen.append(_chosen(needed, points[needed.key], runs_folder, tuned.path))
+                chosen.append(_chosen(needed, points[needed.key], runs_folder, tuned.path, outcome.changed))
             except UserError as error:
                 problems.append(str(error))
         if chosen:
@@ -218,12 +220,14 @@ def choose(points: Sequence[GridPoint], *, lowest: bool = False, otherwise: Sequ
     return next((point for point in best if {setting.override for setting in point.values} == declared), best[0])
 
 
-def _chosen(needed: Needed, planned: Sequence[Planned], folder: Path, path: Path) -> Chosen:
-    """Return what the finished runs of a grid say."""
+def _chosen(needed: Needed, planned: Sequence[Planned], folder: Path, path: Path, changed: Mapping[str, str]) -> Chosen:
+    """Return what the finished runs of a grid say; those of ``changed``, which other code has made, say nothing."""
     tuning = needed.use.tuning
     points, missing = [], []
     for values, node in planned:
         try:
+            if node.run_id in changed:
+                raise UserError(f"made by other code: {changed[node.run_id]}")
             points.append(GridPoint(values, _score(folder / node.run_id, tuning), node.run_id))
         except UserError as error:
             missing.append(f"{node.run_id} ({error})")
@@ -251,9 +255,10 @@ def _score(folder: Path, tuning: Tuning) -> float:
     state = planned_state(folder)
     if state != "done":
         raise UserError(state)
+    results = open_manifest(folder).read_json("final.json")
     try:
-        return number(read_json(folder / "final.json")[tuning.metric][tuning.epoch.rule])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return number(results[tuning.metric][tuning.epoch.rule])
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"its final.json has no {tuning.metric} at {tuning.epoch}") from error
 
 

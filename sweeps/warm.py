@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 
+from repro.code import remember
 from repro.compose import compose
 from repro.errors import UserError
+from repro.provenance import git_state
 
 #: The run's own code; then what it imports late: W&B with what its first call and its first row import, what :func:`torch.autograd.grad`
 #: does, and what saves the model. Where one is missing, the run that needs it says so.
@@ -31,3 +33,7 @@ for _name in _NEEDED:
 # Hydra builds its parser, and the registry imports every method, on first use. If this fails, each run will say why.
 with contextlib.suppress(UserError):
     compose(["method=one_hot", "dataset=digits", "seed=0"])
+# Files may be edited while the server lives; its runs are trained with what it has imported, and record that.
+with contextlib.suppress(UserError):
+    remember()
+    git_state()

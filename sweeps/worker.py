@@ -10,6 +10,7 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,12 @@ Worker = Callable[[Sequence[str]], int]
 
 #: Imported once, before the first worker is forked, instead of in each, where it would take seconds.
 PRELOAD = ("sweeps.warm",)
+
+#: How often a worker is started whose server is killed at that moment.
+STARTS = 10
+
+#: Seconds between the first two of these starts; each pause after it is longer by as much.
+START_AGAIN_S = 0.2
 
 
 def start_server(preload: Sequence[str] = PRELOAD) -> multiprocessing.context.ForkServerContext:
@@ -39,6 +46,30 @@ def start_server(preload: Sequence[str] = PRELOAD) -> multiprocessing.context.Fo
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+def start(
+    context: multiprocessing.context.ForkServerContext, worker: Worker, overrides: Sequence[str], log: Path, *, name: str
+) -> multiprocessing.context.ForkServerProcess:
+    """Fork a worker process and return it.
+
+    Raises:
+        UserError: the server that forks it was killed again and again.
+    """
+    for number in range(STARTS):
+        process = context.Process(target=enter, args=(worker, overrides, log), name=name)
+        try:
+            process.start()
+        except (EOFError, ConnectionError):
+            # The server was killed at this moment; the next start has a new one. If it had forked already, the run's lock is held. As long
+            # as the system has not ended it, multiprocessing takes it for alive.
+            time.sleep(START_AGAIN_S * (number + 1))
+            continue
+        return process
+    raise UserError(
+        f"the process that runs are forked from was killed {STARTS} times as {name} was started. If nobody killed it, there is too little "
+        "memory: choose fewer --jobs. The same command goes on."
+    )
 
 
 def train(overrides: Sequence[str]) -> int:

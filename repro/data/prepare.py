@@ -16,6 +16,7 @@ from repro.data.splits import Indices, make_split
 from repro.data.transform import Transform
 from repro.data.types import ImageSet, Labels, RawDataset
 from repro.determinism import sha256_of
+from repro.errors import UserError, shown
 
 #: Pixels of a set up to which :func:`as_inputs` keeps its images as float32: 64 MiB of them.
 MAX_INPUTS = 2**24
@@ -73,7 +74,7 @@ def prepare(config: Config, device: torch.device) -> RunData:
     Raises:
         UserError: a file of the dataset is missing or damaged, or a setting does not fit the dataset.
     """
-    raw: RawDataset = registry.get("dataset", config.dataset.name).build(config.dataset, Path(config.paths.data).expanduser())
+    raw = _read(config)
     transform = Transform(config.augment, raw.mean, raw.std, raw.image_shape, device)
     split = make_split(config.split, raw.train.labels, config.seed)
     true = raw.train.labels[split.train]
@@ -138,3 +139,17 @@ def _part(images: ImageSet, indices: Indices, device: torch.device) -> LabelledI
 
 def _move(images: ImageSet, device: torch.device) -> LabelledImages:
     return LabelledImages(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))
+
+
+def _read(config: Config) -> RawDataset:
+    where = shown(config.paths.data)
+    remedy = "Set paths.data or $REPRO_DATA to the folder of the datasets."
+    try:
+        folder = Path(config.paths.data).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"paths.data={where}: {error} {remedy}") from error
+    try:
+        raw: RawDataset = registry.get("dataset", config.dataset.name).build(config.dataset, folder)
+    except OSError as error:
+        raise UserError(f"paths.data={where}: {error.strerror or error}. {remedy}") from error
+    return raw

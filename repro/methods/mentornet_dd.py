@@ -43,7 +43,7 @@ class MentorNetDDConfig(MethodConfig):
     dropout_rates: list[float] = setting([0.5, 0.05, 0.9], help="shares of a batch that are left out", at_least=0.0, below=1.0)
     dropout_spans: list[int] = setting([17, 78, 5], help="percent of training for which each of these rates holds", at_least=0, at_most=100)
     mentor_learning_rate: float = setting(1e-3, help="step size of Adam for the mentor", above=0.0)
-    mentor_passes: int = setting(20, help="passes over what the mentor learns from", at_least=1)
+    mentor_passes: int = setting(20, help="passes over what the mentor learns from", at_least=1, at_most=10_000)
 
     def contradictions(self, config: Any) -> list[str]:
         """Return what contradicts the rest of the run's settings."""

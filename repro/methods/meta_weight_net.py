@@ -43,7 +43,7 @@ class MetaWeightNetConfig(MethodConfig):
         choices=("paper", "first_code", "stable_code"),
     )
     learning_rate: float = setting(1e-3, help="step size of Phi; no schedule", at_least=0.0)
-    hidden: int = setting(100, help="units of the hidden layer", at_least=1)
+    hidden: int = setting(100, help="units of the hidden layer", at_least=1, at_most=100_000)
 
 
 class _WeightNet(nn.Module):

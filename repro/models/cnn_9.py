@@ -23,7 +23,7 @@ class CNN9Config(ModelConfig):
     """Its size and regularisation."""
 
     name: str = "cnn_9"
-    width: int = setting(128, help="channels of the first stage and of the last convolution", at_least=1)
+    width: int = setting(128, help="channels of the first stage and of the last convolution", at_least=1, at_most=1024)
     dropout: float = setting(0.25, help="share of whole maps that are dropped after each of the two poolings", at_least=0.0, below=1.0)
 
 

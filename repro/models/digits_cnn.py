@@ -20,7 +20,7 @@ class DigitsCNNConfig(ModelConfig):
     """Its size."""
 
     name: str = "digits_cnn"
-    width: int = setting(32, help="channels of the first convolution; the second has twice as many", at_least=1)
+    width: int = setting(32, help="channels of the first convolution; the second has twice as many", at_least=1, at_most=1024)
 
 
 class DigitsCNN(nn.Module):

@@ -18,7 +18,7 @@ _STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
 class ResNet18Config(ModelConfig):
     """Its size."""
 
-    width: int = setting(64, help="channels of the first stage; the next ones have 2, 4 and 8 times as many", at_least=1)
+    width: int = setting(64, help="channels of the first stage; the next ones have 2, 4 and 8 times as many", at_least=1, at_most=1024)
 
 
 class ResNet18(nn.Module):

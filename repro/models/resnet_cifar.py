@@ -18,8 +18,8 @@ class ResNetCifarConfig(ModelConfig):
     """Its size."""
 
     name: str = "resnet_cifar"
-    depth: int = setting(32, help="layers with weights, 6n + 2", at_least=8)
-    width: int = setting(16, help="channels of the first stage; the next ones have 2 and 4 times as many", at_least=1)
+    depth: int = setting(32, help="layers with weights, 6n + 2", at_least=8, at_most=2000)
+    width: int = setting(16, help="channels of the first stage; the next ones have 2 and 4 times as many", at_least=1, at_most=1024)
 
 
 class ResNetCifar(nn.Module):

@@ -18,8 +18,8 @@ from repro.fields import setting
 class WideResNetConfig(ModelConfig):
     """Its size; the defaults are WRN-28-10 without dropout (Table 9)."""
 
-    depth: int = setting(28, help="6 n + 4, for n blocks of two convolutions in each of three stages", at_least=10)
-    widen_factor: int = setting(10, help="times 16: channels of the first of three stages", at_least=1)
+    depth: int = setting(28, help="6 n + 4, for n blocks of two convolutions in each of three stages", at_least=10, at_most=2000)
+    widen_factor: int = setting(10, help="times 16: channels of the first of three stages", at_least=1, at_most=100)
     dropout: float = setting(0.0, help="probability of dropping an activation between a block's two convolutions", at_least=0.0, below=1.0)
 
 

@@ -30,9 +30,11 @@ def open_run(
     run_id: str,
     directory: Path,
     resume: str = "allow",
-    finish_timeout_s: float = FINISH_TIMEOUT_S,
+    finish_timeout_s: float | None = None,
 ) -> Any:
     """Open the W&B run ``run_id`` for a run folder, its files under ``directory``; ``mode`` is ``online`` or ``offline``.
+
+    Its end waits ``finish_timeout_s`` seconds for the server; unless that is given, :data:`FINISH_TIMEOUT_S`.
 
     Raises:
         Exception: whatever W&B raises when it cannot start.
@@ -52,7 +54,7 @@ def open_run(
         # A table staged outside the run folder would be lost with it.
         allow_offline_artifacts=False,
         init_timeout=INIT_TIMEOUT_S,
-        finish_timeout=finish_timeout_s,
+        finish_timeout=FINISH_TIMEOUT_S if finish_timeout_s is None else finish_timeout_s,
         finish_timeout_raises=True,
         # A server that stumbles is asked again soon, so that most of what it refused is with it before the end.
         x_file_stream_retry_wait_min_seconds=1,

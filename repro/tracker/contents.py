@@ -14,7 +14,8 @@ import yaml
 from repro.config import NOT_SCIENTIFIC
 from repro.errors import UserError
 from repro.files import jsonable, number, read_json
-from repro.rundir import read_metrics
+from repro.manifest import open_manifest
+from repro.rundir import damage, parse_metrics, read_state
 
 #: Counts, which stay whole numbers; every other metric is a float.
 WHOLE = ("epoch", "step")
@@ -35,13 +36,17 @@ class Contents:
         """Read what stands in the folder from its first attempt on.
 
         Raises:
-            UserError: it is no run folder, or one of these files cannot be read.
+            UserError: it is no run folder, one of these files cannot be read, or the run is done and they are not what it wrote.
         """
         self.folder = folder
+        state = read_state(folder)
+        if state == "damaged":
+            raise UserError(f"{damage(folder)} What is damaged is not mirrored.")
+        self._manifest = open_manifest(folder) if state == "done" else None
         try:
-            settings = yaml.safe_load((folder / "config.yaml").read_text())
-            identity = read_json(folder / "identity.json")
-            provenance = read_json(folder / "provenance.json")
+            settings = yaml.safe_load(self._bytes("config.yaml"))
+            identity = json.loads(self._bytes("identity.json"))
+            provenance = json.loads(self._bytes("provenance.json"))
             self.run_id = str(identity["run_id"])
             self.tracker: dict[str, Any] = dict(settings["tracker"])
             self.epochs = int(settings["optim"]["epochs"])
@@ -56,14 +61,25 @@ class Contents:
         """The runs that differ in seed and fold only."""
         return "/".join(str((self.config.get(section) or {}).get("name")) for section in ("dataset", "method", "noise"))
 
+    def _bytes(self, name: str) -> bytes:
+        """Return what a file holds; of a finished run, what the run wrote."""
+        return (self.folder / name).read_bytes() if self._manifest is None else self._manifest.read_bytes(name)
+
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of ``metrics.jsonl``, so far."""
-        return read_metrics(self.folder)
+        """Return the rows of ``metrics.jsonl``, so far.
+
+        Raises:
+            UserError: the run is done and they are not what it wrote.
+        """
+        try:
+            return parse_metrics(self._bytes("metrics.jsonl").decode())
+        except FileNotFoundError:
+            return []
 
     def results(self) -> dict[str, dict[str, float]] | None:
         """Return what ``final.json`` holds, or ``None`` before the run is finished."""
         try:
-            stored = read_json(self.folder / "final.json")
+            stored = json.loads(self._bytes("final.json"))
         except (FileNotFoundError, ValueError):
             return None
         return {metric: {rule: number(value) for rule, value in values.items()} for metric, values in stored.items()}
@@ -71,7 +87,7 @@ class Contents:
     def truth_sha256(self) -> str:
         """Return the sha256 of ``metrics.jsonl``."""
         try:
-            return hashlib.sha256((self.folder / "metrics.jsonl").read_bytes()).hexdigest()
+            return hashlib.sha256(self._bytes("metrics.jsonl")).hexdigest()
         except FileNotFoundError:
             return hashlib.sha256(b"").hexdigest()
 

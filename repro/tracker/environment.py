@@ -67,9 +67,9 @@ def api_key(url: str) -> str | None:
     return None
 
 
-def probe(*, limit_s: float = PROBE_S) -> str | None:
-    """Ask the server once who we are; return why it cannot be used, or ``None`` when it answered within ``limit_s`` seconds."""
-    url = base_url()
+def probe() -> str | None:
+    """Ask the server once who we are; return why it cannot be used, or ``None`` when it answered within :data:`PROBE_S` seconds."""
+    url, limit_s = base_url(), PROBE_S
     key = api_key(url)
     if key is None:
         return f"there is no API key for {url} (`wandb login`, or WANDB_API_KEY)"

@@ -1,4 +1,4 @@
-"""Two locks in a run folder, freed by the system when their holder dies.
+"""Two locks in a run folder.
 
 The *owner* is the live attempt whose offline files lie there; nobody else touches them. The *writer* is whoever sends the run to a
 server: an online attempt, ``sync`` or ``publish``. Two of them at once would log epochs twice.
@@ -6,21 +6,21 @@ server: an online attempt, ``sync`` or ``publish``. Two of them at once would lo
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import filelock
-
+from repro.lock import HeldError, hold
 from repro.rundir import read_state
 
 
-def owner_lock(folder: Path) -> filelock.BaseFileLock:
-    """Return the lock that a live attempt holds."""
-    return filelock.FileLock(folder / "wandb" / ".owner.lock", blocking=False)
+def owner_lock(folder: Path, *, timeout_s: float = 0.0) -> AbstractContextManager[None]:
+    """Hold the lock of a live attempt, as :func:`repro.lock.hold` does."""
+    return hold(folder / "wandb" / ".owner.lock", timeout_s=timeout_s)
 
 
-def writer_lock(folder: Path) -> filelock.BaseFileLock:
-    """Return the lock of whoever sends the run to a server."""
-    return filelock.FileLock(folder / "wandb" / ".writer.lock", blocking=False)
+def writer_lock(folder: Path, *, timeout_s: float = 0.0) -> AbstractContextManager[None]:
+    """Hold the lock of whoever sends the run to a server, as :func:`repro.lock.hold` does."""
+    return hold(folder / "wandb" / ".writer.lock", timeout_s=timeout_s)
 
 
 def lives(folder: Path) -> bool:
@@ -28,7 +28,7 @@ def lives(folder: Path) -> bool:
     if read_state(folder) == "running":
         return True
     try:
-        with owner_lock(folder).acquire(timeout=0):
+        with owner_lock(folder):
             return False
-    except filelock.Timeout:
+    except HeldError:
         return True

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from repro.errors import UserError
 from repro.files import number
 from repro.labels import open_trajectory
+from repro.rundir import read_state
 
 #: Bins of a histogram; W&B shows at most 64.
 BINS = 64
@@ -54,11 +54,14 @@ def heatmap(rows: Sequence[dict[str, Any]], *, epochs: int) -> npt.NDArray[np.ui
 
 
 def histograms(folder: Path, epoch: int) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Return the histograms (counts, edges of the bins) after ``epoch`` epochs; nothing where no trajectory has been recorded."""
-    try:
-        trajectory = open_trajectory(folder / "labels")
-    except UserError:
+    """Return the histograms (counts, edges of the bins) after ``epoch`` epochs; nothing where no trajectory has been recorded.
+
+    Raises:
+        UserError: the recorded labels are damaged.
+    """
+    if not (folder / "labels" / "layout.json").exists():
         return {}
+    trajectory = open_trajectory(folder / "labels", unfinished=read_state(folder) not in ("done", "damaged"))
     if not 0 < epoch <= trajectory.epochs:
         return {}
     block = trajectory.block(epoch - 1)

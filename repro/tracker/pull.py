@@ -19,6 +19,7 @@ import yaml
 
 from repro.errors import UserError
 from repro.files import number, write_json, write_text
+from repro.manifest import seal
 from repro.metrics import definition_of
 from repro.rundir import metrics_line, now
 from repro.tracker.contents import WHOLE
@@ -68,6 +69,7 @@ def _pull_one(remote: Remote, runs: Path, server: Server) -> Outcome:
         write_json(folder / "provenance.json", provenance | {"pulled": {"from": f"{server.place}/{remote.run_id}", "at": now()}})
         write_json(folder / "final.json", results)
         write_json(folder / "cost.json", _cost(rows, provenance, remote.summary))
+        seal(folder, name)
         write_json(folder / "status.json", _status(rows, provenance, remote))
         folder.chmod(0o755)
         folder.rename(runs / name)

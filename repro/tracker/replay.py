@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-
 from repro.errors import UserError
+from repro.lock import HeldError
 from repro.rundir import read_state
 from repro.tracker.client import WandbTracker, open_run
 from repro.tracker.contents import Contents
@@ -99,9 +98,9 @@ def sending(folder: Path) -> Iterator[None]:
     """
     try:
         (folder / "wandb").mkdir(exist_ok=True)
-        with writer_lock(folder).acquire(timeout=0):
+        with writer_lock(folder):
             yield
-    except filelock.Timeout as error:
+    except HeldError as error:
         raise UserError(f"{folder.name}: another process is sending it.") from error
     except OSError as error:
         raise UserError(f"{folder / 'wandb'} cannot be written: {error.strerror or error}.") from error

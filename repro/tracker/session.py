@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import filelock
-
 from repro.config import Config
 from repro.errors import Interrupted
+from repro.lock import HeldError
 from repro.tracker.environment import isolate, probe
 from repro.tracker.locks import owner_lock, writer_lock
 
@@ -70,8 +69,8 @@ def _start(config: Config, run_id: str, folder: Path, locks: contextlib.ExitStac
     try:
         # Where W&B cannot write it would take the system's temporary folder without an error.
         (folder / "wandb").mkdir(exist_ok=True)
-        with contextlib.suppress(filelock.Timeout):  # an upload that looks whether we live holds it for a moment
-            locks.enter_context(owner_lock(folder).acquire(timeout=1.0))
+        with contextlib.suppress(HeldError):  # an upload that looks whether we live holds it for a moment
+            locks.enter_context(owner_lock(folder, timeout_s=1.0))
     except OSError as error:
         logger.warning("%s cannot be written (%s); training goes on without the mirror.", folder / "wandb", error.strerror or error)
         return None
@@ -104,8 +103,8 @@ def _mode(config: Config, folder: Path, locks: contextlib.ExitStack) -> str:
     problem = probe()
     if problem is None:
         try:
-            locks.enter_context(writer_lock(folder).acquire(timeout=_WRITER_WAIT_S))
-        except (filelock.Timeout, OSError):
+            locks.enter_context(writer_lock(folder, timeout_s=_WRITER_WAIT_S))
+        except (HeldError, OSError):
             problem = "another process is uploading this run"
     if problem is None:
         return "online"

@@ -207,7 +207,7 @@ def test_no_further_from_float64_than_double_backward_on_resnet18() -> None:
     """In float32, on a deep network with BatchNorm, both are off by round-off; the engine must not be the worse one."""
     from repro import registry
 
-    errors = {"ours": 0.0, "double backward": 0.0}
+    errors = {"ours": 0.0, "double backward": 0.0, "apart": 0.0}
     for seed in range(3):
         torch.manual_seed(seed)
         choice = registry.get("model", "resnet18")
@@ -220,6 +220,7 @@ def test_no_further_from_float64_than_double_backward_on_resnet18() -> None:
         exact = through_the_step(model.double(), inputs.double(), coefficients.double(), meta_inputs.double(), meta_targets, settings)
         errors["ours"] += ((ours - exact).norm() / exact.norm()).item()
         errors["double backward"] += ((twice - exact).norm() / exact.norm()).item()
-    # Two draws of round-off of one size: neither is below the other in every draw.
+        errors["apart"] += ((ours - twice).norm() / exact.norm()).item()
+    # Nearly all of it is that of the passes both share. Its size is the processor's, so nothing here is compared with a number of one.
     assert errors["ours"] <= 1.5 * errors["double backward"], errors
-    assert errors["ours"] / 3 <= 1e-2
+    assert errors["apart"] <= 0.02 * errors["double backward"], errors

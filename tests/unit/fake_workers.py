@@ -10,13 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repro.errors import EXIT_USER_ERROR, UserError
-from repro.files import write_json
-from repro.rundir import RunFolder, read_state
+from repro.lease import Superseded, claim
+from repro.rundir import FinishedError, RunFolder, read_state
+
+#: What workers do that wait, and the file that those of ``while`` wait for.
+WAITING = ("slow", "while", "deaf")
+GO_ON = "go_on.txt"
+
+
+def go_on(runs: Path) -> None:
+    """Let the workers that behave as ``while`` end."""
+    (runs / GO_ON).touch()
 
 
 def behave(overrides: Sequence[str]) -> int:
     """Do what the override ``behave=...`` says: done, fail, die (the first time),
-    quit (a user's mistake without a folder), while (1.5 s the first time), slow (6 s the first time).
+    quit (a user's mistake without a folder), while (the first time, until the test says :func:`go_on`), slow (until it is stopped),
+    deaf (until it is killed, the first time), taken (over by another process, the first time).
 
     As a real run, it refuses to begin when one of its inputs is not done.
     """
@@ -41,24 +51,35 @@ def behave(overrides: Sequence[str]) -> int:
     try:
         with RunFolder(folder).hold(heartbeat_s=0.5, epochs=2) as held:
             assert held.status is not None
-            write_json(folder / "provenance.json", {"threads": int(settings["exec.threads"])})
+            held.write_json("provenance.json", {"threads": int(settings["exec.threads"])})
             if what == "fail":
                 held.end("failed", error="ValueError: as it was told")
                 raise ValueError("as it was told")
+            if what == "taken" and held.status.attempt == 1:
+                claim(folder)
+                held.check_lease()
             if what == "die" and held.status.attempt == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            steps = {"slow": 300, "while": 75}.get(what, 10) if held.status.attempt == 1 else 10
-            held.open_metrics(up_to_epoch=None)
-            for step in range(steps):
-                if step % (steps // 2) == 0:
-                    held.append_metrics({"epoch": 2 * step // steps, "test/accuracy": 0.125})
+            held.open_metrics([])
+            held.append_metrics({"epoch": 0, "test/accuracy": 0.125})
+            while what in WAITING and held.status.attempt == 1 and not (what == "while" and (runs / GO_ON).exists()):
                 time.sleep(0.02)
-                if received:
+                if received and what != "deaf":
+                    break
+            for step in range(10):
+                if step == 5:
+                    held.append_metrics({"epoch": 1, "test/accuracy": 0.125})
+                time.sleep(0.02)
+                if received and what != "deaf":
                     # Saving takes a moment, in which nobody may lose patience.
                     time.sleep(0.5)
                     held.end("preempted", error=f"stopped by {received}")
                     return 128 + received[0]
             held.end("done")
+    except FinishedError:
+        return 0
+    except Superseded as stop:
+        return stop.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -14,6 +14,7 @@ from repro import registry
 from repro.data.types import RawDataset
 from repro.determinism import sha256_of
 from repro.files import write_json
+from repro.manifest import seal
 
 FIELDS: dict[str, Any] = {"dataset.name": "digits", "dataset.version": 1, "noise.name": "none", "noise.version": 1, "noise.seed": None}
 NOISY = {"noise.name": "uniform", "noise.rate": 0.4, "noise.include_true": False, "noise.draw": "bernoulli", "noise.seed": None}
@@ -63,6 +64,7 @@ def label_run(
     shape = [planned or len(blocks), len(indices), blocks[0].shape[1] if len(blocks) else 10]
     layout = {"schema": 1, "kind": "instance", "file": "instances.f32", "dtype": "<f4", "when": when, "shape": shape}
     write_json(labels / "layout.json", layout | {"indices": "indices.i64", "num_instances": len(indices)})
+    seal(folder)
 
 
 def true_hashes(observed: npt.NDArray[np.int64]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from repro.determinism import Stream
 from repro.files import write_json
 from repro.inputs import InputRun, Inputs
 from repro.labels import FILES
+from repro.manifest import seal
 from repro.methods.base import Context
 
 NUM_CLASSES, NUM_INSTANCES, EPOCHS, BATCH_SIZE = 5, 40, 3, 8
@@ -58,7 +59,7 @@ def fold_inputs(tmp_path: Path, kind: str, num_folds: int = 5) -> tuple[Inputs, 
             own = np.random.default_rng(fold).random((EPOCHS, steps, NUM_CLASSES)).astype(np.float32)
         name = f"{kind}_labels-digits-{fold}"
         write_trajectory(tmp_path / name / "labels", kind, own, indices)
-        runs.append(InputRun(name, tmp_path / name, fields(seed=7)))
+        runs.append(InputRun(name, tmp_path / name, fields(seed=7), seal(tmp_path / name)))
         values.append(own)
     return Inputs(labels=tuple(runs)), values
 
@@ -93,7 +94,7 @@ def write_teacher(tmp_path: Path, normalization: str = "dataset") -> InputRun:
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
     known = fields(**{"model.name": "digits_cnn", "model.version": 1, "model.width": 4, "augment.normalization": normalization})
-    return InputRun(folder.name, folder, known)
+    return InputRun(folder.name, folder, known, seal(folder))
 
 
 def make_context(inputs: Inputs | None = None, *, epochs: int = EPOCHS, batch_size: int = BATCH_SIZE, seed: int = 0) -> Context:

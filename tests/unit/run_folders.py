@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.files import write_json
+from repro.manifest import seal
 from sweeps.plan import Plan, PlannedCell, PlannedRun, write_plans
 from sweeps.spec import Spec, expand
 
@@ -60,6 +61,7 @@ def done_run(
         for row, point in zip(rows, points, strict=False):
             row[metric] = point if point == point else "NaN"
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seal(folder)
 
 
 def ended_run(folder: Path, state: str, error: str | None = None) -> None:

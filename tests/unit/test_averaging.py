@@ -12,6 +12,7 @@ from repro.averaging import AveragedLabels, Moment, averaged_labels, check_lengt
 from repro.determinism import visit_order
 from repro.errors import UserError
 from repro.inputs import InputRun, Inputs
+from repro.manifest import seal
 from tests.unit.made_inputs import (
     BATCH_SIZE,
     EPOCHS,
@@ -197,7 +198,9 @@ def test_inputs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "method.align=visit: class labels can be aligned by fraction, epoch_end, step" in message(classes.labels, align="visit")
     short = tmp_path / "short"
     write_trajectory(short / "labels", "instance", np.full((2, 32, NUM_CLASSES), 0.2, np.float32), [i for i in range(40) if i % 5])
-    assert "input short has 2 epochs of labels, the first input 3" in message((*inputs.labels[1:], InputRun("short", short, fields())))
+    assert "input short has 2 epochs of labels, the first input 3" in message(
+        (*inputs.labels[1:], InputRun("short", short, fields(), seal(short)))
+    )
     with pytest.raises(UserError, match=r"optim.epochs=4, but the labels were recorded over 3 epochs"):
         check_length(averaged_labels(make_context(inputs, epochs=4)))
     check_length(averaged_labels(make_context(inputs, epochs=4), align="fraction"))

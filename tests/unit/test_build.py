@@ -20,6 +20,7 @@ from analysis.evidence import keep
 from analysis.make import make_files
 from repro.errors import UserError
 from repro.files import read_json, write_json
+from repro.manifest import seal
 from sweeps.plan import make_plan, write_plans
 from sweeps.spec import Spec, load_scale, load_spec
 
@@ -74,6 +75,7 @@ class Suite:
             write_json(self.runs / name / "identity.json", {"schema": 1, "run_id": name, "fields": plan.runs[name].fields})
             (self.runs / name / "model.safetensors").write_bytes(b"weights")
             (self.runs / name / "metrics.jsonl").write_text(json.dumps(ROW) + "\n")
+            seal(self.runs / name)
 
     def keep(self) -> None:
         keep(self.specs, self.runs, self.tables / "evidence")
@@ -97,6 +99,7 @@ def test_evidence_has_what_the_pages_need_and_nothing_else(suite: Suite) -> None
             "cost.json",
             "final.json",
             "identity.json",
+            "manifest.json",
             "metrics.jsonl",
             "provenance.json",
             "status.json",
@@ -131,14 +134,17 @@ def test_failed_runs_are_evidence_and_others_that_are_not_done_are_not(suite: Su
 
 def test_short_trajectories_are_evidence_where_a_figure_shows_single_labels(suite: Suite, tmp_path: Path) -> None:
     text = FIGURE.replace('{metric: "class_meta_accuracy/{k}", label: Accuracy, classes: [1]}', "{type: top_classes, label: Others}")
+    text = text.replace("class_labels", "instance_labels")
     suite.paths["drawn"].write_text(text)
     spec = load_spec("drawn")
     write_plans(make_plan([spec], suite.runs))
     (drawn,) = [repeat.run.run_id for cell in collect(spec, suite.runs) for repeat in cell.repeats]
+    done_run(suite.runs / drawn)
     for size in (1_000_000, 3_000_000):
         labels = suite.runs / drawn / "labels"
         labels.mkdir(exist_ok=True)
         (labels / "classes.f32").write_bytes(bytes(size))
+        seal(suite.runs / drawn)
         target = tmp_path / f"evidence{size}"
         keep([spec], suite.runs, target)
         assert (target / drawn / "labels" / "classes.f32").exists() == (size == 1_000_000)
@@ -166,6 +172,7 @@ def test_a_changed_run_shows(suite: Suite) -> None:
     suite.fill()
     final = suite.tables / "evidence" / suite.names[0] / "final.json"
     final.write_text(final.read_text().replace("0.9", "0.8"))
+    seal(final.parent)
     assert {str(item.path) for item in check(suite.tables)} >= {"shown/shown.md", "shown/shown.runs.csv"}
 
 
@@ -235,3 +242,23 @@ def test_the_committed_pages_are_what_the_committed_evidence_makes(tmp_path: Pat
     command = [sys.executable, "-m", "analysis", "check", "--out", os.path.relpath(tables, tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_report_goes_on_past_a_plan_that_it_cannot_read(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("mine", "gone", "changed"):
+        (elsewhere / f"{name}.yaml").write_text(SPEC.replace("title: A table", f"title: The table {name}"))
+        write_plans(make_plan([load_spec(str(elsewhere / f"{name}.yaml"))], suite.runs))
+    (elsewhere / "gone.yaml").unlink()
+    (elsewhere / "changed.yaml").write_text(SPEC)
+    (suite.runs / "plans" / "old.json").write_text("{}")
+    (suite.runs / "plans" / "torn.json").write_text("{")
+    assert main(["report", "--runs", str(suite.runs), "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "shown: A table" in page
+    assert "mine: The table mine" in page
+    said = capsys.readouterr().err
+    assert [line.split(": ")[1] for line in said.splitlines()] == ["changed", "gone", "old", "torn"]
+    assert "there is no such file" in said
+    assert "another version" in said

@@ -43,6 +43,11 @@ def test_limits_by_model(tmp_path: Path) -> None:
         ("wandb: cloud", 5, "'cloud' does not exist"),
         ("warning_s: 3\nqos: x", 5, "warning_s must be an integer from 10"),
         ("jobs: 3", 5, "jobs: there is no such key"),
+        ("environment: {A: true}", 5, "environment.A must be a text or a number"),
+        ("environment: {A: ~}", 5, "environment.A must be a text or a number"),
+        ("environment: {A B: x}", 5, "'A B' is no name of a variable"),
+        ("sbatch: {mail-type: FAIL, mail_type: END}", 5, "sbatch.mail_type stands twice"),
+        ("settings: {exec.threads: [1, [2]]}", 5, "settings.exec.threads must be"),
     ],
 )
 def test_a_mistake_names_its_line(tmp_path: Path, change: str, line: int, message: str) -> None:
@@ -59,6 +64,9 @@ def test_a_mistake_names_its_line(tmp_path: Path, change: str, line: int, messag
         ('default: "12:00:00", ', "", 3, "time.default is missing"),
         ("32G", "32", 4, "memory.default must be a text"),
         ("32G", "32 GB", 4, "an amount of memory"),
+        ("32G", "9" * 5000 + "G", 4, "an amount of memory"),
+        ('"12:00:00"', '"' + "9" * 5000 + '-12:00:00"', 3, "a time in quotes"),
+        ('"12:00:00"', '"١٢:00:00"', 3, "a time in quotes"),
         ("12:00:00", "00:02:00", 3, "longer than warning_s"),
         ("kind: slurm", "kind: pbs", 1, "'pbs' does not exist"),
         ("partition: gpu\n", "", 1, "partition is missing"),

@@ -15,6 +15,7 @@ from repro.data.sources.digits import DigitsConfig
 from repro.data.splits import make_split
 from repro.files import write_json
 from repro.identity import scientific_fields
+from repro.manifest import seal
 from repro.models.digits_cnn import MatrixConvolution
 from sweeps.cost import ASSUMED_TFLOPS, COUNTED, FINISHED, MACS_FILE, Estimate, estimate
 from sweeps.plan import Plan, PlannedRun
@@ -165,6 +166,7 @@ def finished(folder: Path, name: str, gpu_hours: float, *overrides: str, epochs:
     write_json(folder / name / "cost.json", {"gpu_hours": gpu_hours})
     write_json(folder / name / "status.json", {"state": state, "epoch": epochs})
     write_json(folder / name / "identity.json", {"run_id": name, "fields": fields})
+    seal(folder / name)
 
 
 def test_finished_runs_of_the_kind_come_before_counting(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_columns_and_cells_can_say_what_rows_can(tmp_path: Path) -> None:
         "{label: Wide, use: net, tuned: rate}",
     ).replace("runs:", "runs:\n  net: {set: {model: resnet18, noise: none}}")
     text = text.replace("Final, use: final", "Final, set: {method: class_labels}")
+    text = text.replace("  final:\n    set: {method: replay, split: full}\n    inputs: {labels: folds}\n", "")
     text += "cells: [{row: Final, inputs: {labels: {from: folds, set: {seed: 5}}}}]\n"
     final = first_run(tmp_path, text)
     assert {"model=resnet18", "noise=none", "method.learning_rate=50.0"} <= set(final.overrides)
@@ -152,10 +153,11 @@ def test_chosen_values_are_looked_up_by_dataset_and_model(tmp_path: Path) -> Non
 
 TUNED_MISTAKES = {
     "other keys": (
-        ("chosen: {method.learning_rate: 25.0}", "chosen: {method.momentum: 0.9}"),
+        ("{method.learning_rate: 25.0}", "{method.momentum: 0.9}"),
         4,
         ["keys of the grid of 'rate'", "momentum"],
     ),
+    "no point": (("chosen: {method.learning_rate: 25.0}", "chosen: {method.learning_rate: 26.0}"), 7, ["chosen is no point of the grid"]),
     "no value": (("chosen: {method.learning_rate: 25.0}", "chosen: {method.learning_rate: {}}"), 7, ["must be a text, a number"]),
     "missing": (("    seed: 7\n", ""), 4, ["tuned[0].seed is missing"]),
     "score": (("score: 0.5", "score: high"), 11, ["tuned[0].grid[0].score must be a number"]),
@@ -260,7 +262,7 @@ MISTAKES = {
     "epoch rule": (("epoch: best_val", "epoch: best_vall"), 22, ["rows[1].epoch: there is no epoch rule 'best_vall'", "'best_val'"]),
     "column with an epoch": (("noise: none}}", "noise: none}, epoch: last}"), 24, ["columns[0].epoch: there is no such key"]),
     "shared": (("runs:\n", "shared: nowhere\nruns:\n"), 3, ["shared: there is no 'nowhere'"]),
-    "shared file": (("runs:\n", "shared: nowhere.yaml\nruns:\n"), 3, ["nowhere.yaml cannot be read: No such file"]),
+    "shared file": (("runs:\n", "shared: nowhere.yaml\nruns:\n"), 3, ["3: shared: ", ": there is no such file"]),
 }
 
 
@@ -386,7 +388,8 @@ x: epoch
 panels:
   - {metric: test/accuracy, label: Accuracy, scale: percent}
   - {metric: "class_meta_accuracy/{k}", label: Classes, rows: [Taught], classes: [3, 17]}
-  - {type: top_classes, label: Top, classes: {count: 3, seed: 1}, instances: [4, 2]}
+  - {metric: "class_target_probability/{k}", label: Targets, classes: {count: 3, seed: 1}}
+  - {type: top_classes, label: Top, instances: [4, 2]}
   - {type: examples, label: Examples, instances: {count: 2, seed: 0}}
 """
 
@@ -394,23 +397,34 @@ panels:
 def test_panels(tmp_path: Path) -> None:
     spec = load_spec(write(tmp_path, FIGURE))
     assert isinstance(spec, FigureSpec)
-    curve, family, top, examples = spec.panels
+    curve, family, targets, top, examples = spec.panels
     assert (curve.type, curve.metric, curve.rows, curve.classes) == ("curve", "test/accuracy", ("Final", "Taught"), None)
     assert (family.metric, family.rows, family.classes) == ("class_meta_accuracy/{k}", ("Taught",), (3, 17))
-    assert (top.type, top.metric, top.classes, top.instances) == ("top_classes", "", Sample(3, 1), (4, 2))
+    assert targets.classes == Sample(3, 1)
+    assert (top.type, top.metric, top.instances) == ("top_classes", "", (4, 2))
     assert (examples.type, examples.instances) == ("examples", Sample(2, 0))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("type: examples", "type: exampels", ["panels[3].type: 'exampels' does not exist", "'examples'"]),
+        ("type: examples", "type: exampels", ["panels[4].type: 'exampels' does not exist", "'examples'"]),
         ("{metric: test/accuracy, label", "{label", ["panels[0].metric is missing"]),
         ("rows: [Taught]", "rows: [Tought]", ["'Tought' does not exist", "'Taught'"]),
         ("{count: 3, seed: 1}", "{count: 0, seed: 1}", ["panels[2].classes.count must be an integer from 1"]),
         ("{count: 3, seed: 1}", "{count: 3}", ["panels[2].classes.seed is missing"]),
-        ("[4, 2]", "[4, 4]", ["panels[2].instances: a number stands twice"]),
-        ("[4, 2]", "[-1]", ["panels[2].instances[0] must be an integer from 0"]),
+        ("[4, 2]", "[4, 4]", ["panels[3].instances: a number stands twice"]),
+        ("[4, 2]", "[-1]", ["panels[3].instances[0] must be an integer from 0"]),
+        ("rows: [Taught], classes", "rows: [Taught, Taught], classes", [":30: panels[1].rows[1]: 'Taught' stands twice"]),
+        ("label: Accuracy, scale: percent", "label: Accuracy, classes: [1]", [":29: panels[0].classes has no effect"]),
+        ("label: Accuracy, scale: percent", "label: Accuracy, instances: [1]", [":29: panels[0].instances has no effect"]),
+        ("type: examples, label", "type: examples, metric: test/loss, label", [":33: panels[4].metric has no effect"]),
+        ("type: examples, label", "type: examples, classes: [1], label", [":33: panels[4].classes has no effect"]),
+        (
+            "  - {type: examples",
+            "  - {metric: test/accuracy, label: Again, scale: percent}\n  - {type: examples",
+            [":33: panels[4] draws the same"],
+        ),
         ("inputs: {teacher: big}}", "inputs: {teacher: big}, epoch: last}", ["rows[1].epoch: there is no such key"]),
     ],
 )

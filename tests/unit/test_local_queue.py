@@ -11,9 +11,11 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from fake_workers import go_on
 from made_plans import call, calls, driver, plan_of, state_or_none, wait_until
 
 import sweeps.local
+import sweeps.worker
 from repro.files import read_json, write_json
 from repro.rundir import RunFolder
 from sweeps.plan import PlannedRun, planned_state
@@ -99,6 +101,7 @@ def test_workers_outlive_the_process_that_forked_them(tmp_path: Path) -> None:
         while state_or_none(tmp_path, "a") != "running":
             time.sleep(0.02)
         os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        go_on(tmp_path)
 
     killer = threading.Thread(target=kill_server)
     killer.start()
@@ -107,15 +110,68 @@ def test_workers_outlive_the_process_that_forked_them(tmp_path: Path) -> None:
     assert outcome.done == {"a", "b"}
 
 
+def test_a_server_that_is_killed_as_it_forks_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, killed = forkserver.connect_to_new_process, []
+
+    def connect_and_kill(fds: list[int]) -> tuple[int, int]:
+        if killed:
+            return connect(fds)
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        # Stopped first, so that it cannot fork before it is killed.
+        os.kill(server, signal.SIGSTOP)
+        found = connect(fds)
+        os.kill(server, signal.SIGKILL)
+        killed.append(server)
+        return found
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", connect_and_kill)
+    outcome = call(plan_of(tmp_path, a="done", b="done"))
+    assert len(killed) == 1
+    assert (outcome.done, outcome.failed) == ({"a", "b"}, {})
+
+
+def test_a_server_that_is_still_dying_is_given_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the system has not ended it, multiprocessing takes it for alive, and it refuses connections."""
+    connect, pauses = forkserver.connect_to_new_process, []
+
+    def connect_later(fds: list[int]) -> tuple[int, int]:
+        if len(pauses) < 3:
+            raise ConnectionRefusedError
+        return connect(fds)
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", connect_later)
+    monkeypatch.setattr(sweeps.worker.time, "sleep", pauses.append)
+    process = sweeps.worker.start(sweeps.worker.start_server(()), len, [], tmp_path / "log", name="a")
+    process.join()
+    assert process.exitcode == 0
+    assert pauses == pytest.approx([0.2, 0.4, 0.6])
+
+
+@pytest.fixture
+def waited_for(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the planner waits for a run that another process trains."""
+    seen = threading.Event()
+
+    def refresh(self: Progress, running: Sequence[PlannedRun], elsewhere: Sequence[PlannedRun]) -> None:
+        if elsewhere:
+            seen.set()
+
+    monkeypatch.setattr(Progress, "refresh", refresh)
+    return seen
+
+
 @pytest.mark.parametrize(("ended", "processes"), [("done", 0), ("preempted", 1)])
-def test_a_run_that_another_process_trains_is_waited_for(tmp_path: Path, ended: str, processes: int) -> None:
+def test_a_run_that_another_process_trains_is_waited_for(
+    tmp_path: Path, ended: str, processes: int, waited_for: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.local, "TRY_AGAIN_S", 0.3)
     plan = plan_of(tmp_path, a="done")
     held = threading.Event()
 
     def train_elsewhere() -> None:
         with RunFolder(tmp_path / "a").hold(heartbeat_s=5, epochs=2) as folder:
             held.set()
-            time.sleep(0.7)
+            waited_for.wait(300)
             folder.end(ended)
 
     other = threading.Thread(target=train_elsewhere)
@@ -125,7 +181,10 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path: Path, ended: 
     other.join()
     assert outcome.done == {"a"}
     assert outcome.failed == {}
-    assert len(calls(tmp_path)) == processes
+    assert read_json(tmp_path / "a" / "status.json")["attempt"] == 1 + processes
+    # One that comes before the other has given its lock back tries again.
+    assert len(calls(tmp_path)) >= processes
+    assert ended != "done" or calls(tmp_path) == []
 
 
 def test_a_run_that_fails_elsewhere_has_failed(tmp_path: Path) -> None:
@@ -149,7 +208,8 @@ def test_a_lock_that_shows_no_sign_of_life_is_tried_again(tmp_path: Path, monkey
             # As a process that was suspended, or that has the lock but has not said so yet.
             (tmp_path / "a" / "status.json").unlink()
             held.set()
-            time.sleep(1.0)
+            log = tmp_path / "logs" / "a.log"
+            wait_until(lambda: log.exists() and "another process is training" in log.read_text())
 
     other = threading.Thread(target=hold_silently)
     other.start()
@@ -161,6 +221,13 @@ def test_a_lock_that_shows_no_sign_of_life_is_tried_again(tmp_path: Path, monkey
     assert len(calls(tmp_path)) > 1
 
 
+def test_a_worker_that_another_process_replaced_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.local, "TRY_AGAIN_S", 0.1)
+    outcome = call(plan_of(tmp_path, a="taken", b="done"))
+    assert (outcome.done, outcome.failed) == ({"a", "b"}, {})
+    assert read_json(tmp_path / "a" / "status.json")["attempt"] == 2
+
+
 @pytest.mark.parametrize(
     ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGHUP, False)]
 )
@@ -169,7 +236,7 @@ def test_a_stop_signal_lets_the_workers_save_and_the_next_call_goes_on(tmp_path:
     wait_until(lambda: [state_or_none(tmp_path, name) for name in "ab"] == ["running", "running"])
     # Ctrl-C in a terminal reaches every process of the foreground group.
     (os.killpg if whole_group else os.kill)(process.pid, number)
-    written, _ = process.communicate(timeout=30)
+    written, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + number, written
     assert "stopping: 2 runs save their state" in written
     for name in "ab":
@@ -186,19 +253,24 @@ def test_two_planners_train_every_run_once(tmp_path: Path, inputs: dict[str, str
     names = "abcdefgh"
     both = [driver(tmp_path, "done", names, inputs=inputs) for _ in range(2)]
     for process in both:
-        written, _ = process.communicate(timeout=60)
+        written, _ = process.communicate(timeout=300)
         assert process.returncode == 0, written
         assert f"{sorted(names)} {{}}" in written
     assert [read_json(tmp_path / name / "status.json")["attempt"] for name in names] == [1] * len(names)
 
 
 @pytest.mark.parametrize(("names", "inputs"), [("ab", {}), ("abcd", GRAPH)])
-def test_a_killed_planner_leaves_runs_that_the_next_one_waits_for(tmp_path: Path, names: str, inputs: dict[str, str]) -> None:
+def test_a_killed_planner_leaves_runs_that_the_next_one_waits_for(
+    tmp_path: Path, names: str, inputs: dict[str, str], waited_for: threading.Event
+) -> None:
     process = driver(tmp_path, "while", names, inputs=inputs)
     wait_until(lambda: [state_or_none(tmp_path, name) for name in "ab"] == ["running", "running"])
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    ender = threading.Thread(target=lambda: (waited_for.wait(300), go_on(tmp_path)))
+    ender.start()
     assert call(plan_of(tmp_path, inputs, **dict.fromkeys(names, "while"))).done == set(names)
+    ender.join()
     assert [read_json(tmp_path / name / "status.json")["attempt"] for name in names] == [1] * len(names)
     process.communicate()
 

@@ -51,6 +51,23 @@ def test_planned_runs_are_those_that_the_command_line_makes(spec_path: str, tmp_
         assert run_id(compose(run.overrides)) == run.run_id
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("noise.name: flip", "Write noise=flip"),
+        ("optim.lr: 0.1", "Did you mean 'optim.learning_rate'"),
+        ("optim.weight_decay: -0.0", "must be written 0"),
+        ("optim.nesterov: 1", "must be true or false"),
+    ],
+)
+def test_a_spec_is_held_to_what_the_command_line_is(tmp_path: Path, setting: str, message: str) -> None:
+    text = SPEC.replace("noise.rate: 0.4", f"noise.rate: 0.4, {setting}")
+    wanted = [(cell, variant) for cell in expand(load_spec(write(tmp_path, text))) for variant in cell.variants]
+    with pytest.raises(UserError, match=r"tried\.yaml:\d+: ") as caught:
+        Composer().compose_all(wanted)
+    assert message in str(caught.value)
+
+
 def test_hydra_is_asked_twice_for_each_set_of_choices(spec_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
@@ -121,7 +138,7 @@ def test_values_that_hydra_converts_or_refuses_go_to_hydra(tmp_path: Path, value
         ("optim.epochs: 3", "optim.epoch: 3", 3, ["optim.epoch=3", "Did you mean 'optim.epochs'?"]),
         ("noise.rate: 0.4", "noise.rate: 1.5", 9, ["row 'One-hot', column '40%'", "noise.rate=1.5", "at most 1.0"]),
         ("method: instance_labels", "method: instance_lables", 6, ["row 'Instance'", "Did you mean 'instance_labels'?"]),
-        ("seed: [0, 1]", "exec.threads: [1, 2]}\n# {", 5, ["seed"]),
+        ("seed: [0, 1]", "noise.seed: [1, 2]}\n# {", 5, ["seed"]),
     ],
 )
 def test_a_setting_that_does_not_exist_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int, words: list[str]) -> None:
@@ -141,9 +158,9 @@ def test_a_value_between_right_ones_is_checked_too(tmp_path: Path) -> None:
         make_plan([load_spec(write(tmp_path, text))], tmp_path)
 
 
-def test_repeats_that_are_one_run_are_refused(tmp_path: Path) -> None:
-    text = SPEC.replace("optim.epochs: 3", "seed: 0").replace("{seed: [0, 1]}", "{exec.threads: [1, 2]}")
-    with pytest.raises(SpecError, match=r"\{'exec.threads': 1\} and \{'exec.threads': 2\} are the same run"):
+def test_repeats_that_would_be_one_run_are_refused(tmp_path: Path) -> None:
+    text = SPEC.replace("optim.epochs: 3", "seed: 0").replace("{seed: [0, 1]}", '{optim.batch_size: [32, "32"]}')
+    with pytest.raises(SpecError, match=r"optim.batch_size='32': must be a whole number, not text"):
         make_plan([load_spec(write(tmp_path, text))], tmp_path)
 
 
@@ -179,7 +196,7 @@ def test_states_and_the_json(spec_path: str, tmp_path: Path, capsys: pytest.Capt
     assert main(["plan", spec_path, "--json", "--runs", str(runs)]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [run["run_id"] for run in document["runs"]] == names
-    assert [run["state"] for run in document["runs"]] == ["done", "failed", "preempted", "lost"] + ["missing"] * 4
+    assert [run["state"] for run in document["runs"]] == ["done", "failed", "preempted", "damaged"] + ["missing"] * 4
     assert document["runs"][0]["config"]["optim.epochs"] == 3
     assert document["runs"][0]["inputs"] == []
     assert document["runs"][0]["specs"] == ["tried"]
@@ -193,7 +210,7 @@ def test_states_and_the_json(spec_path: str, tmp_path: Path, capsys: pytest.Capt
     assert main(["status", spec_path, "--runs", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["20%", "40%"]
-    assert re.split(r" {2,}", lines[2]) == ["One-hot", "1/2 1 failed", "0/2 1 preempted 1 lost"]
+    assert re.split(r" {2,}", lines[2]) == ["One-hot", "1/2 1 failed", "0/2 1 preempted 1 damaged"]
     assert lines[3].split() == ["Instance", "0/2", "0/2"]
 
 

@@ -47,6 +47,13 @@ value: {metric: test/accuracy, epoch: last}
 """
 
 
+FIXED = """\
+  fixed:
+    set: {method: fixed_labels, split: full}
+    inputs: {labels: folds}
+"""
+
+
 @pytest.fixture(autouse=True)
 def nothing_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_TUNED", str(tmp_path / "tuned"))
@@ -99,7 +106,12 @@ def test_an_inputs_setting_is_part_of_its_readers_id(tmp_path: Path) -> None:
 
 
 def test_a_spec_needs_the_inputs_of_its_runs(tmp_path: Path) -> None:
-    folds = SPEC.split("rows:")[0] + "rows: [{label: Folds, set: {method: instance_labels, split: fold}, tuned: rate}]\n"
+    folds = (
+        SPEC.split("runs:")[0]
+        + "tuning:"
+        + SPEC.split("tuning:")[1].split("rows:")[0]
+        + "rows: [{label: Folds, set: {method: instance_labels, split: fold}, tuned: rate}]\n"
+    )
     folds += "columns: [{label: Small, set: {model.width: 8}}]\nrepeats: {seed: [0, 1], split.fold: [2]}\n"
     folds += "value: {metric: val/accuracy, epoch: last}\n"
     specs = [load_spec(write(tmp_path, folds, "alone")), load_spec(write(tmp_path, SPEC))]
@@ -199,7 +211,7 @@ def test_a_recipe_shows_settings_and_needs_no_run(tmp_path: Path) -> None:
 def many(rows: int, columns: int) -> str:
     """Return a spec of ``columns`` times five times as many runs as ``rows``, and six more for one that reads five others."""
     lines = "".join(f"  - {{label: A{i}, set: {{method: label_smoothing, method.alpha: {0.1 + i / 1000}}}}}\n" for i in range(rows))
-    text = SPEC.split("rows:")[0].replace("[0, 1, 2]", "[0, 1, 2, 3, 4]")
+    text = SPEC.split("rows:")[0].replace("[0, 1, 2]", "[0, 1, 2, 3, 4]").replace(FIXED, "")
     text += f"rows:\n{lines}  - {{label: Replay, set: {{method: replay, split: full}}, inputs: {{labels: folds}}}}\ncolumns:\n"
     text += "".join(f"  - {{label: C{i}, set: {{optim.learning_rate: {0.1 + i / 1000}}}}}\n" for i in range(columns))
     return text + "repeats: {seed: [0, 1, 2, 3, 4]}\nvalue: {metric: test/accuracy, epoch: last}\n"
@@ -219,7 +231,11 @@ def test_inputs_do_not_send_every_run_to_hydra(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_ten_thousand_runs_are_planned_within_a_minute(tmp_path: Path) -> None:
-    started = time.monotonic()
-    assert len(planned(tmp_path, many(14, 100)).runs) == 100 * 5 * (14 + 6)
-    assert time.monotonic() - started < 60.0
+def test_ten_thousand_runs_cost_no_more_a_run_than_a_thousand(tmp_path: Path) -> None:
+    seconds = []
+    for seeds in (10, 100):
+        # The processor's time, which others on this machine do not change; how long it is says the processor, its growth the code.
+        started = time.process_time()
+        assert len(planned(tmp_path, many(14, seeds)).runs) == seeds * 5 * (14 + 6)
+        seconds.append(time.process_time() - started)
+    assert seconds[1] < 20 * seconds[0], seconds

@@ -135,7 +135,7 @@ def test_a_terminal_shows_running_runs_and_is_clean_after_ctrl_c(tmp_path: Path)
     assert re.match(r"0/4 runs done, stage 1/2, 2 running, 0 failed:   0%\|.*\| 0/8 \[", first)
     assert runs == [f"  epoch 0/2, test/accuracy 0.1250  fake: {name}" for name in "ab"]
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     reader.join()
     assert process.returncode == 130
     lines = [line for line in shown() if line]
@@ -147,7 +147,7 @@ def test_a_terminal_shows_running_runs_and_is_clean_after_ctrl_c(tmp_path: Path)
 
 def test_a_terminal_is_left_with_one_line_when_all_is_done(tmp_path: Path) -> None:
     process, written, reader = on_terminal(lambda slave: driver(tmp_path, "done", "abcd", inputs={"d": "abc"}, terminal=slave))
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     reader.join()
     assert process.returncode == 0
     (line,) = [line for line in screen(b"".join(written).decode()) if line]

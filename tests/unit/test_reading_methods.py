@@ -15,7 +15,8 @@ from repro.averaging import Moment, averaged_labels
 from repro.compose import compose
 from repro.errors import UserError
 from repro.files import write_json
-from repro.inputs import InputRun, Inputs, check_inputs, open_inputs
+from repro.inputs import Inputs, check_inputs, open_inputs
+from repro.manifest import seal
 from repro.methods.base import Batch, Context, Method
 from repro.methods.distillation import Distillation
 from repro.methods.fixed_labels import tempered
@@ -156,11 +157,11 @@ def test_teachers_that_do_not_fit_are_named(tmp_path: Path) -> None:
     teacher = write_teacher(tmp_path, normalization="cifar10")
     with pytest.raises(UserError, match=r"augment.normalization=dataset, but the teacher one_hot-digits-teacher was trained with cifar10"):
         build("distillation", make_context(Inputs(teacher=teacher)))
-    wider = InputRun(teacher.run_id, teacher.folder, {**teacher.fields, "model.width": 8, "augment.normalization": "dataset"})
+    wider = dataclasses.replace(teacher, fields={**teacher.fields, "model.width": 8, "augment.normalization": "dataset"})
     with pytest.raises(UserError, match=r"model.safetensors cannot be used"):
         build("distillation", make_context(Inputs(teacher=wider)))
     (teacher.folder / "model.safetensors").unlink()
-    fits = dataclasses.replace(wider, fields={**wider.fields, "model.width": 4})
+    fits = dataclasses.replace(wider, fields={**wider.fields, "model.width": 4}, manifest=seal(teacher.folder))
     with pytest.raises(UserError, match=r"has no model.safetensors: it was trained with exec.save_model=false"):
         build("distillation", make_context(Inputs(teacher=fits)))
 
@@ -195,6 +196,7 @@ def finished(tmp_path: Path, name: str, *, accuracy: float | str = 0.9, state: s
     write_json(folder / "status.json", {"state": state})
     write_json(folder / "identity.json", {"run_id": name, "fields": fields(**more)})
     write_json(folder / "final.json", {"test/accuracy": {"last": accuracy}})
+    seal(folder)
 
 
 def refused(tmp_path: Path, *more: str) -> str:
@@ -216,8 +218,8 @@ def test_inputs_are_opened_in_their_order_and_refused_with_a_reason(tmp_path: Pa
     assert "input c: there is no such run" in refused(tmp_path, "method=distillation", "inputs.teacher=c")
     finished(tmp_path, "failed", state="failed")
     assert "input failed is failed, not done" in refused(tmp_path, "method=distillation", "inputs.teacher=failed")
-    finished(tmp_path, "nan", accuracy="NaN")
-    assert "input nan has diverged" in refused(tmp_path, "method=distillation", "inputs.teacher=nan")
+    finished(tmp_path, "diverged", accuracy="NaN")
+    assert "input diverged has diverged" in refused(tmp_path, "method=distillation", "inputs.teacher=diverged")
     finished(tmp_path, "other", **{"dataset.name": "cifar10"})
     assert "input other was trained on cifar10, not on dataset=digits" in refused(tmp_path, "method=distillation", "inputs.teacher=other")
     (tmp_path / "a" / "final.json").write_text("{")

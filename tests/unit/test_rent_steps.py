@@ -29,7 +29,7 @@ MACHINE = {"gpu": "Abacus", "gpus": 1, "torch": "2.15.0", "cuda": "13.2", "cores
 SPEC = """\
 title: Two models
 kind: table
-common: {dataset: digits, method: one_hot, split: full, optim.epochs: 1, tracker: none}
+common: {dataset: digits, method: one_hot, split: full, optim.epochs: 1}
 rows:
   - {label: Narrow, set: {model: digits_cnn, model.width: 4}}
 columns: [{label: A}]
@@ -50,23 +50,43 @@ def never() -> bool:
     return False
 
 
+class Clock:
+    """The module :mod:`time`, whose time is over when a test says so."""
+
+    over = False
+    sleep = staticmethod(time.sleep)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + (1e6 if self.over else 0.0)
+
+
 def test_a_command_that_takes_too_long_ends_with_all_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rent_steps, "GRACE_S", 0.3)
     code = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)'])\n"
-        "print(child.pid, flush=True); time.sleep(60)"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)'])\n"
+        "print(child.pid, flush=True); time.sleep(600)"
     )
     out, errors = tmp_path / "out", tmp_path / "errors"
-    began = time.monotonic()
-    ended = run_for([sys.executable, "-c", code], 2.0, out=out, errors=errors, stopped=never)
+
+    def asked_when_the_child_is_there() -> bool:
+        """Say that nobody asks to stop, and make the time over as soon as the child has said its number."""
+        if out.read_text().endswith("\n"):
+            clock.over = True
+        return False
+
+    clock = Clock()
+    with monkeypatch.context() as patch:
+        patch.setattr(rent_steps, "time", clock)
+        ended = run_for([sys.executable, "-c", code], 1000.0, out=out, errors=errors, stopped=asked_when_the_child_is_there)
     assert (ended.state, ended.code) == ("out of time", None)
     child = int(out.read_text())
-    while time.monotonic() - began < 20 and psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+    began = time.monotonic()
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() - began < 300
         time.sleep(0.02)
-    assert time.monotonic() - began < 20
-    assert run_for([sys.executable, "-c", "1"], 60, out=out, errors=errors, stopped=never).state == "ok"
-    failed = run_for([sys.executable, "-c", "raise SystemExit('no')"], 60, out=out, errors=errors, stopped=never)
+    assert run_for([sys.executable, "-c", "1"], 600, out=out, errors=errors, stopped=never).state == "ok"
+    failed = run_for([sys.executable, "-c", "raise SystemExit('no')"], 600, out=out, errors=errors, stopped=never)
     assert (failed.state, failed.code, errors.read_text()) == ("failed", 1, "no\n")
     assert run_for([sys.executable, "-c", code], 60, out=out, errors=errors, stopped=lambda: True).state == "stopped"
 
@@ -155,12 +175,20 @@ def test_measurements_are_kept_and_their_failures_stop_nothing(call: Call, capsy
 
 
 def test_a_measurement_that_takes_too_long_leaves_the_time_to_the_others(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    (call.scripts / "step.py").write_text("import time; time.sleep(60)")
+    (call.scripts / "step.py").write_text("import time; time.sleep(600)")
     (call.scripts / "throughput.py").write_text("print('{}')")
-    monkeypatch.setattr(rent, "divide", lambda minutes, skip: rent_steps.Shares(600.0, 0.0, 6.0, 1.0, 1.0))
+    monkeypatch.setattr(rent, "divide", lambda minutes, skip: rent_steps.Shares(1200.0, 0.0, 600.0, 1.0, 1.0))
+    shares = []
+
+    def impatient(command: Sequence[str], seconds: float, **more: Any) -> Ended:
+        shares.append(seconds)
+        return run_for(command, 0.3 if command[1].endswith("step.py") else seconds, **more)
+
+    monkeypatch.setattr(rent, "run_for", impatient)
     assert call("--skip", "numerics") == 1
     states = {name: item["state"] for name, item in call.summary["measurements"].items()}
     assert states == {"step-digits_cnn": "out of time", "throughput": "ok"}
+    assert shares[0] <= 300.0 < 400.0 < shares[1]
     assert call.trained == 1
 
 

@@ -26,6 +26,7 @@ from analysis.report_trajectories import Labels, read_labels, thinned
 from analysis.tables import make_table
 from repro.errors import UserError
 from repro.files import read_json, write_json
+from repro.manifest import seal
 from sweeps.spec import TableSpec, load_scale, load_spec
 
 SPEC = """\
@@ -72,6 +73,7 @@ def record(folder: Path, kind: str, values: npt.NDArray[np.float32], *, fields: 
     write_json(labels / "layout.json", layout | {"indices": "indices.i64", "num_instances": num})
     base = {"dataset.name": "digits", "noise.name": "none", "seed": 0, "split.fold": 0}
     write_json(folder / "identity.json", {"schema": 1, "run_id": folder.name, "fields": base | (fields or {})})
+    seal(folder)
 
 
 def class_labels() -> npt.NDArray[np.float32]:
@@ -336,6 +338,7 @@ def test_epochs_that_were_not_reached_are_not_shown(tmp_path: Path) -> None:
     record(tmp_path / "run", "instance", instance_labels())
     path = tmp_path / "run" / "labels" / "instances.f16"
     path.write_bytes(path.read_bytes()[: 2 * 3 * IMAGES * CLASSES + 7])
+    seal(tmp_path / "run")
     labels = read_labels(tmp_path / "run")
     assert (labels.epochs, labels.planned) == (3, EPOCHS)
 
@@ -390,6 +393,7 @@ def test_a_final_run_shows_the_labels_that_it_reads(spec: TableSpec, tmp_path: P
     record(fold, "instance", instance_labels(), fields={"split.fold": 2})
     shutil.rmtree(final / "labels")
     write_json(final / "identity.json", {"schema": 1, "run_id": final.name, "fields": {"inputs.labels": ["gone", "fold-run"]}})
+    seal(final)
     run = data_of(report(spec, tmp_path / "runs"))["runs"][1]
     assert (run["id"], run["title"]) == ("fold-run", "Instance, Clean, seed=0 (labels from fold 2)")
 
@@ -401,7 +405,7 @@ def test_a_final_run_shows_the_labels_that_it_reads(spec: TableSpec, tmp_path: P
         ({"kind": "other"}, "do not fit together"),
         ({"shape": [5, 39, 8]}, "do not fit together"),
         ({"shape": [5, 40]}, "cannot be read"),
-        ({"file": "gone.f16"}, "No such file"),
+        ({"file": "gone.f16"}, "does not list"),
         ({"shape": [5, 40, 80_000]}, "no whole epoch"),
     ],
 )
@@ -409,8 +413,9 @@ def test_damaged_labels_are_named_and_the_rest_is_shown(spec: TableSpec, tmp_pat
     fill(spec, tmp_path / "runs")
     path = tmp_path / "runs" / "Instance-Clean-0" / "labels" / "layout.json"
     write_json(path, read_json(path) | change)
+    seal(path.parent.parent)
     page = report(spec, tmp_path / "runs")
-    assert re.search(f"<li>Instance-Clean-0: Instance-Clean-0/labels/layout.json[^<]*{words}", page)
+    assert re.search(f"<li>Instance-Clean-0: [^<]*Instance-Clean-0/[^<]*{words}", page)
     assert len(data_of(page)["runs"]) == 1
     assert str(tmp_path) not in page
 

@@ -15,7 +15,7 @@ from sweeps.spec import load_spec
 SPEC = """\
 title: A graph
 kind: table
-common: {dataset: digits, optim.epochs: 1, tracker: none}
+common: {dataset: digits, optim.epochs: 1}
 runs:
   folds:
     set: {method: class_labels, split: fold, split.num_folds: 2}
@@ -95,7 +95,16 @@ def test_only_settings_of_the_execution_can_be_set(plan: Plan, text: str, messag
 
 def test_the_command_runs_the_chosen_cell_with_its_settings_and_plans_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tried.yaml").write_text(SPEC)
-    command = ["run", str(tmp_path / "tried.yaml"), "--runs", str(tmp_path / "runs"), "--set", "exec.eval_batch_size=7"]
+    command = [
+        "run",
+        str(tmp_path / "tried.yaml"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--set",
+        "exec.eval_batch_size=7",
+        "--set",
+        "tracker=none",
+    ]
     folders = tmp_path / "runs"
     assert main([*command, "--only", "Labels", "--only", "narrow", "--seeds", "3", "--set", "exec.threads=1", "--minutes", "5"]) == 0
     assert "1 of 1 runs done" in capsys.readouterr().out
@@ -107,7 +116,7 @@ def test_the_command_runs_the_chosen_cell_with_its_settings_and_plans_the_whole(
     assert main([*command, "--minutes", "0.0001"]) == 124
     written = capsys.readouterr()
     assert "1 of 16 runs done" in written.out
-    assert "the time is over; the same command goes on with the 15 runs that are left." in written.err
+    assert "the time is over: 1 of 16 runs are done; the same command goes on with the 15 that are left." in written.err
     assert main([*command, "--only", "Labell"]) == 2
     for wrong in (["--seeds", "a"], ["--minutes", "0"], ["--patience", "-1"]):
         with pytest.raises(SystemExit):

@@ -16,10 +16,10 @@ TRAINER = """
 import os, subprocess, time
 from slurm.trainer import _receive_signals
 received = _receive_signals()
-program = subprocess.Popen(["sleep", "30"])
+program = subprocess.Popen(["sleep", "600"])
 forked = os.fork()
 if forked == 0:
-    time.sleep(30)
+    time.sleep(600)
     os._exit(0)
 print("ready", flush=True)
 while len(received) < 2:
@@ -44,7 +44,16 @@ while not received:
 print("asked", flush=True)
 '''
 subprocess.Popen([sys.executable, "-c", child])
-time.sleep(60)
+time.sleep(600)
+"""
+
+#: What takes long to import: it is imported when the test says so.
+SLOW_TO_IMPORT = """
+import os, time
+print("importing", flush=True)
+while not os.path.exists(os.environ["GO_ON"]):
+    time.sleep(0.01)
+print("imported", flush=True)
 """
 
 #: A sweep that is interrupted while the server of its workers is still importing.
@@ -53,7 +62,8 @@ import sys, time
 from sweeps.worker import start_server
 start_server(["slow_to_import"])
 try:
-    time.sleep(30)
+    print("waiting", flush=True)
+    time.sleep(600)
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -97,13 +107,13 @@ def test_a_trainer_leaves_with_its_job() -> None:
 
 
 def test_ctrl_c_does_not_reach_the_server_of_the_workers(tmp_path: Path) -> None:
-    module = "import time\nprint('importing', flush=True)\ntime.sleep(1)\nprint('imported', flush=True)\n"
-    (tmp_path / "slow_to_import.py").write_text(module)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "GO_ON": str(tmp_path / "go_on")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", PLANNER], **pipes, text=True, start_new_session=True, env=environment) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "importing\n"
+        assert {process.stdout.readline() for _ in range(2)} == {"importing\n", "waiting\n"}
         os.killpg(process.pid, signal.SIGINT)
-        assert process.communicate(timeout=20) == ("imported\n", "")
+        (tmp_path / "go_on").touch()
+        assert process.communicate(timeout=300) == ("imported\n", "")
         assert process.returncode == 130

@@ -13,6 +13,7 @@ from analysis.__main__ import main
 from analysis.store import refresh
 from repro.errors import UserError
 from repro.files import read_json, write_json
+from repro.manifest import seal
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def runs(tmp_path: Path) -> Path:
             folder / f"run{index}" / "identity.json",
             {"schema": 1, "run_id": f"run{index}", "fields": {"seed": index, "optim.milestones": [1, index], "method.name": "one_hot"}},
         )
+        seal(folder / f"run{index}")
     return folder
 
 
@@ -47,6 +49,7 @@ def test_a_row_for_each_run_with_its_settings_and_results(runs: Path) -> None:
 def test_a_row_for_each_run_epoch_and_metric(runs: Path) -> None:
     lines = ['{"epoch": 0, "a/b": 0.5}', '{"a/b": 0.25, "epoch": 1, "a/c": 3}']
     (runs / "run0" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    seal(runs / "run0")
     refresh(runs)
     of_run0 = {key[1:]: value for key, value in values(runs).items() if key[0] == "run0"}
     assert of_run0 == {(0, "a/b"): 0.5, (1, "a/b"): 0.25, (1, "a/c"): 3.0}
@@ -54,6 +57,7 @@ def test_a_row_for_each_run_epoch_and_metric(runs: Path) -> None:
 
 def test_numbers_that_are_not_finite_are_kept(runs: Path) -> None:
     (runs / "run0" / "metrics.jsonl").write_text('{"epoch": 0, "a/b": 0.5}\n{"epoch": 1, "a/b": "NaN"}\n{"epoch": 2, "a/b": "-Infinity"}\n')
+    seal(runs / "run0")
     refresh(runs)
     read = [values(runs)["run0", epoch, "a/b"] for epoch in range(3)]
     assert read[0] == 0.5
@@ -104,6 +108,7 @@ def test_the_same_bytes_from_nothing_and_step_by_step(runs: Path, tmp_path: Path
 def test_whatever_is_no_finished_run_is_named_and_left_out(runs: Path) -> None:
     write_json(runs / "run0" / "status.json", {"state": "failed", "error": "out of memory"})
     write_json(runs / "run1" / "identity.json", {"schema": 7})
+    seal(runs / "run1")
     (runs / "run2" / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1, "a/b"\n')
     done_run(runs / "run4", accuracy=0.9)
     (runs / "run4" / "final.json").write_text('{"test/acc')
@@ -116,8 +121,8 @@ def test_whatever_is_no_finished_run_is_named_and_left_out(runs: Path) -> None:
         assert sorted(store.left_out) == ["notes", "run0", "run1", "run2", "run4"]
         assert store.left_out["run0"] == "failed: out of memory"
         assert "its layout is 7" in store.left_out["run1"]
-        assert "metrics.jsonl:2: the line is damaged" in store.left_out["run2"]
-        assert "a file of it cannot be read" in store.left_out["run4"]
+        assert "metrics.jsonl" in store.left_out["run2"]
+        assert "final.json is not what the run wrote" in store.left_out["run4"]
         assert pd.read_parquet(store.runs)["run_id"].tolist() == ["run5"]
         assert {name for name, _, _ in values(runs)} == {"run5"}
 
@@ -145,6 +150,7 @@ def test_settings_of_several_types_become_text(runs: Path) -> None:
         identity = read_json(runs / f"run{index}" / "identity.json")
         identity["fields"]["mixed"] = value
         write_json(runs / f"run{index}" / "identity.json", identity)
+        seal(runs / f"run{index}")
     column = pd.read_parquet(refresh(runs).runs)["config.mixed"]
     assert [None if pd.isna(value) else value for value in column] == ["1", '"auto"', None]
 
@@ -163,3 +169,17 @@ def test_a_folder_that_cannot_be_written(runs: Path) -> None:
     (runs / "collected").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         refresh(runs)
+
+
+def test_code_and_machine_are_columns_and_what_was_set_aside_is_no_run(runs: Path) -> None:
+    path = runs / "run1" / "provenance.json"
+    facts = {"device": "cpu", "processor": "Abacus", "cpu_capability": "AVX2", "threads": 1}
+    write_json(path, {**read_json(path), "code": "c" * 64, "attempts": [{"count": 1, "facts": facts}]})
+    seal(path.parent)
+    (runs / "aside").mkdir()
+    (runs / "run2").rename(runs / "aside" / "run2.1")
+    store = refresh(runs)
+    assert (store.done, store.left_out) == (2, {})
+    table = pd.read_parquet(store.runs).set_index("run_id")
+    assert table.loc["run1", ["code_sha256", "processor", "cpu_capability", "threads"]].tolist() == ["c" * 64, "Abacus", "AVX2", 1]
+    assert table.loc["run0", ["code_sha256", "processor", "cpu_capability"]].isna().all()

@@ -13,6 +13,7 @@ from run_folders import done_run, ended_run
 import sweeps.__main__
 import sweeps.tuning
 from repro.files import read_json, write_json
+from repro.manifest import seal
 from repro.rundir import RunFolder, read_state, requeue
 from sweeps.__main__ import main
 from sweeps.local import Outcome
@@ -33,7 +34,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> None:
 SPEC = """\
 title: A graph
 kind: table
-common: {dataset: digits, optim.epochs: 1, model: digits_cnn, model.width: 4, tracker: none}
+common: {dataset: digits, optim.epochs: 1, model: digits_cnn, model.width: 4}
 runs:
   folds:
     set: {method: class_labels, split: fold, split.num_folds: 2}
@@ -135,6 +136,7 @@ def test_hours_follow_the_rate_and_the_finished_runs(tmp_path: Path, capsys: pyt
     first = next(iter(planned(str(path), runs)))
     done_run(runs / first)
     write_json(runs / first / "cost.json", {"gpu_hours": 2000.0})
+    seal(runs / first)
     write_json(runs / first / "status.json", {"state": "done", "epoch": 120})
     shown = hours()
     assert ["all", "4,000", "2,000", "2 runs by finished runs, 2 runs without estimate"] in shown
@@ -186,7 +188,7 @@ def test_retry_queues_failed_and_lost_runs_and_leaves_running_ones_alone(
         assert main(["retry", spec, "--runs", str(runs)]) == 0
         folder.end("failed", error="ValueError: later")
     written = capsys.readouterr().out
-    assert written.startswith("2 of 3 failed and lost runs are queued again; the next `python -m sweeps run` takes them.\n")
+    assert written.startswith("2 of 3 failed, lost and damaged runs are queued again; the next `python -m sweeps run` takes them.\n")
     assert f"({held})" in written.splitlines()[1]
     assert [read_state(runs / name) for name in (failed, lost, held, done)] == ["queued", "queued", "failed", "done"]
     assert read_json(runs / failed / "status.json")["attempt"] == 1
@@ -207,7 +209,7 @@ def test_a_run_that_ends_while_it_is_queued_again_keeps_its_result(tmp_path: Pat
 
 def test_run_trains_the_inputs_first_and_names_what_it_skips(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tmp_path / "runs"
-    assert main(["run", spec, "--runs", str(runs), "--jobs", "2"]) == 0
+    assert main(["run", spec, "--runs", str(runs), "--jobs", "2", "--set", "tracker=none"]) == 0
     written = capsys.readouterr()
     assert "4 of 4 runs done" in written.out
     (replay,) = [name for name in planned(spec, runs) if name.startswith("replay")]
@@ -218,7 +220,7 @@ def test_run_trains_the_inputs_first_and_names_what_it_skips(spec: str, tmp_path
 
     write_json(runs / folds[0] / "status.json", {"state": "failed", "error": "ValueError: no", "attempt": 1})
     write_json(runs / replay / "status.json", {"state": "preempted", "attempt": 1})
-    assert main(["run", spec, "--runs", str(runs)]) == 1
+    assert main(["run", spec, "--runs", str(runs), "--set", "tracker=none"]) == 1
     written = capsys.readouterr()
     assert "2 of 4 runs done" in written.out
     assert f"({folds[0]}): ValueError: no (failed before; --retry tries it again)" in written.err
@@ -253,7 +255,7 @@ def test_tune_prints_what_was_chosen(
 
     asked: list[int] = []
 
-    def run_missing(plan: Plan, *, jobs: int) -> Outcome:
+    def run_missing(plan: Plan, *, jobs: int, changed_code: str) -> Outcome:
         asked.append(jobs)
         assert outcome is not None
         return outcome
@@ -279,7 +281,7 @@ def test_tune_prints_what_was_chosen(
 def test_tune_ends_with_1_when_a_run_of_a_grid_failed(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_missing(plan: Plan, *, jobs: int) -> Outcome:
+    def run_missing(plan: Plan, *, jobs: int, changed_code: str) -> Outcome:
         return Outcome(failed={next(iter(plan.runs)): "ValueError: no"})
 
     monkeypatch.setattr(sweeps.__main__, "run_missing", run_missing)
@@ -289,12 +291,28 @@ def test_tune_ends_with_1_when_a_run_of_a_grid_failed(
     assert "error: " in written
 
 
+def test_tune_takes_no_score_that_other_code_has_made(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_missing(plan: Plan, *, jobs: int, changed_code: str) -> Outcome:
+        for name in plan.runs:
+            done_run(plan.folder / name)
+            write_json(plan.folder / name / "final.json", {"val/accuracy": {"last": 0.5}})
+            seal(plan.folder / name)
+        return Outcome(changed={next(iter(plan.runs)): "repro/step.py"})
+
+    monkeypatch.setattr(sweeps.__main__, "run_missing", run_missing)
+    assert main(["tune", spec, "--runs", str(tmp_path / "runs"), "--tuned", str(tmp_path / "tuned")]) == 1
+    assert "(made by other code: repro/step.py)" in capsys.readouterr().err
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sweeps", "status", "demo_tuning", "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert process.wait(timeout=300) == 128 + signal.SIGPIPE
     assert process.stderr.read() == b""
     process.stderr.close()

@@ -20,6 +20,7 @@ from analysis.stats import render, rounded, summarize
 from analysis.tables import make_table
 from repro.errors import UserError
 from repro.files import read_json, write_json
+from repro.manifest import seal
 from sweeps.plan import make_plan, write_plans
 from sweeps.spec import TableSpec, load_spec
 
@@ -217,9 +218,40 @@ def test_runs_executed_otherwise_are_told_apart(suite: Suite) -> None:
         path = suite.folder(*place) / "provenance.json"
         execution = exact if index else exact | {"precision": "bfloat16", "cuda_graphs": True}
         write_json(path, {**read_json(path), "execution": execution})
+        seal(path.parent)
     page = suite.make().page
     assert "- PyTorch 2.15.0, cpu (abacus): 11 runs.\n" in page
     assert "- PyTorch 2.15.0, cpu (abacus), bfloat16, cuda graphs: 1 run.\n" in page
+
+
+def on(processor: str, **more: object) -> dict[str, object]:
+    """An attempt on a processor."""
+    return {"count": 1, "facts": {"device": "cpu", "processor": processor, "cpu_capability": "AVX2", "threads": 1} | more}
+
+
+def test_runs_on_several_machines_are_told_apart(suite: Suite) -> None:
+    suite.fill()
+    without = suite.make().page
+    paths = [suite.folder(*place) / "provenance.json" for place in suite.names]
+    for path in paths[1:]:
+        write_json(path, {**read_json(path), "attempts": [on("Abacus")]})
+        seal(path.parent)
+    # One kind of machine, and a run that does not say: nothing to tell.
+    assert suite.make().page == without
+    for path, attempt in ((paths[1], on("Abacus", threads=2)), (paths[2], on("Slide rule", cpu_capability="AVX512"))):
+        write_json(path, {**read_json(path), "attempts": [attempt]})
+        seal(path.parent)
+    gpu = {"count": 1, "facts": {"device": "cuda", "gpu": "Brain", "driver": "1.2", "cuda": "13.2", "cudnn": 92600, "processor": "Abacus"}}
+    write_json(paths[3], {**read_json(paths[3]), "attempts": [on("Abacus"), gpu]})
+    seal(paths[3].parent)
+    assert (
+        "- **Mixed machines**: the runs were computed in ways that differ in their last bits:\n"
+        "  - Abacus, AVX2, 1 thread: 8 runs\n"
+        "  - Abacus, AVX2, 2 threads: 1 run\n"
+        "  - Brain, driver 1.2, CUDA 13.2, cuDNN 92600: 1 run\n"
+        "  - Slide rule, AVX512, 1 thread: 1 run\n"
+        "- **Mixed machines**: 1 run began on another machine than the one counted, and went on there.\n"
+    ) in suite.make().page
 
 
 def test_a_run_that_went_on_with_other_code_is_said_to_have(suite: Suite) -> None:
@@ -227,6 +259,7 @@ def test_a_run_that_went_on_with_other_code_is_said_to_have(suite: Suite) -> Non
     assert "Mixed code" not in suite.make().page
     path = suite.folder("One-hot", "Clean", 0) / "provenance.json"
     write_json(path, {**read_json(path), "earlier_git": [{"sha": "e" * 40, "dirty_sha256": None}]})
+    seal(path.parent)
     said = "- **Mixed code**: 1 run began on other states of the code and went on with this one: commit eeeeeeeeeeee.\n"
     assert said in suite.make().page
 
@@ -234,16 +267,19 @@ def test_a_run_that_went_on_with_other_code_is_said_to_have(suite: Suite) -> Non
 def test_foreign_and_damaged_folders_give_no_number(suite: Suite) -> None:
     suite.fill()
     write_json(suite.folder("One-hot", "Clean", 0) / "identity.json", {"schema": 1, "run_id": "another", "fields": {}})
+    seal(suite.folder("One-hot", "Clean", 0))
     write_json(suite.folder("One-hot", "40%", 0) / "identity.json", {"schema": 2})
+    seal(suite.folder("One-hot", "40%", 0))
     (suite.folder("One-hot", "Clean", 1) / "final.json").write_text("{")
     (suite.folder("One-hot", "Clean", 2) / "status.json").write_text("")
     (suite.folder("Instance", "Clean", 0) / "final.json").write_text("[1]")
+    seal(suite.folder("Instance", "Clean", 0))
     page = suite.make().page
     assert cell(page, "One-hot", 1) == "— (0/3)"
     assert cell(page, "Instance", 1) == "96.5 ± 2.1 (2/3)"
     assert "One-hot, Clean, seed=0 (`One-hot-Clean-0`): the folder holds another run, another" in page
     assert "One-hot, 40%, seed=0 (`One-hot-40-0`): its layout is 2, this code reads 1" in page
-    assert "One-hot, Clean, seed=1 (`One-hot-Clean-1`): it says done, but a file of it cannot be read" in page
+    assert "One-hot, Clean, seed=1 (`One-hot-Clean-1`): run One-hot-Clean-1:" in page
     assert "status.json cannot be read" in page
 
 

@@ -11,6 +11,7 @@ import yaml
 import sweeps.graph
 from repro.errors import UserError
 from repro.files import read_json, write_json
+from repro.manifest import seal
 from sweeps.local import Outcome
 from sweeps.nodes import Place
 from sweeps.plan import Plan, make_plan
@@ -86,6 +87,7 @@ class Trainer:
                 folder.mkdir(parents=True)
                 write_json(folder / "status.json", {"state": "done"})
                 write_json(folder / "final.json", self._final(run.fields))
+                seal(folder)
         return Outcome(done=set(plan.runs))
 
 
@@ -144,6 +146,7 @@ def test_a_scale_thins_the_grids(tmp_path: Path) -> None:
 
 def test_values_that_an_input_takes_over_are_chosen_first(tmp_path: Path) -> None:
     text = SPEC.replace("tuned: heat}", "tuned: [recipe]}").replace(", model: digits_cnn}\n    inputs", "}\n    inputs")
+    text = text[: text.index("  heat:")] + text[text.index("common:") :]
     text = text.replace("tuning:", "tuning:\n  recipe: {grid: {optim.learning_rate: [0.1]}, otherwise: {optim.learning_rate: 0.2}}")
     levels = tunings_of([load_spec(write(tmp_path, text))], PAPER)
     assert [[needed.key[0] for needed in level] for level in levels] == [["recipe"], ["rate"]]

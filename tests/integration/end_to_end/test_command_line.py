@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -11,6 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from repro.__main__ import main
+from repro.compose import compose
+from repro.errors import UserError
+from repro.run import execute
 
 SMALL = ["method=one_hot", "dataset=digits", "seed=0", "optim.epochs=1", "tracker=none", "exec.threads=1"]
 
@@ -57,7 +65,7 @@ def test_multirun_trains_each(tmp_path: Path) -> None:
         ([*SMALL, "optim.epoch=3"], "Did you mean 'optim.epochs'?"),
         (["method=one_hot", "dataset=cifar100", "seed=0", "tracker=none"], "cifar-100-python"),
         ([*SMALL, "exec.device=cuda"], "error: exec.device=cuda"),
-        ([*SMALL[:3], "method=instance_labels", "meta.batch_size=101", "tracker=none"], "error: meta.batch_size=101"),
+        (["method=instance_labels", *SMALL[1:3], "meta.batch_size=101", "tracker=none"], "error: meta.batch_size=101"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -71,9 +79,102 @@ def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*SMALL, "+noise.rate=0.4", "--cfg", "job"], "noise=none has no setting 'rate'"),
+        (["-m", *SMALL[:2], "seed=0,1", "+optim.epoch=1"], "Did you mean 'optim.epochs'?"),
+        (["-m", *SMALL[:2], "seed=0,1", "hydra.sweep.dir=elsewhere"], "Hydra itself has no settings here"),
+        (["-m", *SMALL[:2], "seed=range(0,1e9)"], "more than 10000 runs"),
+        (["-m", *SMALL[:2], "seed=interval(0,1)"], "an interval has no end of values"),
+        (["-m", *SMALL[:2], "seed=0,a"], "seed=a: must be a whole number"),
+        (["-m", *SMALL, "--cfg", "job"], "not allowed with argument"),
+        ([*SMALL, "seed=1"], "seed is given twice: seed=0 and seed=1"),
+        ([*SMALL, "--config-name", "other"], "there is no option --config-name"),
+        ([*SMALL, "--config-dir=/tmp"], "there is no option --config-dir"),
+        (["--experimental-rerun", "config.pickle"], "there is no option --experimental-rerun"),
+        (["--learning_rate=3"], "Did you mean 'optim.learning_rate'?"),
+        (["--hydra-help"], "`python -m repro --help`"),
+        (["--resolve"], "only --cfg job"),
+        (["--package", "optim"], "only --cfg job"),
+        ([*SMALL, "--cfg", "job", "-p", "optm"], "Did you mean 'optim'?"),
+        (["--cfg", "hydra"], "invalid choice: 'hydra'"),
+        (["--info", "nothing"], "invalid choice: 'nothing'"),
+        (["--help", "optim.lr=3"], "Did you mean 'optim.learning_rate'?"),
+        ([*SMALL, "noise.name=uniform"], "Write noise=uniform"),
+        ([*SMALL, "optim.batch_size=${nope}"], "optim.batch_size=${nope}: "),
+        ([*SMALL, "exec.heartbeat_s=1e10"], "exec.heartbeat_s=10000000000.0: must be"),
+    ],
+)
+def test_nothing_typed_is_ignored(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["repro", *arguments])
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert message in printed.err, printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not printed.out
+    assert not list(tmp_path.iterdir())
+
+
+def printed_by(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(sys, "argv", ["repro", *arguments])
+    # Hydra changes the settings of logging, which belong to pytest here.
+    monkeypatch.setattr(logging, "basicConfig", lambda **settings: None)
+    with contextlib.suppress(SystemExit):
+        main()
+    printed = capsys.readouterr()
+    assert "error" not in printed.err, printed.err
+    return printed.out
+
+
+def test_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    show = functools.partial(printed_by, monkeypatch=monkeypatch, capsys=capsys)
+    assert "epochs: 1" in show(*SMALL, "--cfg", "job")
+    assert show("--cfg", "job", *SMALL[:3], "-p", "seed") == "0\n"
+    assert show("--cfg", "job", *SMALL, "-p", "optim").startswith("name: digits_cnn\n")
+    monkeypatch.setenv("REPRO_RUNS", "elsewhere")
+    assert "runs: elsewhere" in show("--cfg", "job", "--resolve", *SMALL)
+    assert "Hydra" in show("--version")
+    # Settings may stand before and after an option.
+    assert "epochs: 1" in show(*SMALL[:2], "--cfg", "job", *SMALL[2:])
+
+
+@pytest.mark.parametrize("what", [[], ["config"], ["defaults"], ["defaults-tree"], ["plugins"], ["searchpath"]])
+def test_info(tmp_path: Path, what: list[str]) -> None:
+    shown = command("--info", *what, runs=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout
+    assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize("place", ["loop", "loop/below", "file", "file/below", "a" * 300, "a/" * 3000])
+@pytest.mark.parametrize("field", ["paths.runs", "paths.data"])
+def test_places_that_cannot_be(tmp_path: Path, place: str, field: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    dataset = "dataset=digits" if field == "paths.runs" else "dataset=cifar10"
+    arguments = ["method=one_hot", dataset, "seed=0", "optim.epochs=1", "tracker=none", "paths.runs=" + str(tmp_path / "runs")]
+    arguments = [text for text in arguments if not text.startswith(field)]
+    with pytest.raises(UserError) as caught:
+        execute(compose([*arguments, f"{field}={tmp_path / place}"]))
+    assert str(tmp_path / place)[:100] in str(caught.value)
+
+
+def test_a_home_that_nobody_has(tmp_path: Path) -> None:
+    arguments = ["method=one_hot", "dataset=cifar10", "seed=0", "tracker=none", f"paths.runs={tmp_path}"]
+    with pytest.raises(UserError, match="paths.data=~nobody_here/data"):
+        execute(compose([*arguments, "paths.data='~nobody_here/data'"]))
+
+
 def test_folder_of_another_run_is_refused_by_field(tmp_path: Path) -> None:
     first = Path(command(*SMALL, runs=tmp_path).stdout.splitlines()[-1])
-    second = Path(command(*SMALL, "seed=1", runs=tmp_path).stdout.splitlines()[-1])
+    second = Path(command(*SMALL[:2], "seed=1", *SMALL[3:], runs=tmp_path).stdout.splitlines()[-1])
     shutil.rmtree(first)
     second.rename(first)
     before = sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
@@ -108,7 +209,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(small_disk: Path) -> None:
     """The error names the file; what was saved stays whole; with room, the same command goes on."""
     arguments = [
-        *SMALL[:2],
+        "dataset=digits",
         "seed=0",
         "tracker=none",
         "exec.threads=1",

@@ -29,7 +29,7 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 
 #: A page on two busy cores.
-WAIT_S = 60.0
+WAIT_S = 300.0
 EPOCHS = 5
 
 

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from repro.averaging import Moment, averaged_labels
 from repro.inputs import InputRun, Inputs
 from repro.labels import Layout, Recorder
+from repro.manifest import Manifest
 from repro.methods.base import Context
 
 folder, folds, epochs, size, classes = Path(sys.argv[1]), *map(int, sys.argv[2:6])
@@ -54,7 +55,10 @@ for fold in range(folds):
             recorder.after_step(batch, step)
         recorder.end_epoch(epoch + 1)
     written += time.monotonic() - start
-    runs.append(InputRun(str(fold), folder / str(fold), {"method.initial_target_probability": 0.9, "seed": 0, "optim.batch_size": 128}))
+    manifest = Manifest(folder / str(fold), str(fold), complete=True, files=recorder.entries())
+    manifest.write()
+    fields = {"method.initial_target_probability": 0.9, "seed": 0, "optim.batch_size": 128}
+    runs.append(InputRun(str(fold), folder / str(fold), fields, manifest))
 data = SimpleNamespace(train_indices=np.arange(size))
 context = Context(classes, observed, cpu, 0, epochs, size // 128 + 1, Inputs(tuple(runs)), data)
 labels, start = averaged_labels(context), time.monotonic()

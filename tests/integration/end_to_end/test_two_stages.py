@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_killed_final_run_ends_in_the_same_bytes(stage_one: Path, tmp_path: Path
     for name in fold_ids(stage_one, "instance"):
         shutil.copytree(stage_one / name, tmp_path / name)
     killed = settings(tmp_path, *own)
-    kill_until_done(killed, kills=3, seed=1, longest_s=0.6)
+    kill_until_done(killed, kills=3, chance=random.Random(1), longest_s=0.6)
     for name in RESULTS:
         assert (whole / name).read_bytes() == (folder_of(killed) / name).read_bytes(), name
 
@@ -111,7 +112,7 @@ def test_killed_student_ends_in_the_same_bytes(stage_one: Path, tmp_path: Path) 
     whole = execute(compose(settings(stage_one, *own)))
     shutil.copytree(stage_one / teacher, tmp_path / teacher)
     killed = settings(tmp_path, *own)
-    kill_until_done(killed, kills=3, seed=2, longest_s=0.6)
+    kill_until_done(killed, kills=3, chance=random.Random(2), longest_s=0.6)
     for name in RESULTS:
         assert (whole / name).read_bytes() == (folder_of(killed) / name).read_bytes(), name
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from loopback import Backend
-from short_runs import results, train
+from short_runs import PATIENCE, results, train
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +23,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     # The loopback backend shows at once what it has taken.
     monkeypatch.setattr("repro.tracker.sync.SETTLING_S", ())
+    # A server that answers has all the time that a busy machine needs.
+    for place, limit_s in PATIENCE.items():
+        monkeypatch.setattr(place, limit_s)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def killed_and_finished(
     for attempt in range(kills + 1):
         pid = server.start([*settings, f"paths.runs={runs}"], environment, runs.parent / f"attempt{attempt}.log")
         if attempt < kills:
-            limit = time.monotonic() + 120
+            limit = time.monotonic() + 400
             before = _rows(runs) if attempt else 0
             while _rows(runs) < before + 1 and psutil.pid_exists(pid) and time.monotonic() < limit:
                 time.sleep(0.01)
@@ -102,6 +102,11 @@ def _serve() -> None:
     # What every run would import and read first.
     prepare(compose(["method=one_hot", "dataset=digits", "seed=0", "tracker=none"]), choose_device("cpu"))
     import wandb  # noqa: F401
+
+    from repro.tracker import client, environment
+
+    # As in PATIENCE of short_runs.
+    environment.PROBE_S, client.INIT_TIMEOUT_S, client.FINISH_TIMEOUT_S = 120.0, 120, 120
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -77,9 +77,12 @@ class Backend:
         self._faults: list[Fault] = []
         self._guard = threading.RLock()
         self._server: http.server.ThreadingHTTPServer | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self._connections: set[socket.socket] = set()
+        # Kept, so that no other process gets the port while the server is down. Nobody listens at this socket.
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
+        self.port = int(self._port.getsockname()[1])
 
     def __enter__(self) -> Backend:
         self.start()
@@ -87,6 +90,7 @@ class Backend:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+        self._port.close()
 
     def start(self) -> None:
         """Serve, on the port of before."""
@@ -106,11 +110,28 @@ class Backend:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections from now on, as a server that is down."""
+        """Refuse connections from now on and end those there are, as a server that is down: a client keeps them open between requests."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        with self._guard:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def connected(self, connection: socket.socket) -> None:
+        """Note a connection, which ends with the server; one that came as it was stopped ends at once."""
+        with self._guard:
+            self._connections.add(connection)
+            if self._server is None:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def disconnected(self, connection: socket.socket) -> None:
+        """Forget a connection that has ended."""
+        with self._guard:
+            self._connections.discard(connection)
 
     @property
     def url(self) -> str:
@@ -305,6 +326,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Print nothing."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.server_side.connected(self.connection)
+
+    def finish(self) -> None:
+        self.server_side.disconnected(self.connection)
+        super().finish()
 
     def _body(self) -> bytes:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))

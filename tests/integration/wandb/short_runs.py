@@ -14,6 +14,12 @@ from repro.rundir import RunFolder, read_metrics
 from repro.tracker.fragments import fragments
 
 EPOCHS = 5
+#: Time limits (s) of the client, so long that only a server that never answers exceeds them, however busy the machine is.
+PATIENCE = {
+    "repro.tracker.environment.PROBE_S": 120.0,
+    "repro.tracker.client.INIT_TIMEOUT_S": 120,
+    "repro.tracker.client.FINISH_TIMEOUT_S": 120,
+}
 SETTINGS = [
     *("method=instance_labels", "dataset=digits", "model.width=4", "noise=uniform", "noise.rate=0.4", "seed=0"),
     *("exec.threads=1", "exec.device=cpu"),

@@ -174,7 +174,7 @@ def test_pulled_runs_are_what_they_were(
     assert "no name of a run folder" in capsys.readouterr().out
 
 
-def _screen(command: list[str], *, until: str, keys: bytes = b"q", limit_s: float = 40.0) -> str:
+def _screen(command: list[str], *, until: str, keys: bytes = b"q", limit_s: float = 200.0) -> str:
     """Run a program in a terminal of 130 columns until it has shown ``until``; return all that it wrote."""
     import fcntl
     import struct
@@ -194,7 +194,7 @@ def _screen(command: list[str], *, until: str, keys: bytes = b"q", limit_s: floa
                 if b"]11;?" in part:  # which colour is behind the text?
                     os.write(ours, b"\x1b]11;rgb:0000/0000/0000\x07")
         os.write(ours, keys)
-        process.wait(timeout=20)
+        process.wait(timeout=200)
     finally:
         process.kill()
         process.wait()

