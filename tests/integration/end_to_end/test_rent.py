@@ -91,7 +91,7 @@ def test_killed_then_out_of_time_then_stopped_and_nothing_is_lost(tmp_path: Path
     # The machine is taken away in the middle.
     killed = begin(tmp_path, "9", "--runs-first", "Replay")
     wait_until(lambda: [read_state(folder) for folder in (tmp_path / "runs").glob("replay-*")] == ["done"], killed)
-    wait_until(lambda: epochs(tmp_path) >= 20, killed)
+    wait_until(lambda: epochs(tmp_path) >= 20 and (long_run(tmp_path) / "checkpoint.pt").exists(), killed)
     for process in [*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -22,6 +22,7 @@ from analysis.page import Files
 from analysis.report import make_report
 from analysis.tables import make_table
 from repro.files import write_json
+from repro.manifest import seal
 from sweeps.plan import Plan, PlannedCell, PlannedRun, write_plans
 from sweeps.spec import TableSpec, expand, load_spec
 
@@ -222,6 +223,7 @@ def _make_run(folder: Path, kind: str) -> None:
     np.arange(30, dtype="<i8").tofile(folder / "labels" / "indices.i64")
     layout = {"schema": 1, "kind": kind, "file": "values.f32", "dtype": "<f4", "when": "after", "indices": "indices.i64"}
     write_json(folder / "labels" / "layout.json", layout | {"shape": list(values.shape), "num_instances": 30})
+    seal(folder)
 
 
 def _labels() -> npt.NDArray[np.float32]:
