@@ -291,7 +291,8 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(f"optim.warmup_epochs={optim.warmup_epochs}: must be at most optim.epochs={optim.epochs}.")
     if config.meta.lookahead_momentum and optim.momentum == 0.0:
         problems.append("meta.lookahead_momentum=true contradicts optim.momentum=0: there is no momentum to look ahead with.")
-    method_check = getattr(config.method, "contradictions", None)
-    if method_check is not None:
-        problems.extend(method_check(config))
+    for section in (config.method, config.dataset):
+        own_check = getattr(section, "contradictions", None)
+        if own_check is not None:
+            problems.extend(own_check(config))
     return problems

@@ -31,7 +31,7 @@ def setting(
     at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    choices: tuple[str, ...] | None = None,
+    choices: tuple[str, ...] | tuple[int, ...] | None = None,
     **metadata: Any,
 ) -> Any:
     """Declare a field of a settings dataclass: its default, its meaning and unit, and its limits.
@@ -81,6 +81,9 @@ def _problem(value: Any, limits: dict[str, Any]) -> str | None:
     # Equal to 0.0, but it would be another run's identity.
     if value == 0 and math.copysign(1.0, value) < 0:
         return "must be written 0."
+    allowed = limits.get("choices")
+    if allowed is not None and value not in allowed:
+        return f"must be one of {', '.join(map(str, allowed))}."
     wanted = []
     bad = False
     for kind, words, holds in (

@@ -367,7 +367,7 @@ class RunFolder:
             stored = path.read_bytes()
         except FileNotFoundError:
             stored = b""
-        behind = parse_metrics(stored[len(text.encode()) :].decode("utf-8", "replace"))
+        behind = parse_metrics(stored[len(text.encode()) :])
         if not stored.startswith(text.encode()) or any(row.get("epoch", 0) < len(rows) for row in behind):
             logger.warning("%s is not what the run wrote; its %d rows are written again from the checkpoint.", path, len(rows))
         write_text(path, text)
@@ -435,17 +435,18 @@ def metrics_line(row: dict[str, Any]) -> str:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of ``metrics.jsonl``; a last line that a kill cut short is left out, a missing file is no rows."""
     try:
-        return parse_metrics((folder / "metrics.jsonl").read_text())
+        return parse_metrics((folder / "metrics.jsonl").read_bytes())
     except FileNotFoundError:
         return []
 
 
-def parse_metrics(text: str) -> list[dict[str, Any]]:
-    """Return the rows in the text of a ``metrics.jsonl``, without a last line that a kill cut short."""
+def parse_metrics(content: bytes) -> list[dict[str, Any]]:
+    """Return the rows in the ``content`` of a ``metrics.jsonl``, without damaged lines and a last one that a kill cut short."""
     rows = []
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            with contextlib.suppress(ValueError):
+    for line in content.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            # Neither bytes that are no text nor lists within lists within lists end a look at how far a run is.
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict):
                     rows.append(row)

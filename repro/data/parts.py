@@ -1,22 +1,73 @@
-"""A part of a published dataset: its first classes, or fewer training images. The same part for every seed."""
+"""A part of a published dataset: its first classes, fewer images, smaller images. The same part for every seed."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
+
+from repro.config import DatasetConfig
 from repro.data.splits import draw
-from repro.data.types import ImageSet, RawDataset
+from repro.data.types import Images, ImageSet, RawDataset
 from repro.determinism import Stream
 from repro.errors import UserError
+from repro.fields import setting
 
 
-def part_of(raw: RawDataset, *, num_classes: int | None = None, train_size: int | None = None) -> RawDataset:
-    """Return the images of the first ``num_classes`` classes, and of their training images ``train_size`` drawn class by class.
+@dataclass
+class CIFARConfig(DatasetConfig):
+    """Which part of a CIFAR set; by default all."""
 
-    ``None`` leaves all. Mean and standard deviation stay those of the whole training set.
+    #: How many classes the published set has, and how many training and test images each of them has.
+    published: ClassVar[tuple[int, int, int]]
+
+    num_classes: int | None = setting(
+        None, help="only the first so many classes, in training and test set; null: all", at_least=2, neutral=None
+    )
+    train_size: int | None = setting(None, help="only so many training images, drawn class by class; null: all", at_least=1, neutral=None)
+    test_size: int | None = setting(None, help="only so many test images, drawn class by class; null: all", at_least=1, neutral=None)
+    side: int | None = setting(
+        None,
+        help="rows and columns of an image after square blocks of pixels are replaced by their means; null: 32, as published",
+        choices=(4, 8, 16, 32),
+        neutral=None,
+    )
+
+    def contradictions(self, config: Any) -> list[str]:
+        """Return what asks for more than the published set has."""
+        classes, *per_class = self.published
+        if self.num_classes is not None and self.num_classes > classes:
+            return [f"dataset.num_classes={self.num_classes}: must be at most {classes}."]
+        chosen = classes if self.num_classes is None else self.num_classes
+        sizes = (("train_size", "training", per_class[0]), ("test_size", "test", per_class[1]))
+        return [
+            f"dataset.{name}={getattr(self, name)}: must be at most the {chosen * count} {kind} images of {chosen} classes."
+            for name, kind, count in sizes
+            if (getattr(self, name) or 0) > chosen * count
+        ]
+
+    def part_of(self, raw: RawDataset) -> RawDataset:
+        """Return the part of ``raw`` that these settings name."""
+        return part_of(raw, num_classes=self.num_classes, train_size=self.train_size, test_size=self.test_size, side=self.side)
+
+
+def part_of(
+    raw: RawDataset,
+    *,
+    num_classes: int | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    side: int | None = None,
+) -> RawDataset:
+    """Return the images of the first ``num_classes`` classes, of them ``train_size`` and ``test_size``, ``side`` pixels wide and high.
+
+    Images are drawn class by class, and a pixel is the mean of a square block of published ones. ``None`` leaves all. Mean and standard
+    deviation stay those of the whole published training set.
 
     Raises:
-        UserError: there are not so many classes or images.
+        UserError: there are not so many classes or images, or the blocks do not divide the image.
     """
     if num_classes is not None and num_classes != raw.num_classes:
         if num_classes > raw.num_classes:
@@ -27,13 +78,37 @@ def part_of(raw: RawDataset, *, num_classes: int | None = None, train_size: int 
             test=_first_classes(raw.test, num_classes),
             class_names=raw.class_names[:num_classes],
         )
-    if train_size is not None:
-        labels = raw.train.labels
-        if train_size > len(labels):
-            raise UserError(f"dataset.train_size={train_size}: must be at most the {len(labels)} training images.")
-        chosen = draw(labels, train_size, Stream(0, "dataset", "part"), stratified=True)
-        raw = dataclasses.replace(raw, train=ImageSet(raw.train.images[chosen], labels[chosen]))
-    return raw
+    train = _drawn(raw.train, train_size, "train_size", "training")
+    test = _drawn(raw.test, test_size, "test_size", "test")
+    if side is not None:
+        train, test = (ImageSet(block_means(part.images, side), part.labels) for part in (train, test))
+    return dataclasses.replace(raw, train=train, test=test)
+
+
+def block_means(images: Images, side: int) -> Images:
+    """Return images (N, C, side, side) whose pixels are the means of square blocks of those (N, C, H, H) of ``images``, halves up.
+
+    Raises:
+        UserError: ``side`` does not divide H.
+    """
+    count, channels, height, width = images.shape
+    if height != width or height % side:
+        raise UserError(f"dataset.side={side}: must divide the {height}x{width} pixels of an image into square blocks.")
+    block = height // side
+    sums = images.reshape(count, channels, side, block, side, block).sum(axis=(3, 5), dtype=np.uint32)
+    means: Images = ((sums + block * block // 2) // (block * block)).astype(np.uint8)
+    return means
+
+
+def _drawn(images: ImageSet, size: int | None, setting_name: str, kind: str) -> ImageSet:
+    if size is None:
+        return images
+    if size > len(images.labels):
+        raise UserError(f"dataset.{setting_name}={size}: must be at most the {len(images.labels)} {kind} images.")
+    # The training part's stream has the name it had when it was the only one.
+    stream = Stream(0, "dataset", "part" if kind == "training" else "test_part")
+    chosen = draw(images.labels, size, stream, stratified=True)
+    return ImageSet(images.images[chosen], images.labels[chosen])
 
 
 def _first_classes(images: ImageSet, num_classes: int) -> ImageSet:

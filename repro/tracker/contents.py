@@ -72,7 +72,7 @@ class Contents:
             UserError: the run is done and they are not what it wrote.
         """
         try:
-            return parse_metrics(self._bytes("metrics.jsonl").decode())
+            return parse_metrics(self._bytes("metrics.jsonl"))
         except FileNotFoundError:
             return []
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from repro import registry
-from repro.config import DatasetConfig
-from repro.data.parts import part_of
+from repro.data.parts import CIFARConfig
 from repro.data.published_files import PublishedFiles, cifar_dataset
 from repro.data.types import RawDataset
-from repro.fields import setting
 
 _FOLDER = "cifar-10-batches-py"
 _TRAIN = tuple(f"{_FOLDER}/data_batch_{number}" for number in range(1, 6))
@@ -33,13 +32,10 @@ FILES = PublishedFiles(
 
 
 @dataclass
-class CIFAR10Config(DatasetConfig):
+class CIFAR10Config(CIFARConfig):
     """Which part of it; by default all."""
 
-    num_classes: int | None = setting(
-        None, help="only the first so many classes, in training and test set; null: all", at_least=2, neutral=None
-    )
-    train_size: int | None = setting(None, help="only so many training images, drawn class by class; null: all", at_least=1, neutral=None)
+    published: ClassVar[tuple[int, int, int]] = (10, 5000, 1000)
 
 
 @registry.dataset("cifar10", config=CIFAR10Config, overrides={"model": "resnet18", "augment": "crop_flip"})
@@ -59,4 +55,4 @@ def build(config: CIFAR10Config, folder: Path) -> RawDataset:
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
     )
-    return part_of(published, num_classes=config.num_classes, train_size=config.train_size)
+    return config.part_of(published)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from repro import registry
-from repro.config import DatasetConfig
-from repro.data.parts import part_of
+from repro.data.parts import CIFARConfig
 from repro.data.published_files import PublishedFiles, cifar_dataset
 from repro.data.types import RawDataset
-from repro.fields import setting
 
 _FOLDER = "cifar-100-python"
 
@@ -26,13 +25,10 @@ FILES = PublishedFiles(
 
 
 @dataclass
-class CIFAR100Config(DatasetConfig):
+class CIFAR100Config(CIFARConfig):
     """Which part of it; by default all."""
 
-    num_classes: int | None = setting(
-        None, help="only the first so many classes, in training and test set; null: all", at_least=2, neutral=None
-    )
-    train_size: int | None = setting(None, help="only so many training images, drawn class by class; null: all", at_least=1, neutral=None)
+    published: ClassVar[tuple[int, int, int]] = (100, 500, 100)
 
 
 @registry.dataset("cifar100", config=CIFAR100Config, overrides={"model": "resnet18", "augment": "crop_flip"})
@@ -52,4 +48,4 @@ def build(config: CIFAR100Config, folder: Path) -> RawDataset:
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
     )
-    return part_of(published, num_classes=config.num_classes, train_size=config.train_size)
+    return config.part_of(published)
