@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from repro.errors import did_you_mean, one_of
 from sweeps.epochs import Epoch, read_epoch
 from sweeps.nodes import Entry, Place, SpecError, existing, read_file, read_yaml, shortened
 from sweeps.parts import ROLES, InputRef, NamedRun, Part, TunedRef, Tuning
+from sweeps.scale import Grid, Scale
 from sweeps.settings import Setting, combinations, join, read_axes, read_settings
 
 _SHARED_FOLDER = Path(__file__).resolve().parent / "shared"
@@ -139,19 +140,21 @@ def merge(parts: Iterable[tuple[str, Part]]) -> Part:
     return Part(tuple(settings.values()), tuple(ref for _, ref in inputs.values()), tuple(tuned.values()))
 
 
-def read_names(entries: Mapping[str, Entry], path: Path) -> Names:
-    """Return the named runs and tunings of a spec with the keys ``entries``, whose file is ``path``.
+def read_names(entries: Mapping[str, Entry], path: Path, scale: Scale) -> Names:
+    """Return the named runs and tunings of a spec with the keys ``entries``, whose file is ``path``, with the grids of ``scale``.
 
     Raises:
-        SpecError: a mistake in them or in the shared file; a name that stands in both; a cycle.
+        SpecError: a mistake in them or in the shared file; a name that stands in both; a cycle; a grid of ``scale`` fits no tuning.
     """
     runs: dict[str, NamedRun] = {}
     tunings: dict[str, Tuning] = {}
     sha256 = ""
     if "shared" in entries:
-        shared, content = _read_shared(entries["shared"], path)
+        file, shared, content = _read_shared(entries["shared"], path)
         sha256 = hashlib.sha256(content).hexdigest()
         _add(shared, runs, tunings)
+        for name, grid in scale.grids.get(file.stem, {}).items():
+            tunings[name] = _with_grid(_known(name, tunings, grid.place, f"tuning.{file.stem}", "tuning"), grid)
     _add(entries, runs, tunings)
     names = Names(runs, tunings, sha256)
     for owner in names.all:
@@ -164,7 +167,25 @@ def read_names(entries: Mapping[str, Entry], path: Path) -> Names:
     return names
 
 
-def _read_shared(entry: Entry, path: Path) -> tuple[Mapping[str, Entry], bytes]:
+def _with_grid(tuning: Tuning, grid: Grid) -> Tuning:
+    """Return ``tuning`` with the grid that a scale gives it."""
+    _check_grid(grid.axes, grid.otherwise, grid.place)
+    keys = tuple(axis[0].key for axis in grid.axes)
+    if set(keys) != set(tuning.keys):
+        raise grid.place.error(
+            f"the grid must have the keys of tuning '{tuning.name}' ({tuning.place}), {', '.join(tuning.keys)}; it has {', '.join(keys)}."
+        )
+    return replace(tuning, axes=grid.axes, otherwise=grid.otherwise)
+
+
+def _check_grid(axes: tuple[tuple[Setting, ...], ...], otherwise: tuple[Setting, ...], place: Place) -> None:
+    given, wanted = {setting.key for setting in otherwise}, {axis[0].key for axis in axes}
+    if given != wanted:
+        keys, found = ", ".join(sorted(wanted)), ", ".join(sorted(given)) or "none"
+        raise place.error(f"otherwise must have the keys of grid, {keys}; it has {found}.")
+
+
+def _read_shared(entry: Entry, path: Path) -> tuple[Path, Mapping[str, Entry], bytes]:
     name = entry.line()
     if name.endswith((".yaml", ".yml")):
         try:
@@ -183,7 +204,7 @@ def _read_shared(entry: Entry, path: Path) -> tuple[Mapping[str, Entry], bytes]:
         content = read_file(file)
     except SpecError as error:
         raise entry.place.error(f"shared: {error}") from error
-    return read_yaml(file, content).mapping(allowed=("runs", "tuning")), content
+    return file, read_yaml(file, content).mapping(allowed=("runs", "tuning")), content
 
 
 def _add(entries: Mapping[str, Entry], runs: dict[str, NamedRun], tunings: dict[str, Tuning]) -> None:
@@ -243,10 +264,7 @@ def _tuning(name: str, entry: Entry) -> Tuning:
     axes = read_axes(parts["grid"], lists=True)
     otherwise = read_settings(parts["otherwise"])
     join([("set", part.settings), ("grid", [axis[0] for axis in axes])])
-    given, wanted = {setting.key for setting in otherwise}, {axis[0].key for axis in axes}
-    if given != wanted:
-        keys, found = ", ".join(sorted(wanted)), ", ".join(sorted(given)) or "none"
-        raise parts["otherwise"].place.error(f"{parts['otherwise'].name} must have the keys of grid, {keys}; it has {found}.")
+    _check_grid(axes, otherwise, parts["otherwise"].place)
     metric, epoch = _tuned_value(parts["value"]) if "value" in parts else (TUNED_METRICS[0], Epoch("last"))
     return Tuning(name, part.settings, part.inputs, axes, otherwise, metric, epoch, entry.place)
 

@@ -10,6 +10,9 @@ A scale is a YAML file under ``sweeps/scale/`` that retargets every run of every
       - set: {optim.epochs: 2}
     numbered_epochs: last                                         # what 'epoch 84' is read at, where there are not so many
     grid_points: 2                                                # at most so many values of each axis of a tuning's grid
+    tuning:                                                       # other grids for tunings of a shared file, here sweeps/shared/paper.yaml
+      paper:
+        focal: {grid: {method.gamma: [1.0, 2.0]}, otherwise: {method.gamma: 2.0}}      # the same keys as there
 
 Tuned values are looked up by the dataset and the model that stand in the spec, before any rule.
 """
@@ -19,17 +22,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from repro.errors import did_you_mean, one_of
 from sweeps.epochs import EPOCH_RULES
 from sweeps.nodes import Entry, Place, SpecError, existing, read_file, read_yaml, shortened
-from sweeps.settings import Setting, Settings, on_top, read_key, read_settings, without
+from sweeps.settings import Setting, Settings, on_top, read_axes, read_key, read_settings, without
 
 _FOLDER = Path(__file__).resolve().with_suffix("")
 _PAPER = "paper"
+_CHANGES = ("rules", "numbered_epochs", "grid_points", "tuning")
 _TITLE = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 _Item = TypeVar("_Item")
 
@@ -50,6 +54,15 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """What a tuning searches at a scale, and the values until then: the same keys as in the file that has the tuning."""
+
+    axes: tuple[tuple[Setting, ...], ...]
+    otherwise: tuple[Setting, ...]
+    place: Place
+
+
+@dataclass(frozen=True)
 class Scale:
     """How every spec is retargeted.
 
@@ -58,6 +71,7 @@ class Scale:
         stamp: what every page of this scale says of itself; ``None`` at the paper's own.
         numbered_epochs: the epoch rule that stands for every ``epoch N``; ``None``: as the spec says.
         grid_points: how many values an axis of a grid has at most; ``None``: all.
+        grids: those of tunings of shared files, by the name of the file and that of the tuning.
         sha256: of the file's bytes, or empty where nothing is retargeted.
     """
 
@@ -66,6 +80,7 @@ class Scale:
     rules: tuple[Rule, ...] = ()
     numbered_epochs: str | None = None
     grid_points: int | None = None
+    grids: Mapping[str, Mapping[str, Grid]] = field(default_factory=dict, hash=False)
     sha256: str = ""
 
     def apply(self, settings: Settings) -> Settings:
@@ -110,13 +125,12 @@ def load_scale(name: str) -> Scale:
 
 
 def _parse(root: Entry, content: bytes) -> Scale:
-    parts = root.mapping(allowed=("title", "stamp", "rules", "numbered_epochs", "grid_points"), required=("title",))
+    parts = root.mapping(allowed=("title", "stamp", *_CHANGES), required=("title",))
     title = parts["title"].line()
     if not _TITLE.fullmatch(title):
         raise parts["title"].wrong("a word that can be part of a file's name: letters, digits, _ and -")
-    changes = [parts[key] for key in ("rules", "numbered_epochs", "grid_points") if key in parts]
     if title == _PAPER:
-        if changes or "stamp" in parts:
+        if {"stamp", *_CHANGES} & set(parts):
             raise root.place.error(
                 f"the scale {_PAPER} is the paper's own: it changes nothing and has no stamp. Give this one another title."
             )
@@ -131,8 +145,16 @@ def _parse(root: Entry, content: bytes) -> Scale:
         rules=tuple(_rule(item) for item in parts["rules"].items()) if "rules" in parts else (),
         numbered_epochs=parts["numbered_epochs"].choice(EPOCH_RULES) if "numbered_epochs" in parts else None,
         grid_points=parts["grid_points"].integer(at_least=1, at_most=1_000_000) if "grid_points" in parts else None,
+        grids={file: {name: _grid(grid) for name, grid in item.mapping().items()} for file, item in parts["tuning"].mapping().items()}
+        if "tuning" in parts
+        else {},
         sha256=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _grid(entry: Entry) -> Grid:
+    parts = entry.mapping(allowed=("grid", "otherwise"), required=("grid", "otherwise"))
+    return Grid(read_axes(parts["grid"], lists=True), read_settings(parts["otherwise"]), entry.place)
 
 
 def _rule(entry: Entry) -> Rule:

@@ -201,7 +201,7 @@ def _parse(path: Path, content: bytes, scale: Scale) -> TableSpec | FigureSpec |
     every = root.mapping(allowed=dict.fromkeys((*_COMMON, *_OWN["table"], *_OWN["figure"])), required=("kind",))
     kind = every["kind"].choice(KINDS)
     entries = root.mapping(allowed=(*_COMMON, *_OWN[kind]), required=_REQUIRED[kind])
-    names = read_names(entries, path)
+    names = read_names(entries, path, scale)
     rows = read_lines(entries["rows"], names, scale, own={"table": ("epoch",), "figure": (), "recipe": ("setting",)}[kind])
     columns = read_lines(entries["columns"], names, scale) if "columns" in entries else (Line("", (), root.place),)
     sha256 = hashlib.sha256(content).hexdigest()
