@@ -1,4 +1,4 @@
-"""``python -m analysis collect|build|check`` and ``tables|figures|report|evidence SPEC...``: run folders in, tables and figures out."""
+"""``python -m analysis collect|claims|build|check``, ``tables|figures|report|evidence SPEC...``: run folders in, tables and figures out."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _COMMANDS = {
     "figures": "write figures as PNG, SVG and PDF, with what is plotted as CSV",
     "report": "write one HTML page with tables, figures and a browser of labels, that opens without a network",
     "evidence": "copy what the pages of specs need of their runs to paper_tables/evidence, small enough to be committed",
+    "claims": "test the claims of the paper, write the page and the table, and print them",
     "build": "make every page of paper_tables from the evidence",
     "check": "fail if a file of paper_tables is not what the evidence makes",
 }
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(chosen: argparse.Namespace) -> int:
     if chosen.command == "collect":
         _collect(Path(chosen.runs))
+        return 0
+    if chosen.command == "claims":
+        _claims(Path(chosen.runs), Path(chosen.out))
         return 0
     if chosen.command == "build":
         _build(Path(chosen.out))
@@ -139,6 +143,20 @@ def _planned_pages(runs: Path, scale: Scale) -> list[Files]:
     return pages
 
 
+def _claims(runs: Path, out: Path) -> None:
+    from analysis.claims import PAGE, claims_files
+
+    files = claims_files(runs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_bytes(out / name, content)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}. Set --out to a folder you can write.") from error
+    print(files[PAGE].decode())
+    print("files:", *(f"  {out / name}" for name in files), sep="\n")
+
+
 def _build(out: Path) -> None:
     from analysis.build import write
 
@@ -179,9 +197,11 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name in ("tables", "figures"):
             command.add_argument("--out", metavar="DIR", help="where the files go (default: the folder pages beside the run folders)")
-        elif name in ("evidence", "build", "check"):
+        elif name in ("evidence", "claims", "build", "check"):
             command.add_argument("--out", default="paper_tables", metavar="DIR", help="where the pages are (default: paper_tables)")
-        if name not in ("build", "check"):
+        if name == "claims":
+            command.add_argument("--runs", default="paper_tables/evidence", metavar="DIR", help="run folders (default: %(default)s)")
+        elif name not in ("build", "check"):
             command.add_argument(
                 "--runs", default=os.environ.get("REPRO_RUNS", "runs"), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)"
             )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.claims import claims_files
 from analysis.collect import collect
 from analysis.evidence import FOLDER
 from analysis.index import index_page
@@ -60,6 +61,7 @@ def build(tables: Path) -> dict[Path, bytes]:
         files = make_files(spec, evidence)
         made.append((spec, files))
         contents |= {files.folder(Path()) / name: content for name, content in files.contents.items()}
+    contents |= {Path(name): content for name, content in claims_files(evidence).items()}
     contents[Path("README.md")] = index_page([(spec, files, collect(spec, evidence)) for spec, files in made]).encode()
     return contents
 

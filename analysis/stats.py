@@ -82,10 +82,28 @@ def interval(summary: Summary, *, confidence: float = 0.95) -> tuple[float, floa
 
 
 @functools.cache
-def _t_quantile(freedom: int, confidence: float) -> float:
+def _t_quantile(freedom: float, confidence: float) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.5 + confidence / 2, freedom))
+
+
+def contrast(cells: Sequence[tuple[float, Summary]], *, confidence: float) -> float | None:
+    """Return half the length of the t interval of ``sum of weight * mean`` over independent cells, each given with its weight.
+
+    The variance is the sum of ``weight^2 sd^2 / n``, with the degrees of freedom of Welch and Satterthwaite. ``None`` where a cell has no
+    spread to go by: fewer than two runs, or one that diverged.
+    """
+    terms = []
+    for weight, summary in cells:
+        if summary.sd is None:
+            return None
+        terms.append((weight**2 * summary.sd**2 / summary.n, summary.n - 1))
+    variance = math.fsum(term for term, _ in terms)
+    if variance == 0.0:
+        return 0.0
+    freedom = variance**2 / math.fsum(term**2 / degrees for term, degrees in terms)
+    return _t_quantile(freedom, confidence) * math.sqrt(variance)
 
 
 def welch(one: Summary, other: Summary) -> float | None:

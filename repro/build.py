@@ -21,7 +21,7 @@ from repro.inputs import Inputs
 from repro.labels import Layout, Recorder
 from repro.loop import Training
 from repro.methods.base import Context, Method
-from repro.metrics import is_headline
+from repro.metric_names import is_headline
 from repro.optimizer import make_optimizer
 from repro.step import steps_per_epoch
 

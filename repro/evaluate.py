@@ -63,9 +63,11 @@ def class_accuracy_row(evaluation: Evaluation) -> dict[str, float]:
 
 
 @torch.no_grad()
-def label_metrics(method: Method, observed: Tensor, true: Tensor, *, num_classes: int, noisy: bool, block: int = 8192) -> dict[str, float]:
-    """Return the label metrics of ``method`` over the training set, ``block`` images at a time."""
-    totals = LabelTotals(num_classes)
+def label_metrics(
+    method: Method, observed: Tensor, true: Tensor, *, num_classes: int, noisy: bool, groups: Tensor | None = None, block: int = 8192
+) -> dict[str, float]:
+    """Return the label metrics of ``method`` over the training set, ``block`` images at a time; ``groups`` (K,) are superclasses."""
+    totals = LabelTotals(num_classes, groups)
     for start in range(0, len(observed), block):
         rows = torch.arange(start, min(start + block, len(observed)), device=observed.device)
         totals.add(method.targets(rows), observed[rows], true[rows])

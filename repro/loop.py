@@ -235,5 +235,5 @@ class Training:
             if data.validation is not None:
                 row |= measure(data.validation, network).row(f"{name}_val")
         noisy = self.config.noise.name != "none"
-        row |= label_metrics(self.method, data.observed, data.true, num_classes=data.num_classes, noisy=noisy)
+        row |= label_metrics(self.method, data.observed, data.true, num_classes=data.num_classes, noisy=noisy, groups=data.superclasses)
         return row

@@ -73,7 +73,7 @@ def choose(plan: Plan, site: Cluster, cluster: JobStates, *, retry: bool, limit:
         if run.changed and view.state not in LIVE:
             choice.left[run.run_id] = f"{_OTHER_CODE} in {first_of(run.changed)}; `python -m sweeps run --changed-code` decides about it"
             continue
-        if view.state == "done" or (view.state in LIVE and not view.outside):
+        if view.state == "done" or run.run_id in plan.spared or (view.state in LIVE and not view.outside):
             continue
         why = _obstacle(run, view, choice, chosen, retry=retry)
         if why is None and limit is not None and len(choice.send) >= limit:
@@ -100,8 +100,6 @@ def _obstacle(run: PlannedRun, view: RunView, choice: Choice, chosen: set[str], 
         return view.why
     if view.state == "failed" and not retry:
         return f"failed before ({view.why}); --retry tries it again" if view.why else "failed before; --retry tries it again"
-    if view.state == "damaged" and not retry:
-        return "its files are not what it wrote (`python -m sweeps verify` says which); --retry trains it again"
     for name in run.inputs:
         there = choice.views[name]
         if choice.left.get(name, "").startswith(_BEYOND):

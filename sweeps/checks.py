@@ -11,7 +11,7 @@ from repro import registry
 from repro.compose import wrong_setting
 from repro.config import Config
 from repro.errors import did_you_mean
-from repro.metrics import METRICS, definition_of, is_headline
+from repro.metric_names import METRICS, definition_of, is_headline
 from sweeps.cost import num_classes
 from sweeps.epochs import Epoch
 from sweeps.expansion import walk

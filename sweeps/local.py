@@ -180,6 +180,8 @@ class _Queue:
         for run in plan.runs.values():
             if run.state == "done":
                 self.outcome.done.add(run.run_id)
+            elif run.run_id in plan.spared:
+                continue
             elif run.state == "failed" and not retry:
                 self.outcome.failed[run.run_id] = f"{last_error(self._folder / run.run_id)} (failed before; --retry tries it again)"
             elif run.state == "damaged" and not retry:
@@ -198,7 +200,7 @@ class _Queue:
             self.outcome.skipped |= self._order.failed(name, "was made by other code")
         self._runs = plan.runs
         left = self.outcome.skipped | self.outcome.changed
-        self.progress = Progress(plan, self._folder, done=self.outcome.done, failed=self.outcome.failed, skipped=left)
+        self.progress = Progress(plan, self._folder, done=self.outcome.done | plan.spared, failed=self.outcome.failed, skipped=left)
 
     def work(self, received: list[int]) -> None:
         """Start and watch workers until nothing is left, a signal has arrived in ``received``, or the time is over."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,22 @@ class Plan:
     cells: tuple[PlannedCell, ...] = ()
     untuned: tuple[str, ...] = ()
     scale: Scale = PAPER
+
+    @cached_property
+    def spared(self) -> frozenset[str]:
+        """The runs that are not done and need not be: no cell shows them, and every run that reads them is done or spared itself."""
+        readers: defaultdict[str, list[str]] = defaultdict(list)
+        for run in self.runs.values():
+            for name in run.inputs:
+                readers[name].append(run.run_id)
+        shown = {name for cell in self.cells for name in cell.run_ids}
+        over = {name for name, run in self.runs.items() if run.state == "done"}
+        spared: set[str] = set()
+        # Readers stand behind what they read.
+        for name in reversed(self.runs):
+            if name not in over and name not in shown and readers[name] and all(reader in over | spared for reader in readers[name]):
+                spared.add(name)
+        return frozenset(spared)
 
 
 def planned_state(folder: Path) -> str:

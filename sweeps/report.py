@@ -43,6 +43,8 @@ def print_plan(plan: Plan, *, tflops: float | None, tune: str) -> None:
         if run.state in ENDED_BADLY:
             why = f": {damage(plan.folder / run.run_id)}" if run.state == "damaged" else ""
             print(f"{run.state}: {run.place} ({run.run_id}){why}")
+    if plan.spared:
+        print(f"not needed: {_number(len(plan.spared), 'run')} of them, read only by runs that are done")
     _print_code(plan)
     for name in plan.untuned:
         print(f"not tuned yet: {name}")
@@ -105,7 +107,7 @@ def _print_hours(plan: Plan, tflops: float | None) -> None:
     groups = [(f"model {model}", [run for run in runs if run.fields["model.name"] == model]) for model in models]
     groups += [(f"spec {spec.name}", found) for spec in plan.specs if len(plan.specs) > 1 and (found := _runs_of(plan, spec.name))]
     for name, group in [*groups, ("all", runs)]:
-        left = [run for run in group if run.state != "done"]
+        left = [run for run in group if run.state != "done" and run.run_id not in plan.spared]
         lines.append([name, _hours(group, costs), _hours(left, costs), _bases(group, costs)])
     _print_grid(lines)
     bases = Counter(costs[run.run_id].basis for run in runs)

@@ -77,12 +77,13 @@ def part_of(
             train=_first_classes(raw.train, num_classes),
             test=_first_classes(raw.test, num_classes),
             class_names=raw.class_names[:num_classes],
+            superclasses=None if raw.superclasses is None else raw.superclasses[:num_classes],
         )
     train = _drawn(raw.train, train_size, "train_size", "training")
     test = _drawn(raw.test, test_size, "test_size", "test")
     if side is not None:
         train, test = (ImageSet(block_means(part.images, side), part.labels) for part in (train, test))
-    return dataclasses.replace(raw, train=train, test=test)
+    return raw if train is raw.train and test is raw.test else dataclasses.replace(raw, train=train, test=test)
 
 
 def block_means(images: Images, side: int) -> Images:

@@ -47,6 +47,7 @@ class RunData:
         num_classes: K.
         image_shape: (C, H, W).
         class_names: K names.
+        superclasses: the published group (K,) of each class; ``None`` where there are none.
         train_indices: positions (N,) of the training images in the published training set, on the CPU.
         transform: pixels to network inputs.
         hashes: sha256 of the ``dataset``, the ``split`` and the ``noise`` (the observed labels).
@@ -62,6 +63,7 @@ class RunData:
     num_classes: int
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    superclasses: Tensor | None
     train_indices: npt.NDArray[np.int64]
     transform: Transform
     hashes: dict[str, str]
@@ -95,6 +97,7 @@ def prepare(config: Config, device: torch.device) -> RunData:
         num_classes=raw.num_classes,
         image_shape=raw.image_shape,
         class_names=raw.class_names,
+        superclasses=None if raw.superclasses is None else torch.tensor(raw.superclasses, device=device),
         train_indices=split.train,
         transform=transform,
         hashes={

@@ -138,15 +138,25 @@ def cifar_dataset(
     names_key: str,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    superclass_key: str | None = None,
 ) -> RawDataset:
     """Return the dataset in CIFAR's pickled files: names of files in ``content``, keys inside them, and its statistics."""
+    names = tuple(_unpickle(content[meta])[names_key])
     return RawDataset(
         train=_cifar_set([content[name] for name in train], label_key),
         test=_cifar_set([content[test]], label_key),
-        class_names=tuple(_unpickle(content[meta])[names_key]),
+        class_names=names,
         mean=mean,
         std=std,
+        superclasses=None if superclass_key is None else _superclasses(_unpickle(content[test]), label_key, superclass_key, len(names)),
     )
+
+
+def _superclasses(batch: Mapping[str, Any], label_key: str, superclass_key: str, num_classes: int) -> tuple[int, ...]:
+    """Return the group of each class; every image of a class is labelled with the same."""
+    pairs = set(zip(batch[label_key], batch[superclass_key], strict=True))
+    assert len(pairs) == num_classes, "a class has one group"
+    return tuple(int(group) for _, group in sorted(pairs))
 
 
 def _cifar_set(parts: list[bytes], label_key: str) -> ImageSet:

@@ -24,7 +24,8 @@ class ImageSet:
 class RawDataset:
     """A dataset as published, before any split or noise.
 
-    ``mean`` and ``std`` are per channel, of pixels in [0, 1], over the training images.
+    ``mean`` and ``std`` are per channel, of pixels in [0, 1], over the training images. ``superclasses`` has the number of the published
+    group that each class belongs to, where there are such groups.
     """
 
     train: ImageSet
@@ -32,6 +33,7 @@ class RawDataset:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    superclasses: tuple[int, ...] | None = None
 
     @property
     def num_classes(self) -> int:

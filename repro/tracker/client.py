@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from repro.metrics import METRICS
+from repro.metric_names import METRICS
 from repro.tracker.contents import Contents, as_logged
 from repro.tracker.pictures import heatmap, histograms
 

@@ -1,8 +1,9 @@
-"""The list of metrics as documentation: made from :data:`repro.metrics.METRICS`, the one list that training and dashboards share."""
+"""The list of metrics as documentation: made from :data:`repro.metric_names.METRICS`, the one list that training and dashboards share."""
 
 from __future__ import annotations
 
-from repro.metrics import MAX_CLASS_SERIES, METRICS, Metric
+from repro.metric_names import METRICS, Metric
+from repro.metrics import MAX_CLASS_SERIES
 
 
 def table() -> str:

@@ -20,7 +20,7 @@ import yaml
 from repro.errors import UserError
 from repro.files import number, write_json, write_text
 from repro.manifest import seal
-from repro.metrics import definition_of
+from repro.metric_names import definition_of
 from repro.rundir import metrics_line, now
 from repro.tracker.contents import WHOLE
 from repro.tracker.server import Remote, Server

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from repro.metrics import METRICS, LabelTotals, definition_of, entropy, probability_in_top
+from repro.metric_names import METRICS, definition_of
+from repro.metrics import LabelTotals, entropy, probability_in_top
 
 
 def test_rates_by_hand() -> None:

@@ -146,7 +146,7 @@ def test_a_mistake_is_named_with_its_file_and_line(tmp_path: Path, name: str) ->
 
 
 def test_a_scale_that_is_not_there() -> None:
-    with pytest.raises(SpecError, match=r"'smok': there is no scale of that name\. Did you mean 'smoke'\? Known: paper, smoke"):
+    with pytest.raises(SpecError, match=r"'smok': there is no scale of that name\. Did you mean 'smoke'\? Known: paper, small, smoke"):
         load_scale("smok")
     with pytest.raises(SpecError, match=r"nowhere\.yaml: there is no such file"):
         load_scale("nowhere.yaml")

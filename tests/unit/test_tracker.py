@@ -16,7 +16,8 @@ import torch
 
 from repro.files import write_json
 from repro.labels import Layout
-from repro.metrics import METRICS, LabelTotals, definition_of, entropy, is_headline
+from repro.metric_names import METRICS, definition_of, is_headline
+from repro.metrics import LabelTotals, entropy
 from repro.tracker.__main__ import _parser
 from repro.tracker.contents import as_logged, differences, summary_names
 from repro.tracker.environment import PUBLIC_SERVER, api_key, base_url, probe

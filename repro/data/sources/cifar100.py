@@ -47,5 +47,6 @@ def build(config: CIFAR100Config, folder: Path) -> RawDataset:
         names_key="fine_label_names",
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
+        superclass_key="coarse_labels",
     )
     return config.part_of(published)

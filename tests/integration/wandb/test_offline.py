@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from repro.compose import compose
-from repro.metrics import METRICS, definition_of
+from repro.metric_names import METRICS, definition_of
 from repro.run import execute
 from repro.rundir import read_metrics, read_state
 from repro.tracker.fragments import fragments

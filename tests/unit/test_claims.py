@@ -1,0 +1,181 @@
+"""Claims: what the file may say, and what runs make of them by the rule that stands on the page."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+from run_folders import done_run, plan_by_hand
+from scipy.stats import t as student
+
+from analysis.__main__ import main
+from analysis.claims import claims_files
+from analysis.stats import contrast, summarize
+from sweeps.claims import load_claims
+from sweeps.spec import SpecError, load_spec
+
+CLAIM = {
+    "id": "better",
+    "claim": "Instance labels do better.",
+    "source": "section 3",
+    "direction": "higher",
+    "tests": [{"spec": "table1", "rows": ["Ours (Instance)"], "over": ["Baseline"], "columns": ["CIFAR10, VGG16"]}],
+}
+SANE = CLAIM | {"id": "sane", "tests": [{"spec": "table1", "rows": ["Ours (Class)"], "over": ["Baseline"], "columns": ["CIFAR10, VGG16"]}]}
+
+
+@pytest.fixture(autouse=True)
+def nothing_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_TUNED", str(tmp_path / "tuned"))
+
+
+def write(folder: Path, *claims: dict[str, object], sanity: dict[str, object] = SANE, level: float = 0.05) -> Path:
+    path = folder / "claims.yaml"
+    path.write_text(yaml.safe_dump({"level": level, "scales": ["paper"], "claims": list(claims), "sanity": [sanity]}))
+    return path
+
+
+def table1(folder: Path, values: dict[str, tuple[float, ...]], column: str = "CIFAR10, VGG16") -> Path:
+    """Return a runs folder with the plan of Table 1, whose rows have these accuracies in one column."""
+    runs = folder / "runs"
+    names = plan_by_hand(load_spec("table1"), runs)
+    for row, accuracies in values.items():
+        for seed, accuracy in enumerate(accuracies):
+            done_run(runs / names[row, column, seed], accuracy=accuracy)
+    return runs
+
+
+def lines(runs: Path, path: Path) -> dict[str, dict[str, str]]:
+    found = csv.DictReader(claims_files(runs, load_claims(path))["claims.csv"].decode().splitlines())
+    return {line["id"]: line for line in found if "comparison of" not in line["kind"]}
+
+
+def test_difference_and_intervals_of_two_cells_are_welchs(tmp_path: Path) -> None:
+    ours, theirs = (0.90, 0.92, 0.97), (0.80, 0.81, 0.82)
+    runs = table1(tmp_path, {"Ours (Instance)": ours, "Ours (Class)": ours, "Baseline": theirs})
+    line = lines(runs, write(tmp_path, CLAIM, CLAIM | {"id": "second"}))["better"]
+    variances = [100**2 * summarize(values, expected=3).sd ** 2 / 3 for values in (ours, theirs)]  # type: ignore[operator]
+    freedom = sum(variances) ** 2 / sum(variance**2 / 2 for variance in variances)
+    assert float(line["difference"]) == pytest.approx(12.0, abs=1e-9)
+    for confidence, low, high in ((0.95, "low_95", "high_95"), (0.975, "low_adjusted", "high_adjusted")):
+        half = student.ppf(0.5 + confidence / 2, freedom) * sum(variances) ** 0.5
+        assert float(line[low]) == pytest.approx(12.0 - half, abs=1e-9)
+        assert float(line[high]) == pytest.approx(12.0 + half, abs=1e-9)
+    assert (line["runs"], line["runs_planned"], line["published"]) == ("6", "6", str(94.3 - 93.9))
+
+
+@pytest.mark.parametrize(
+    ("ours", "margin", "direction", "verdict"),
+    [
+        ((0.90, 0.91, 0.92), 0.0, "higher", "supported"),
+        ((0.90, 0.91, 0.92), 0.0, "lower", "contradicted"),
+        ((0.70, 0.71, 0.72), 0.0, "higher", "contradicted"),
+        ((0.70, 0.71, 0.72), 0.0, "lower", "supported"),
+        ((0.79, 0.81, 0.84), 0.0, "higher", "undecided"),
+        ((0.90, 0.91, 0.92), 10.0, "higher", "undecided"),
+        ((0.80, 0.81, 0.82), -10.0, "higher", "supported"),
+        ((0.90, float("nan"), 0.92), 0.0, "higher", "undecided"),
+        ((0.90, 0.91), 0.0, "higher", "not run"),
+    ],
+)
+def test_verdicts(tmp_path: Path, ours: tuple[float, ...], margin: float, direction: str, verdict: str) -> None:
+    runs = table1(tmp_path, {"Ours (Instance)": ours, "Baseline": (0.80, 0.81, 0.82)})
+    claim = CLAIM | {"margin": margin, "direction": direction}
+    assert lines(runs, write(tmp_path, claim))["better"]["verdict"] == verdict
+
+
+def test_every_comparison_must_hold_and_the_mean_counts_a_shared_cell_once(tmp_path: Path) -> None:
+    rows = {"Ours (Instance)": (0.85, 0.86, 0.87), "Ours (Class)": (0.90, 0.91, 0.92), "Baseline": (0.70, 0.71, 0.72)}
+    runs = table1(tmp_path, rows)
+    both = CLAIM["tests"][0] | {"over": ["Baseline", "Ours (Class)"]}  # type: ignore[index]
+    found = lines(runs, write(tmp_path, CLAIM | {"tests": [both]}, CLAIM | {"id": "all", "tests": [both], "combine": "every"}))
+    assert float(found["better"]["difference"]) == pytest.approx((15.0 - 5.0) / 2)
+    # sd 1 in each: ours enters with weight 1, the two others with a half.
+    half = student.ppf(0.975, 1.5**2 / (1 + 2 * 0.0625) * 2) * (1.5 / 3) ** 0.5
+    assert float(found["better"]["high_95"]) == pytest.approx(5.0 + half)
+    assert (found["all"]["verdict"], float(found["all"]["difference"])) == ("contradicted", pytest.approx(-5.0))
+    assert "over Ours (Class)" in found["all"]["comparison"]
+
+
+def test_a_contradicted_sanity_check_withholds_what_was_decided(tmp_path: Path) -> None:
+    runs = table1(tmp_path, {"Ours (Instance)": (0.9, 0.91, 0.92), "Baseline": (0.8, 0.81, 0.82), "Ours (Class)": (0.1, 0.11, 0.12)})
+    found = lines(runs, write(tmp_path, CLAIM))
+    assert (found["sane"]["verdict"], found["better"]["verdict"]) == ("contradicted", "withheld")
+
+
+def test_changes_constants_and_correlations_are_read_off_the_curves(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for spec in ("figure2", "figure4"):
+        for (row, _, seed), name in plan_by_hand(load_spec(spec), runs).items():
+            curve = {
+                "noise/label_error": [0.40, 0.35, 0.33 + seed / 1000],
+                "label/next_class_in_superclass": [0.04, 0.1, 0.3 + seed / 100],
+                **{f"class_meta_accuracy/{k:03d}": [0.5, 0.1 * k] for k in range(5)},
+                **{f"class_target_probability/{k:03d}": [0.9, (0.1, 0.4, 0.2, 0.6, 0.9)[k] if seed else 0.1 * k] for k in range(5)},
+            }
+            done_run(runs / f"{name}", curve=curve) if not (runs / name).exists() else None
+    tests = {
+        "falls": [{"spec": "figure4", "rows": ["Ours (Instance labels)"], "change": "noise/label_error"}],
+        "above": [{"spec": "figure2", "rows": ["Instance labels"], "metric": "label/next_class_in_superclass", "above": 0.01}],
+        "together": [
+            {"spec": "figure2", "rows": ["Class labels"], "correlation": ["class_meta_accuracy/{k}", "class_target_probability/{k}"]}
+        ],
+    }
+    found = lines(runs, write(tmp_path, *(CLAIM | {"id": name, "tests": test} for name, test in tests.items())))
+    assert float(found["falls"]["difference"]) == pytest.approx(-6.9)
+    assert float(found["above"]["difference"]) == pytest.approx(0.30)
+    assert float(found["together"]["difference"]) == pytest.approx((1.0 + 0.9 + 0.9) / 3)
+
+
+def test_nothing_run_is_said_and_the_page_names_every_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["claims", "--runs", str(tmp_path), "--out", str(tmp_path / "pages")]) == 0
+    page = (tmp_path / "pages" / "claims.md").read_text()
+    claims = load_claims()
+    assert capsys.readouterr().out.startswith(page)
+    for claim in (*claims.claims, *claims.sanity):
+        assert page.count(claim.text) == len(claims.scales)
+    assert page.count(" not run ") == len(claims.scales) * (len(claims.claims) + len(claims.sanity))
+
+
+def test_contrast_has_no_spread_to_go_by() -> None:
+    one, none = summarize([1.0], expected=1), summarize([1.0, 1.0], expected=2)
+    assert contrast([(1.0, one)], confidence=0.95) is None
+    assert contrast([(1.0, none), (-1.0, none)], confidence=0.95) == 0.0
+
+
+WRONG = [
+    ({"spec": "table1", "rows": ["Ours (Instanse)"], "over": ["Baseline"]}, r"no row of table1 called 'Ours \(Instanse\)'. Did you mean"),
+    ({"spec": "table1", "rows": ["Baseline"], "over": ["Ours"]}, r"over\[0\]: there is no row of table1 called 'Ours'"),
+    ({"spec": "table1", "rows": ["Baseline"], "over": ["Ours (Class)"], "columns": ["CIFAR"]}, r"no column of table1 called 'CIFAR'"),
+    ({"spec": "table1", "rows": ["Baseline"], "over": ["Baseline"]}, r"'Baseline' would be compared with itself"),
+    ({"spec": "table0", "rows": ["Baseline"], "over": ["Ours (Class)"]}, r"spec: 'table0' does not exist"),
+    ({"spec": "table9", "rows": ["Baseline"], "over": ["Ours (Class)"]}, r"table9 has no runs"),
+    ({"spec": "figure4", "rows": ["Ours (Instance labels)"], "over": ["x"]}, r"over compares cells of tables, and figure4 is a figure"),
+    ({"spec": "figure4", "rows": ["Ours (Instance labels)"], "change": "noise/label_eror"}, r"no metric 'noise/label_eror'. Did you mean"),
+    ({"spec": "figure4", "rows": ["Ours (Instance labels)"]}, r"needs exactly one of over, .*; it has none"),
+    ({"spec": "figure4", "rows": ["Ours (Instance labels)"], "above": 0.1}, r"metric belongs to above, which needs it"),
+    ({"spec": "figure2", "rows": ["Class labels"], "correlation": ["class_meta_accuracy/{k}"]}, r"must be two series over the classes"),
+]
+
+
+@pytest.mark.parametrize(("test", "message"), WRONG)
+def test_wrong_tests_are_named_with_file_and_line(tmp_path: Path, test: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=rf"claims.yaml:\d+: .*{message}"):
+        load_claims(write(tmp_path, CLAIM | {"tests": [test]}))
+
+
+def test_wrong_claims_are_named_with_file_and_line(tmp_path: Path) -> None:
+    without = {key: value for key, value in CLAIM.items() if key != "direction"}
+    for claims, message in (
+        ((without,), r"claims\[0\].direction is missing"),
+        ((CLAIM, CLAIM), r"two claims are called better, the first in .*claims.yaml:\d+"),
+        ((CLAIM | {"direction": "up"},), r"claims\[0\].direction: 'up' does not exist"),
+        ((CLAIM | {"margin": "much"},), r"claims\[0\].margin must be a number"),
+        ((CLAIM | {"id": "Better than"},), r"claims\[0\].id must be a word"),
+    ):
+        with pytest.raises(SpecError, match=rf"claims.yaml:\d+: {message}"):
+            load_claims(write(tmp_path, *claims))
+    with pytest.raises(SpecError, match=r"level must be a number between 0 and 1"):
+        load_claims(write(tmp_path, CLAIM, level=5))
