@@ -73,7 +73,7 @@ def _command(chosen: argparse.Namespace, began: float) -> int:
     if chosen.command in ("run", "tune"):
         start_server()  # it imports while this process plans
     if chosen.command == "tune":
-        return _tune(specs, scale, chosen)
+        return _tune(specs, scale, chosen, began)
     if chosen.command == "verify":
         names = set(make_plan(specs, Path(chosen.runs)).runs) if specs else None
         return print_verdicts(verify(folder, adopt=chosen.adopt) for folder in run_folders(Path(chosen.runs), names))
@@ -97,10 +97,14 @@ def _command(chosen: argparse.Namespace, began: float) -> int:
 def _run(plan: Plan, chosen: argparse.Namespace, began: float) -> int:
     part = in_turn(select(plan, only=chosen.only, seeds=chosen.seeds), first=chosen.first) if plan.runs else plan
     check_execution(part, chosen.set)
-    limit = None if chosen.minutes is None else TimeLimit(began + 60.0 * chosen.minutes, chosen.patience)
+    limit = _limit(chosen, began)
     outcome = run_missing(part, jobs=chosen.jobs, retry=chosen.retry, settings=chosen.set, limit=limit, changed_code=chosen.changed_code)
     print_outcome(part, outcome)
     return outcome.exit_code
+
+
+def _limit(chosen: argparse.Namespace, began: float) -> TimeLimit | None:
+    return None if chosen.minutes is None else TimeLimit(began + 60.0 * chosen.minutes, chosen.patience)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--changed-code", choices=("refuse", "again", "equal"), default="refuse", help=_CHANGED)
         if name == "run":
             _add_run_options(command)
+        if name in ("run", "tune"):
+            _add_execution_options(command)
         if name == "verify":
             command.add_argument(
                 "--adopt",
@@ -158,6 +164,9 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="a run id, or a part of what needs runs (row, column, seed): these first",
     )
+
+
+def _add_execution_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--minutes",
         type=_rate,
@@ -215,14 +224,16 @@ def _retry(plan: Plan) -> None:
             print(f"left alone, since a process holds it: {run.place} ({run.run_id})")
 
 
-def _tune(specs: Sequence[Spec], scale: Scale, chosen: argparse.Namespace) -> int:
+def _tune(specs: Sequence[Spec], scale: Scale, chosen: argparse.Namespace, began: float) -> int:
     # With it comes PyTorch, which `--help` and a mistake in a spec do without.
     from sweeps.tuning import tune
 
     outcomes: list[Outcome] = []
+    limit = _limit(chosen, began)
 
     def execute(plan: Plan) -> Outcome:
-        outcomes.append(run_missing(plan, jobs=chosen.jobs, changed_code=chosen.changed_code))
+        check_execution(plan, chosen.set)
+        outcomes.append(run_missing(plan, jobs=chosen.jobs, settings=chosen.set, limit=limit, changed_code=chosen.changed_code))
         print_outcome(plan, outcomes[-1])
         return outcomes[-1]
 

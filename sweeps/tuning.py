@@ -52,7 +52,7 @@ def tune(specs: Sequence[Spec], scale: Scale, runs_folder: Path, tuned_folder: P
     """Do every tuning that ``specs`` need, those first whose values others need, and write what was chosen to ``tuned_folder``.
 
     ``execute`` trains the missing runs of a plan. Runs that are done are not trained again, so calling this again goes on. When a
-    signal stopped ``execute``, what has been chosen until then is returned.
+    signal or the end of its time stopped ``execute``, what has been chosen until then is returned.
 
     Raises:
         UserError: a run of a grid failed, or diverged at every point; what the others of its level chose is written nevertheless.
@@ -66,7 +66,7 @@ def tune(specs: Sequence[Spec], scale: Scale, runs_folder: Path, tuned_folder: P
         level = tunings_of(now, scale)[index]
         plan, points = plan_level(level, runs_folder)
         outcome = execute(plan)
-        if outcome.stopped_by is not None:
+        if outcome.stopped_by is not None or outcome.out_of_time:
             break
         chosen, problems = [], []
         for needed in level:

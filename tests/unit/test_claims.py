@@ -108,7 +108,7 @@ def test_a_contradicted_sanity_check_withholds_what_was_decided(tmp_path: Path) 
 def test_changes_constants_and_correlations_are_read_off_the_curves(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for spec in ("figure2", "figure4"):
-        for (row, _, seed), name in plan_by_hand(load_spec(spec), runs).items():
+        for (_, _, seed), name in plan_by_hand(load_spec(spec), runs).items():
             curve = {
                 "noise/label_error": [0.40, 0.35, 0.33 + seed / 1000],
                 "label/next_class_in_superclass": [0.04, 0.1, 0.3 + seed / 100],
