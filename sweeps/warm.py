@@ -11,7 +11,7 @@ import importlib
 from repro.code import remember
 from repro.compose import compose
 from repro.errors import UserError
-from repro.provenance import git_state
+from repro.provenance import git_state, versions
 
 #: The run's own code; then what it imports late: W&B with what its first call and its first row import, what :func:`torch.autograd.grad`
 #: does, and what saves the model. Where one is missing, the run that needs it says so.
@@ -37,3 +37,4 @@ with contextlib.suppress(UserError):
 with contextlib.suppress(UserError):
     remember()
     git_state()
+    versions()
