@@ -51,13 +51,18 @@ def canonical_json(fields: dict[str, Any]) -> str:
 
 def run_id(config: Config) -> str:
     """Return ``<method>-<dataset>-<12 hex>``."""
-    digest = hashlib.sha256(canonical_json(scientific_fields(config)).encode()).hexdigest()
-    return f"{config.method.name}-{config.dataset.name}-{digest[:12]}"
+    return _run_id(scientific_fields(config))
+
+
+def _run_id(fields: dict[str, Any]) -> str:
+    digest = hashlib.sha256(canonical_json(fields).encode()).hexdigest()
+    return f"{fields['method.name']}-{fields['dataset.name']}-{digest[:12]}"
 
 
 def identity_document(config: Config) -> dict[str, Any]:
     """Return what ``identity.json`` holds."""
-    return {"schema": SCHEMA, "run_id": run_id(config), "fields": scientific_fields(config)}
+    fields = scientific_fields(config)
+    return {"schema": SCHEMA, "run_id": _run_id(fields), "fields": fields}
 
 
 def check_same(folder: Path, config: Config) -> None:
@@ -75,9 +80,10 @@ def check_same(folder: Path, config: Config) -> None:
         ) from error
     wanted = scientific_fields(config)
     differing = sorted(key for key in fields.keys() | wanted.keys() if fields.get(key, "absent") != wanted.get(key, "absent"))
-    if differing or name != run_id(config):
+    wanted_name = _run_id(wanted)
+    if differing or name != wanted_name:
         listed = "; ".join(f"{key}: there {fields.get(key, 'absent')!r}, here {wanted.get(key, 'absent')!r}" for key in differing)
         raise UserError(
-            f"{folder} holds another run (identity.json: {name}), not {run_id(config)}: {listed or 'the id differs'}. "
+            f"{folder} holds another run (identity.json: {name}), not {wanted_name}: {listed or 'the id differs'}. "
             "Nothing was changed. Move that folder away, or set paths.runs to another place."
         )
