@@ -6,6 +6,7 @@ that stops between any two steps resumes from the model's, the optimiser's and t
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from repro.evaluate import class_accuracy_row, evaluate, label_metrics
 from repro.labels import Recorder
 from repro.methods.base import Method
 from repro.optimizer import Optimizer
-from repro.step import MetaBatch, TrainingStep, learning_rate_at, momentum_at, steps_per_epoch
+from repro.step import NO_WEIGHT, MetaBatch, TrainingStep, learning_rate_at, momentum_at, steps_per_epoch
+
+logger = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -81,6 +84,10 @@ class Training:
         exact = torch.float32 if self._device.type == "mps" else torch.float64
         self._loss = torch.zeros((), dtype=exact, device=self._device)
         self._correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        # Where a method's loss is more than its coefficients, an image has no one weight.
+        self._weighs = method.weighs and type(method).loss is Method.loss
+        self._weights = torch.zeros(2, dtype=exact, device=self._device)
+        self._warned_of_weights = False
         if method.uses_meta and data.meta is not None and config.meta.batch_size > len(data.meta):
             raise UserError(f"meta.batch_size={config.meta.batch_size}: must be at most the {len(data.meta)} images of the meta set.")
 
@@ -97,6 +104,7 @@ class Training:
             "recorder": self.recorder.state_dict() if self.recorder else {},
             "loss": self._loss,
             "correct": self._correct,
+            "weights": self._weights,
             "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self._device.type == "cuda" else [])],
         }
 
@@ -110,6 +118,7 @@ class Training:
             self.recorder.load_state_dict(state["recorder"])
         self._loss.copy_(state["loss"])
         self._correct.copy_(state["correct"])
+        self._weights.copy_(state["weights"])
         torch.set_rng_state(state["random"][0])
         if self._device.type == "cuda" and state["random"][1:]:
             torch.cuda.set_rng_state_all(state["random"][1:])
@@ -137,6 +146,7 @@ class Training:
         if self.batch == 0:
             self._loss.zero_()
             self._correct.zero_()
+            self._weights.zero_()
             # Only dropout draws from PyTorch's own generator; its state is in the checkpoint.
             torch.manual_seed(Stream(config.seed, "method", "torch", epoch).torch_seed())
         self.model.train()
@@ -152,7 +162,23 @@ class Training:
             "train/loss": float(self._loss) / self._visited,
             "train/accuracy": float(self._correct) / self._visited,
             "optim/learning_rate": rate,
+            **self._weight_metrics(),
         }
+
+    def _weight_metrics(self) -> dict[str, float]:
+        """Return what the epoch's weights were, of methods that weigh images; weights that have all but vanished are warned of, once."""
+        if not self._weighs:
+            return {}
+        mean, unused = (float(total) / self._visited for total in self._weights)
+        if mean < NO_WEIGHT and not self._warned_of_weights:
+            self._warned_of_weights = True
+            logger.warning(
+                "after epoch %d: the weights of the training images have all but vanished (mean %.1e, where 1 is unweighted), so next to "
+                "nothing is learned from them. The metric weight/mean shows since when.",
+                self.epoch,
+                mean,
+            )
+        return {"weight/mean": mean, "weight/unused": unused}
 
     def _train_batch(self, plan: EpochPlan) -> None:
         size = self.config.optim.batch_size
@@ -167,6 +193,8 @@ class Training:
             self.recorder.after_step(rows, self.batch)
         self._loss += result.loss
         self._correct += result.correct
+        if result.weights is not None:
+            self._weights += result.weights
 
     # -- randomness ------------------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,15 @@ METRICS: tuple[Metric, ...] = (
         "share of training images whose true class is among the five most probable of the target",
     ),
     Metric("noise/top5_accuracy_noisy", "fraction", "higher", "the same over wrongly annotated images"),
+    Metric(
+        "weight/mean",
+        "1",
+        "neither",
+        "mean over the epoch's visits of an image's weight in the training loss, where 1 is unweighted; only of methods that weigh images",
+    ),
+    Metric(
+        "weight/unused", "fraction", "neither", "share of the epoch's visits at which an image had less than a hundredth of that weight"
+    ),
     Metric("optim/learning_rate", "1", "neither", "step size of the epoch just completed"),
     Metric("time/epoch_s", "s", "lower", "wall-clock time of the epoch, evaluation included; not in final.json"),
     Metric("label/heatmap", "image", "neither", "class_target_probability of all classes (rows) over all epochs so far (columns)", True),

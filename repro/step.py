@@ -40,10 +40,19 @@ class MetaBatch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured, on the device: the summed training loss per image times images, and correct predictions."""
+    """What a step measured, on the device: the summed training loss per image times images, and correct predictions.
+
+    ``weights`` (2,), of methods that weigh images: the sum of the images' weights, where 1 is the weight of an image in an unweighted
+    loss, and how many images have less than :data:`NO_WEIGHT`.
+    """
 
     loss: Tensor
     correct: Tensor
+    weights: Tensor | None = None
+
+
+#: Below this share of an unweighted image's weight, nothing is learned from an image.
+NO_WEIGHT = 0.01
 
 
 def steps_per_epoch(config: OptimConfig, num_images: int) -> int:
@@ -149,7 +158,7 @@ class TrainingStep:
         *,
         epoch: int = 0,
         step: int = 0,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Take the step; ``coefficients`` are given where the method's are computed outside of it."""
         method = self.method
         forward = None
@@ -164,7 +173,7 @@ class TrainingStep:
             if not self._meta.use_updated:
                 self.optimizer.step(gradient.parameters)
                 method.after_step(batch, self.optimizer.learning_rate)
-                return self._measured(-(start * batch.log_probabilities).sum(), batch)
+                return self._measured(-(start * batch.log_probabilities).sum(), batch, start)
         if coefficients is None and type(method).loss is Method.loss:
             coefficients = method.coefficients(batch)
         if coefficients is None:
@@ -175,13 +184,16 @@ class TrainingStep:
             gradients = loss_gradients(log_probabilities, coefficients, self.optimizer.parameters)
         self.optimizer.step(gradients)
         method.after_step(batch, self.optimizer.learning_rate)
-        return self._measured(loss.detach(), batch)
+        return self._measured(loss.detach(), batch, coefficients)
 
-    @staticmethod
-    def _measured(loss: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss per image times the images, and the number of right predictions."""
+    def _measured(self, loss: Tensor, batch: Batch, coefficients: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the fields of a :class:`StepResult`."""
+        size = batch.rows.shape[0]
         correct = (batch.log_probabilities.argmax(dim=1) == batch.observed).sum()
-        return loss * batch.rows.shape[0], correct
+        if coefficients is None or not self.method.weighs:
+            return loss * size, correct
+        weights = coefficients.sum(dim=1) * size
+        return loss * size, correct, torch.stack([weights.sum(), (weights < NO_WEIGHT).sum().to(weights.dtype)])
 
     def _lookahead(self) -> Lookahead:
         """Return the settings of Eq. 3 at the optimiser's present state (B5, B6, B7)."""
