@@ -1,4 +1,4 @@
-"""How many GPU-hours a run takes: measured on finished runs of its kind, or else counted, at an assumed rate.
+"""How many GPU-hours a run takes: measured on finished runs of its kind, or counted, at an assumed rate; CPU-hours are measured only.
 
 Counted are the multiply-accumulates (MACs) of convolutions and linear layers, two FLOPs each, one forward pass of an image being
 one unit. A training image costs 3 units, forward and backward. A step that learns labels costs more: forward and backward of its
@@ -52,10 +52,12 @@ class Estimate:
     Attributes:
         gpu_hours: ``None`` where there is no estimate.
         basis: :data:`FINISHED` or :data:`COUNTED`; where there is no estimate, why not.
+        cpu_hours: hours of one core, from finished runs of its kind on a CPU; ``None`` where there are none.
     """
 
     gpu_hours: float | None
     basis: str
+    cpu_hours: float | None = None
 
 
 class _NoEstimateError(Exception):
@@ -77,30 +79,40 @@ class _Cost:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._known: dict[str, Fields | None] = {name: run.fields for name, run in plan.runs.items()}
-        self._measured = {kind: statistics.median(values) for kind, values in self._hours().items()}
+        hours = self._hours()
+        self._measured, self._measured_cpu = (
+            {kind: statistics.median(values) for (device, kind), values in hours.items() if device == wanted} for wanted in ("gpu", "cpu")
+        )
 
     def of(self, run: PlannedRun, tflops: float) -> Estimate:
         """Return what ``run`` costs."""
+        cpu: float | None = None
         try:
             teacher = self._teacher(run.fields)
-            measured = self._measured.get(_kind(run.fields, teacher))
-            if measured is not None:
-                return Estimate(measured * _training_images(run.fields) * run.epochs, FINISHED)
-            return Estimate(_flops(run.fields, teacher) / (tflops * 1e12) / 3600, COUNTED)
+            kind, visits = _kind(run.fields, teacher), _training_images(run.fields) * run.epochs
+            if kind in self._measured_cpu:
+                cpu = self._measured_cpu[kind] * visits
+            if kind in self._measured:
+                return Estimate(self._measured[kind] * visits, FINISHED, cpu)
+            return Estimate(_flops(run.fields, teacher) / (tflops * 1e12) / 3600, COUNTED, cpu)
         except _NoEstimateError as error:
-            return Estimate(None, str(error))
+            return Estimate(None, str(error), cpu)
 
-    def _hours(self) -> dict[str, list[float]]:
-        """Return the GPU-hours per epoch and training image of the finished runs in the folder, by their kind."""
-        hours: defaultdict[str, list[float]] = defaultdict(list)
+    def _hours(self) -> dict[tuple[str, str], list[float]]:
+        """Return the hours per epoch and training image of the finished runs in the folder, by device (gpu, cpu) and kind."""
+        hours: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         for name in sorted(entry.name for entry in os.scandir(self._plan.folder)) if self._plan.folder.is_dir() else ():
             folder = self._plan.folder / name
             if name in self._plan.runs and self._plan.runs[name].state != "done":
                 continue
-            # The least telling file first: most folders that are no finished run on a GPU are found out by it alone.
-            spent = _read(folder / "cost.json", "gpu_hours")
-            if not spent or read_state(folder) != "done":
+            if read_state(folder) != "done":
                 continue
+            device, spent = "gpu", _read(folder / "cost.json", "gpu_hours")
+            if not spent:
+                device, seconds, threads = "cpu", _read(folder / "cost.json", "wall_s"), _read(folder / "provenance.json", "threads")
+                if not seconds or not threads:
+                    continue
+                spent = seconds * threads / 3600
             try:
                 open_manifest(folder).read_bytes("cost.json")
             except DamagedError as error:
@@ -112,7 +124,7 @@ class _Cost:
                 continue
             # Other versions of the code may have had other settings; their runs tell nothing.
             with contextlib.suppress(_NoEstimateError, KeyError):
-                hours[_kind(fields, self._teacher(fields))].append(spent / (epochs * _training_images(fields)))
+                hours[device, _kind(fields, self._teacher(fields))].append(spent / (epochs * _training_images(fields)))
         return hours
 
     def _teacher(self, fields: Fields) -> Fields | None:
@@ -206,14 +218,13 @@ def _training_images(fields: Fields) -> int:
 def _dataset(fields: Fields) -> dict[str, Any]:
     """Return the sizes of the run's dataset."""
     name = fields["dataset.name"]
-    more = [key for key, value in fields.items() if key.startswith("dataset.") and key not in ("dataset.name", "dataset.version")]
-    changed = [key for key in more if fields[key] is not None]
-    if changed:
-        raise _NoEstimateError(f"{changed[0]}={fields[changed[0]]} changes the number of images")
     found: dict[str, Any] | None = _tables()["datasets"].get(name)
     if found is None:
         raise _NoEstimateError(f"dataset={name} does not stand in sweeps/{MACS_FILE.name}")
-    return found
+    classes, train, test = (fields.get(f"dataset.{key}") for key in ("num_classes", "train_size", "test_size"))
+    if classes not in (None, found["classes"]) and train is None:
+        raise _NoEstimateError(f"dataset.num_classes={classes} changes the number of images")
+    return found | {"train": train or found["train"], "test": test or found["test"]}
 
 
 def num_classes(config: Config) -> int | None:
@@ -225,6 +236,9 @@ def num_classes(config: Config) -> int | None:
 
 def _macs(fields: Fields, images: Fields) -> int:
     """Return the MACs of the model of ``fields`` for one image of the dataset of ``images``."""
+    for key in ("dataset.side", "dataset.num_classes"):
+        if images.get(key) is not None:
+            raise _NoEstimateError(f"{key}={images[key]} stands nowhere in sweeps/{MACS_FILE.name}")
     name, dataset = fields["model.name"], images["dataset.name"]
     settings = {key.removeprefix("model."): value for key, value in fields.items() if key.startswith("model.")}
     settings = {key: value for key, value in settings.items() if key not in ("name", "version")}

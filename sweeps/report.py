@@ -110,6 +110,15 @@ def _print_hours(plan: Plan, tflops: float | None) -> None:
         left = [run for run in group if run.state != "done" and run.run_id not in plan.spared]
         lines.append([name, _hours(group, costs), _hours(left, costs), _bases(group, costs)])
     _print_grid(lines)
+    if any(estimated.cpu_hours is not None for estimated in costs.values()):
+        lines = [["CPU-hours", "all runs", "not done", "from"]]
+        for name, group in [*groups, ("all", runs)]:
+            left = [run for run in group if run.state != "done" and run.run_id not in plan.spared]
+            known = sum(costs[run.run_id].cpu_hours is not None for run in group)
+            without = f", {_number(len(group) - known, 'run')} without estimate" if known < len(group) else ""
+            lines.append([name, _cpu_hours(group, costs), _cpu_hours(left, costs), f"{_number(known, 'run')} by {FINISHED}{without}"])
+        _print_grid(lines)
+        print("CPU-hours: hours of one core")
     bases = Counter(costs[run.run_id].basis for run in runs)
     if bases[FINISHED]:
         print(f"{FINISHED}: the median of what such runs took for an epoch and a training image")
@@ -122,8 +131,16 @@ def _print_hours(plan: Plan, tflops: float | None) -> None:
 
 
 def _hours(runs: Collection[PlannedRun], costs: dict[str, Estimate]) -> str:
-    known = [hours for run in runs if (hours := costs[run.run_id].gpu_hours) is not None]
-    if runs and not known:
+    return _sum([costs[run.run_id].gpu_hours for run in runs])
+
+
+def _cpu_hours(runs: Collection[PlannedRun], costs: dict[str, Estimate]) -> str:
+    return _sum([costs[run.run_id].cpu_hours for run in runs])
+
+
+def _sum(estimates: Collection[float | None]) -> str:
+    known = [hours for hours in estimates if hours is not None]
+    if estimates and not known:
         return "no estimate"
     total = sum(known)
     if 0.0 < total < 0.01:

@@ -30,6 +30,9 @@ SIZES = [
     ("resnet_cifar", COLOR, 100, 470_004),
     ("cnn_9", COLOR, 10, 4_434_570),
     ("cnn_9", COLOR, 100, 4_446_180),
+    ("small_cnn", COLOR, 10, 25_626),
+    ("small_cnn", COLOR, 100, 210_036),
+    ("small_cnn", (3, 16, 16), 10, 10_266),
     ("digits_cnn", (1, 8, 8), 10, 21_482),
     ("digits_cnn", (1, 8, 8), 100, 44_612),
 ]
@@ -41,6 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "alexnet": {},
     "wrn_28_10": {"depth": 10, "widen_factor": 1},
     "digits_cnn": {},
+    "small_cnn": {"block": "residual"},
     "resnet_cifar": {"depth": 8},
     "cnn_9": {"width": 8},
 }

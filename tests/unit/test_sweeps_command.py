@@ -255,7 +255,7 @@ def test_tune_prints_what_was_chosen(
 
     asked: list[int] = []
 
-    def run_missing(plan: Plan, *, jobs: int, changed_code: str) -> Outcome:
+    def run_missing(plan: Plan, *, jobs: int, changed_code: str, **_: Any) -> Outcome:
         asked.append(jobs)
         assert outcome is not None
         return outcome
@@ -281,7 +281,7 @@ def test_tune_prints_what_was_chosen(
 def test_tune_ends_with_1_when_a_run_of_a_grid_failed(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_missing(plan: Plan, *, jobs: int, changed_code: str) -> Outcome:
+    def run_missing(plan: Plan, *, jobs: int, changed_code: str, **_: Any) -> Outcome:
         return Outcome(failed={next(iter(plan.runs)): "ValueError: no"})
 
     monkeypatch.setattr(sweeps.__main__, "run_missing", run_missing)
@@ -294,7 +294,7 @@ def test_tune_ends_with_1_when_a_run_of_a_grid_failed(
 def test_tune_takes_no_score_that_other_code_has_made(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_missing(plan: Plan, *, jobs: int, changed_code: str) -> Outcome:
+    def run_missing(plan: Plan, *, jobs: int, changed_code: str, **_: Any) -> Outcome:
         for name in plan.runs:
             done_run(plan.folder / name)
             write_json(plan.folder / name / "final.json", {"val/accuracy": {"last": 0.5}})
