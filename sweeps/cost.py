@@ -124,7 +124,8 @@ class _Cost:
                 continue
             # Other versions of the code may have had other settings; their runs tell nothing.
             with contextlib.suppress(_NoEstimateError, KeyError):
-                hours[device, _kind(fields, self._teacher(fields))].append(spent / (epochs * _training_images(fields)))
+                kind, hours_each = _kind(fields, self._teacher(fields)), spent / (epochs * _training_images(fields))
+                hours[device, kind].append(hours_each)
         return hours
 
     def _teacher(self, fields: Fields) -> Fields | None:

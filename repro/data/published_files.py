@@ -152,11 +152,10 @@ def cifar_dataset(
     )
 
 
-def _superclasses(batch: Mapping[str, Any], label_key: str, superclass_key: str, num_classes: int) -> tuple[int, ...]:
-    """Return the group of each class; every image of a class is labelled with the same."""
-    pairs = set(zip(batch[label_key], batch[superclass_key], strict=True))
-    assert len(pairs) == num_classes, "a class has one group"
-    return tuple(int(group) for _, group in sorted(pairs))
+def _superclasses(batch: Mapping[str, Any], label_key: str, superclass_key: str, num_classes: int) -> tuple[int, ...] | None:
+    """Return the group of each class, where the batch has an image of every class; all images of a class are labelled with the same."""
+    groups = dict(zip(batch[label_key], batch[superclass_key], strict=True))
+    return tuple(int(groups[label]) for label in range(num_classes)) if len(groups) == num_classes else None
 
 
 def _cifar_set(parts: list[bytes], label_key: str) -> ImageSet:

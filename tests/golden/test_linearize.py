@@ -152,6 +152,7 @@ MODELS = {
     "vgg16": {},
     "alexnet": {},
     "resnet_cifar": {"depth": 8},
+    "small_cnn": {"block": "residual"},
     "cnn_9": {"width": 8},
 }
 

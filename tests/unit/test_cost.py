@@ -223,3 +223,26 @@ def test_of_the_runs_of_the_plan_only_done_ones_are_read(tmp_path: Path, monkeyp
     monkeypatch.setattr("sweeps.cost._read", lambda path, key: read.append(path.parent.name))
     estimate(plan)
     assert set(read) == {"b"}
+
+
+def test_cpu_hours_come_from_finished_runs_on_a_cpu_whatever_part_of_a_dataset_they_had(tmp_path: Path) -> None:
+    part = ("dataset=cifar100", "dataset.side=16", "dataset.train_size=5000", "optim.epochs=10")
+    finished(tmp_path, "b", 0.0, "method=one_hot", "split=full", *part)
+    write_json(tmp_path / "b" / "cost.json", {"gpu_hours": 0.0, "wall_s": 360.0})
+    write_json(tmp_path / "b" / "provenance.json", {"threads": 2})
+    seal(tmp_path / "b")
+    finished(tmp_path, "unknown", 1.0, "method=one_hot", "split=full", "dataset=digits", "dataset.num_classes=8")
+    runs = [
+        planned("fold", "method=one_hot", "split=fold", "split.fold=0", *part),
+        planned("c", "method=class_labels", "split=fold", "split.fold=0", *part),
+    ]
+    found = estimate(plan_of(tmp_path, *runs))
+    assert found["fold"].cpu_hours == pytest.approx(0.2 * 0.8)
+    assert found["c"].cpu_hours is None
+    assert found["fold"].gpu_hours is None
+    assert found["fold"].basis == "dataset.side=16 stands nowhere in sweeps/macs.yaml"
+    whole = planned(
+        "whole", "method=one_hot", "split=full", "dataset=cifar10", "dataset.train_size=5000", "dataset.test_size=1000", "optim.epochs=10"
+    )
+    macs = TABLES["macs"][[item["model"] for item in TABLES["macs"]].index("resnet18")]["images"]["cifar10"]
+    assert estimate(plan_of(tmp_path, whole))["whole"].gpu_hours == pytest.approx(hours(2 * macs * (3 * 5000 * 10 + 11 * 1000)))

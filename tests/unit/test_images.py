@@ -62,7 +62,7 @@ def test_a_setting_that_the_identity_leaves_out_has_its_neutral_value(tmp_path: 
 
 def write_cifar100(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = np.arange(2 * 3072).astype(np.uint8).reshape(2, 3072)
-    part = pickle.dumps({"data": data, "fine_labels": [1, 0]})
+    part = pickle.dumps({"data": data, "fine_labels": [1, 0], "coarse_labels": [0, 0]})
     names = pickle.dumps({"fine_label_names": ["sea_lion", "ray"]})
     content = {"cifar-100-python/train": part, "cifar-100-python/test": part, "cifar-100-python/meta": names}
     for name, value in content.items():

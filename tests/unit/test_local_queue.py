@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -361,3 +362,13 @@ def test_an_unreadable_status_is_no_traceback(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {})
     assert last_error(tmp_path / "nowhere") == "its status.json cannot be read"
     assert multiprocessing.active_children() == []
+
+
+def test_an_input_that_only_a_finished_run_reads_is_not_trained(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, a="done", b="done", inputs={"b": "a"}))
+    shutil.rmtree(tmp_path / "a")
+    assert call(plan_of(tmp_path, a="done", b="done", inputs={"b": "a"})).exit_code == 0
+    assert [name for name, *_ in calls(tmp_path)] == ["a", "b"]
+    # Another reader that is not done needs it.
+    call(plan_of(tmp_path, a="done", b="done", c="done", inputs={"b": "a", "c": "a"}))
+    assert [name for name, *_ in calls(tmp_path)] == ["a", "b", "a", "c"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from repro.compose import compose
-from repro.data.parts import part_of
+from repro.data.parts import block_means, part_of
 from repro.data.prepare import prepare
 from repro.data.types import ImageSet, RawDataset
 from repro.errors import UserError
@@ -72,3 +72,37 @@ def test_the_part_of_cifar_is_the_same_for_every_seed() -> None:
     settings = ["method=one_hot", "dataset=cifar100", "split=full", "dataset.train_size=5000", "dataset.num_classes=20"]
     fields = scientific_fields(compose([*settings, "seed=1"]))
     assert (fields["dataset.train_size"], fields["dataset.num_classes"]) == (5000, 20)
+
+
+def test_fewer_test_images_class_by_class_and_apart_from_the_training_part() -> None:
+    part = part_of(made(), train_size=24, test_size=6)
+    np.testing.assert_array_equal(np.bincount(part.test.labels), [1] * 6)
+    np.testing.assert_array_equal(part.train.images, part_of(made(), train_size=24).train.images)
+    with pytest.raises(UserError, match=r"dataset.test_size=13: must be at most the 12 test images"):
+        part_of(made(), test_size=13)
+
+
+def test_a_pixel_of_a_smaller_image_is_the_mean_of_its_block() -> None:
+    image = np.array([[[[0, 1, 10, 20], [2, 3, 30, 41], [255, 255, 0, 0], [255, 255, 0, 1]]]], dtype=np.uint8)
+    # 1.5 and 25.25; halves go up.
+    np.testing.assert_array_equal(block_means(image, 2), [[[[2, 25], [255, 0]]]])
+    np.testing.assert_array_equal(block_means(image, 4), image)
+    with pytest.raises(UserError, match=r"dataset.side=3: must divide the 4x4 pixels"):
+        block_means(image, 3)
+    part = part_of(made(), side=1)
+    assert (part.image_shape, part.mean) == ((1, 1, 1), made().mean)
+    np.testing.assert_array_equal(part.train.images[:, 0, 0, 0], np.arange(60))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["dataset.side=12"], r"dataset.side=12: must be one of 4, 8, 16, 32"),
+        (["dataset.train_size=50001"], r"dataset.train_size=50001: must be at most the 50000 training images of 10 classes"),
+        (["dataset.num_classes=2", "dataset.test_size=2001"], r"dataset.test_size=2001: must be at most the 2000 test images of 2 classes"),
+        (["dataset.num_classes=11"], r"dataset.num_classes=11: must be at most 10"),
+    ],
+)
+def test_more_than_cifar_has_is_refused_when_settings_are_read(settings: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose(["method=one_hot", "dataset=cifar10", "seed=0", *settings])

@@ -15,7 +15,7 @@ from repro.errors import UserError
 from repro.identity import run_id
 from sweeps.__main__ import main
 from sweeps.composer import Composer
-from sweeps.plan import make_plan, plan_document, totals, write_plans
+from sweeps.plan import Plan, PlannedCell, PlannedRun, make_plan, plan_document, totals, write_plans
 from sweeps.spec import SpecError, expand, load_spec
 
 SPEC = """\
@@ -245,3 +245,19 @@ def test_a_users_mistake_ends_in_one_message(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         main(["run", "demo", "--jobs", "0"])
     assert "'0' must be a whole number from 1" in capsys.readouterr().err
+
+
+def test_inputs_that_only_finished_runs_read_are_not_needed(tmp_path: Path) -> None:
+    runs = {
+        "a": PlannedRun("a", (), {}, "missing", (), ("s",), "a"),
+        "b": PlannedRun("b", (), {}, "missing", (), ("s",), "b"),
+        "c": PlannedRun("c", (), {}, "missing", ("a",), ("s",), "c", 1),
+        "d": PlannedRun("d", (), {}, "done", ("c",), ("s",), "d", 2),
+        "e": PlannedRun("e", (), {}, "missing", ("b",), ("s",), "e", 1),
+        "f": PlannedRun("f", (), {}, "missing", (), ("s",), "f"),
+    }
+    cells = (PlannedCell("s", "row", "column", ("d", "e"), ({}, {}), None),)
+    # f is read by nobody: a point of a grid is such a run.
+    assert Plan(tmp_path, (), runs, cells).spared == {"a", "c"}
+    shown = (PlannedCell("s", "row", "column", ("c", "e"), ({}, {}), None),)
+    assert Plan(tmp_path, (), runs, shown).spared == frozenset()

@@ -6,6 +6,7 @@ import pytest
 
 from repro.compose import compose
 from repro.errors import UserError
+from sweeps.expansion import walk
 from sweeps.nodes import Place
 from sweeps.plan import make_plan, write_plans
 from sweeps.scale import PAPER, Scale, known_scales, load_scale
@@ -156,3 +157,46 @@ def test_a_setting_that_does_not_exist_is_named_with_the_line_of_the_scale(tmp_p
     scale = load_scale(write(tmp_path, SMALL.replace("optim.epochs: 2", "optim.epoch: 2")))
     with pytest.raises(SpecError, match=r"small\.yaml:5: optim\.epoch=2: .*'optim\.epochs'"):
         make_plan([load_spec(write(tmp_path, SPEC, "tried.yaml"), scale)], tmp_path)
+
+
+def test_a_scale_gives_tunings_of_a_shared_file_other_grids(tmp_path: Path) -> None:
+    grid = "focal: {grid: {method.gamma: [3.0, 4.0]}, otherwise: {method.gamma: 4.0}}"
+    scale = load_scale(write(tmp_path, f"title: small\nstamp: Not the paper's.\ntuning: {{paper: {{{grid}}}}}\n"))
+    spec = load_spec("table6", scale)
+    assert [setting.value for setting in spec.tunings["focal"].axes[0]] == [3.0, 4.0]
+    assert spec.tunings["focal"].otherwise[0].value == 4.0
+    assert spec.tunings["label_smoothing"] == load_spec("table6").tunings["label_smoothing"]
+    assert spec.sha256 != load_spec("table6").sha256
+
+
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        ("focul: {grid: {method.gamma: [3.0]}, otherwise: {method.gamma: 4.0}}", r"there is no tuning 'focul'. Did you mean 'focal'"),
+        (
+            "focal: {grid: {method.beta: [3.0]}, otherwise: {method.beta: 4.0}}",
+            r"must have the keys of tuning 'focal' .*, method.gamma; it has method.beta",
+        ),
+        (
+            "focal: {grid: {method.gamma: [3.0]}, otherwise: {method.beta: 4.0}}",
+            r"otherwise must have the keys of grid, method.gamma; it has method.beta",
+        ),
+        ("focal: {grid: {method.gamma: [3.0]}}", r"otherwise is missing"),
+    ],
+)
+def test_grids_that_fit_no_tuning(tmp_path: Path, grids: str, message: str) -> None:
+    path = write(tmp_path, f"title: small\nstamp: Not the paper's.\ntuning:\n  paper:\n    {grids}\n")
+    with pytest.raises(SpecError, match=rf"small.yaml:5: .*{message}"):
+        load_spec("table6", load_scale(path))
+
+
+@pytest.mark.parametrize("name", [f"table{number}" for number in range(1, 9)] + ["figure2", "figure3", "figure4", "sanity"])
+def test_at_the_scale_small_no_test_image_and_under_noise_no_meta_image_chooses(name: str) -> None:
+    """What tunings compare is validation accuracy; where labels are noisy, of images apart from those that move the labels."""
+    spec = load_spec(name, load_scale("small"))
+    assert all(tuning.metric.startswith("val/") and tuning.epoch.rule in ("last", "best_val") for tuning in spec.tunings.values())
+    for cell in expand(spec):
+        for run in (item for variant in cell.variants for item in walk(variant)):
+            settings = {setting.key: setting.value for setting in run.settings}
+            assert settings["dataset.side"] == 16
+            assert (settings["split"] == "clean_meta") == (settings.get("split.validation_size") == 1000)

@@ -143,6 +143,15 @@ def test_cifar100_takes_the_fine_labels(tmp_path: Path, monkeypatch: pytest.Monk
     raw = load("cifar100", tmp_path)
     assert raw.train.labels.tolist() == [99, 3]
     assert raw.class_names == ("fine",)
+    assert raw.superclasses is None  # not every class has an image here
+
+
+def test_cifar100_knows_the_superclass_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = pickle.dumps({"data": np.zeros((3, 3072), np.uint8), "fine_labels": [1, 0, 2], "coarse_labels": [7, 4, 7]})
+    names = pickle.dumps({"fine_label_names": ["a", "b", "c"]})
+    content = {"cifar-100-python/train": part, "cifar-100-python/test": part, "cifar-100-python/meta": names}
+    trust(monkeypatch, cifar100, tmp_path, content)
+    assert load("cifar100", tmp_path).superclasses == (4, 7, 7)
 
 
 def test_fashion_mnist_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
