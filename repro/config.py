@@ -143,6 +143,9 @@ class TrajectoryConfig:
 
     record: bool = setting(True, help="record the labels of methods that learn them")
     when: str = setting("after", help="an instance's label before or after the update at its visit (C3)", choices=("before", "after"))
+    gradient: bool = setting(
+        False, help="log at how many visits the gradient of instance labels points the right way (label/gradient_right_...)", neutral=False
+    )
     # C8
     dtype: str = setting("float16", help="how instance labels are stored", choices=("float16", "float32"), neutral="float16")
 
@@ -291,6 +294,11 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(f"optim.warmup_epochs={optim.warmup_epochs}: must be at most optim.epochs={optim.epochs}.")
     if config.meta.lookahead_momentum and optim.momentum == 0.0:
         problems.append("meta.lookahead_momentum=true contradicts optim.momentum=0: there is no momentum to look ahead with.")
+    if config.trajectory.gradient:
+        if registry.get("method", config.method.name).build.trajectory != "instance":
+            problems.append(f"trajectory.gradient=true contradicts method={config.method.name}, which learns no instance labels.")
+        if config.exec.compile or config.exec.cuda_graphs:
+            problems.append("trajectory.gradient=true contradicts exec.compile and exec.cuda_graphs: it looks into single steps.")
     for section in (config.method, config.dataset):
         own_check = getattr(section, "contradictions", None)
         if own_check is not None:

@@ -23,6 +23,7 @@ from repro.data.transform import Draws
 from repro.determinism import Stream, visit_order
 from repro.errors import UserError
 from repro.evaluate import class_accuracy_row, evaluate, label_metrics
+from repro.label_gradient import GradientDirections
 from repro.labels import Recorder
 from repro.methods.base import Method
 from repro.optimizer import Optimizer
@@ -88,6 +89,7 @@ class Training:
         self._weighs = method.weighs and type(method).loss is Method.loss
         self._weights = torch.zeros(2, dtype=exact, device=self._device)
         self._warned_of_weights = False
+        self._directions = GradientDirections(method, data.observed, data.true) if config.trajectory.gradient else None
         if method.uses_meta and data.meta is not None and config.meta.batch_size > len(data.meta):
             raise UserError(f"meta.batch_size={config.meta.batch_size}: must be at most the {len(data.meta)} images of the meta set.")
 
@@ -105,6 +107,7 @@ class Training:
             "loss": self._loss,
             "correct": self._correct,
             "weights": self._weights,
+            "directions": None if self._directions is None else self._directions.counts,
             "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self._device.type == "cuda" else [])],
         }
 
@@ -119,6 +122,8 @@ class Training:
         self._loss.copy_(state["loss"])
         self._correct.copy_(state["correct"])
         self._weights.copy_(state["weights"])
+        if self._directions is not None:
+            self._directions.counts.copy_(state["directions"])
         torch.set_rng_state(state["random"][0])
         if self._device.type == "cuda" and state["random"][1:]:
             torch.cuda.set_rng_state_all(state["random"][1:])
@@ -163,6 +168,7 @@ class Training:
             "train/accuracy": float(self._correct) / self._visited,
             "optim/learning_rate": rate,
             **self._weight_metrics(),
+            **({} if self._directions is None else self._directions.metrics()),
         }
 
     def _weight_metrics(self) -> dict[str, float]:

@@ -60,6 +60,18 @@ METRICS: tuple[Metric, ...] = (
         "share of training images whose most probable class other than the annotated one lies in the superclass of the annotated one; ties "
         "count by their share; only where the dataset publishes superclasses",
     ),
+    *(
+        Metric(
+            f"label/gradient_right_{kind}",
+            "fraction",
+            "higher",
+            f"share of the epoch's visits of {what}; only with trajectory.gradient=true",
+        )
+        for kind, what in (
+            ("noisy", "wrongly annotated images at which moving mass from the annotated to the true class lowers the meta loss"),
+            ("clean", "rightly annotated images at which the step of Eq. 5 raises the annotated class"),
+        )
+    ),
     Metric("label/entropy", "nats", "neither", "mean entropy of the targets"),
     Metric("label/entropy_clean", "nats", "neither", "mean entropy of the targets of rightly annotated images"),
     Metric("label/entropy_noisy", "nats", "neither", "mean entropy of the targets of wrongly annotated images"),

@@ -138,6 +138,8 @@ def never_logged(metric: str, config: Config) -> str | None:
         return f"method={config.method.name} trains no second network"
     if split in ("meta", "class_meta_accuracy", "val", "peer_val") and config.split.name == "full":
         return "split=full holds nothing out"
+    if name.startswith("gradient_right_") and not config.trajectory.gradient:
+        return "trajectory.gradient=false counts no gradients"
     if split == "weight" and not registry.get("method", config.method.name).build.weighs:
         return f"method={config.method.name} weighs no images"
     if (split == "noise" or metric in ("label/entropy_clean", "label/entropy_noisy")) and config.noise.name == "none":
