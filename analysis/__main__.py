@@ -56,7 +56,7 @@ def _command(chosen: argparse.Namespace) -> int:
         _collect(Path(chosen.runs))
         return 0
     if chosen.command == "claims":
-        _claims(Path(chosen.runs), Path(chosen.out))
+        _claims(Path(chosen.runs), Path(chosen.out), chosen.short)
         return 0
     if chosen.command == "build":
         _build(Path(chosen.out))
@@ -143,9 +143,12 @@ def _planned_pages(runs: Path, scale: Scale) -> list[Files]:
     return pages
 
 
-def _claims(runs: Path, out: Path) -> None:
-    from analysis.claims import PAGE, claims_files
+def _claims(runs: Path, out: Path, short: str | None) -> None:
+    from analysis.claims import PAGE, claims_files, short_table
 
+    if short is not None:
+        print("\n".join(short_table(load_scale(short), runs)))
+        return
     files = claims_files(runs)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -200,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
         elif name in ("evidence", "claims", "build", "check"):
             command.add_argument("--out", default="paper_tables", metavar="DIR", help="where the pages are (default: paper_tables)")
         if name == "claims":
+            command.add_argument(
+                "--short", metavar="SCALE", help="print the claims at one scale in short, as the README has them; write nothing"
+            )
             command.add_argument("--runs", default="paper_tables/evidence", metavar="DIR", help="run folders (default: %(default)s)")
         elif name not in ("build", "check"):
             command.add_argument(

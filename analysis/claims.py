@@ -164,7 +164,7 @@ def _every(claim: Claim, parts: Sequence[Outcome]) -> Outcome:
     planned, done = sum(part.planned for part in parts), sum(part.runs for part in parts)
     published = [part.published for part in parts if part.published is not None]
     sign = 1.0 if claim.direction == "higher" else -1.0
-    least = min((sign * value for value in published), default=None) if len(published) == len(parts) else None
+    least = min((sign * value for value in published), default=None)
     paper = None if least is None else sign * least
     if NOT_RUN in verdicts:
         return Outcome("the least of all", None, None, None, done, planned, paper, NOT_RUN, tuple(parts))
@@ -323,8 +323,9 @@ def _page(claims: Claims, tested: Sequence[Tested]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def short_table(tested: Tested) -> list[str]:
-    """Return the claims of one scale as a Markdown table for the README."""
+def short_table(scale: Scale, runs: Path) -> list[str]:
+    """Return the lines of a Markdown table of the claims at one scale, for the README."""
+    tested = test_claims(load_claims(), scale, runs)
     body = [[claim.text, _published(claim, outcome), _difference(outcome), outcome.verdict] for claim, outcome in tested.claims]
     return grid_lines(["claim", "paper", "here (95% interval)", "verdict"], body)
 

@@ -11,10 +11,10 @@ from run_folders import done_run, plan_by_hand
 from scipy.stats import t as student
 
 from analysis.__main__ import main
-from analysis.claims import claims_files
+from analysis.claims import claims_files, short_table
 from analysis.stats import contrast, summarize
 from sweeps.claims import load_claims
-from sweeps.spec import SpecError, load_spec
+from sweeps.spec import SpecError, load_scale, load_spec
 
 CLAIM = {
     "id": "better",
@@ -179,3 +179,12 @@ def test_wrong_claims_are_named_with_file_and_line(tmp_path: Path) -> None:
             load_claims(write(tmp_path, *claims))
     with pytest.raises(SpecError, match=r"level must be a number between 0 and 1"):
         load_claims(write(tmp_path, CLAIM, level=5))
+
+
+def test_the_readme_has_the_claims_that_the_evidence_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REPRO_TUNED")
+    root = Path(__file__).resolve().parents[2]
+    begin, end = "<!-- claims: begin -->", "<!-- claims: end -->"
+    shown = (root / "README.md").read_text().partition(begin)[2].partition(end)[0]
+    made = "\n".join(short_table(load_scale("small"), root / "paper_tables" / "evidence"))
+    assert shown.strip() == made, f"README.md, between {begin} and {end}: put in what `python -m analysis claims --short small` prints"
