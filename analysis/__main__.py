@@ -144,7 +144,7 @@ def _planned_pages(runs: Path, scale: Scale) -> list[Files]:
 
 
 def _claims(runs: Path, out: Path, short: str | None) -> None:
-    from analysis.claims import PAGE, claims_files, short_table
+    from analysis.claims_page import PAGE, claims_files, short_table
 
     if short is not None:
         print("\n".join(short_table(load_scale(short), runs)))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.claims import claims_files
+from analysis.claims_page import claims_files
 from analysis.collect import collect
 from analysis.evidence import FOLDER
 from analysis.index import index_page

@@ -11,29 +11,21 @@ and contradicted where one of them is. A claim without all its runs has no verdi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.collect import Collected, collect, plan_path, read_curves
-from analysis.page import csv_bytes, grid_lines
-from analysis.stats import Summary, contrast, rounded, summarize
+from analysis.stats import Summary, contrast, summarize
 from analysis.tables import fill_table
-from sweeps.claims import Claim, Claims, Test, load_claims
-from sweeps.spec import Scale, Spec, TableSpec, load_scale, load_spec
-
-#: The files, below the folder of the pages.
-PAGE, TABLE = "claims.md", "claims.csv"
+from sweeps.claims import Claim, Claims, Test
+from sweeps.spec import Scale, Spec, TableSpec, load_spec
 
 #: What a claim can come out as.
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN, WITHHELD = "supported", "contradicted", "undecided", "not run", "withheld"
 
 _CONFIDENCE = 0.95
-_Bounds = tuple[float, float] | None
-_COLUMNS = (
-    *("scale", "kind", "id", "comparison", "difference", "low_95", "high_95", "low_adjusted", "high_adjusted", "margin", "direction"),
-    *("runs", "runs_planned", "published", "verdict"),
-)
+Bounds = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +62,8 @@ class Outcome:
 
     label: str
     difference: float | None
-    interval: _Bounds
-    adjusted: _Bounds
+    interval: Bounds
+    adjusted: Bounds
     runs: int
     planned: int
     published: float | None
@@ -88,18 +80,7 @@ class Tested:
     claims: tuple[tuple[Claim, Outcome], ...]
 
 
-def claims_files(runs: Path, claims: Claims | None = None) -> dict[str, bytes]:
-    """Return the page and the table of the claims from the run folders and plans in ``runs``: name -> content.
-
-    Raises:
-        UserError: the claims have a mistake; a plan does not fit its spec.
-    """
-    claims = load_claims() if claims is None else claims
-    tested = [test_claims(claims, load_scale(name), runs) for name in claims.scales]
-    return {PAGE: _page(claims, tested).encode(), TABLE: csv_bytes(_rows(tested), columns=_COLUMNS)}
-
-
-def test_claims(claims: Claims, scale: Scale, runs: Path) -> Tested:
+def examine(claims: Claims, scale: Scale, runs: Path) -> Tested:
     """Return what the runs at ``scale`` say of each claim."""
     cells = _Cells(scale, runs)
     confidence = 1.0 - claims.level / max(1, len(claims.claims))
@@ -118,7 +99,7 @@ def _outcome(claim: Claim, cells: _Cells, confidence: float) -> Outcome:
     comparisons = [comparison for test in claim.tests for comparison in cells.comparisons(test)]
     parts = tuple(_compared(claim, item, confidence) for item in comparisons)
     if claim.every:
-        return _every(claim, parts)
+        return _every(claim, parts, _runs(cell for item in comparisons for _, cell in item.cells))
     share = 1.0 / len(comparisons)
     published = [item.published for item in comparisons if item.published is not None]
     whole = Comparison(
@@ -136,13 +117,12 @@ def _compared(claim: Claim, comparison: Comparison, confidence: float) -> Outcom
     merged: dict[Cell, float] = {}
     for weight, cell in comparison.cells:
         merged[cell] = merged.get(cell, 0.0) + weight
-    runs = {name: value for cell in merged for name, value in cell.values}
-    done = sum(value is not None for value in runs.values())
+    done, planned = _runs(merged)
 
-    def outcome(difference: float | None, verdict: str, interval: _Bounds = None, adjusted: _Bounds = None) -> Outcome:
-        return Outcome(comparison.label, difference, interval, adjusted, done, len(runs), comparison.published, verdict)
+    def outcome(difference: float | None, verdict: str, interval: Bounds = None, adjusted: Bounds = None) -> Outcome:
+        return Outcome(comparison.label, difference, interval, adjusted, done, planned, comparison.published, verdict)
 
-    if done < len(runs) or not runs:
+    if done < planned or not planned:
         return outcome(None, NOT_RUN)
     weighted = [(weight, cell.summary) for cell, weight in merged.items()]
     if any(summary.diverged for _, summary in weighted):
@@ -158,10 +138,16 @@ def _compared(claim: Claim, comparison: Comparison, confidence: float) -> Outcom
     return outcome(difference, verdict, (difference - half, difference + half), bounds)
 
 
-def _every(claim: Claim, parts: Sequence[Outcome]) -> Outcome:
-    """Return the comparison that supports ``claim`` least, with the verdict on all."""
+def _runs(cells: Iterable[Cell]) -> tuple[int, int]:
+    """Return how many different runs stand in ``cells`` and are done, and how many in all."""
+    runs = {name: value for cell in cells for name, value in cell.values}
+    return sum(value is not None for value in runs.values()), len(runs)
+
+
+def _every(claim: Claim, parts: Sequence[Outcome], runs: tuple[int, int]) -> Outcome:
+    """Return the comparison that supports ``claim`` least, with the verdict on all; ``runs`` are how many are done, and how many in all."""
     verdicts = {part.verdict for part in parts}
-    planned, done = sum(part.planned for part in parts), sum(part.runs for part in parts)
+    done, planned = runs
     published = [part.published for part in parts if part.published is not None]
     sign = 1.0 if claim.direction == "higher" else -1.0
     least = min((sign * value for value in published), default=None)
@@ -294,98 +280,3 @@ def _correlation(curves: Mapping[str, Mapping[int, float]], one: str, other: str
     if 0.0 in spread:
         return 0.0
     return math.fsum((a - means[0]) * (b - means[1]) for a, b in zip(*ranks, strict=True)) / (spread[0] * spread[1])
-
-
-def _page(claims: Claims, tested: Sequence[Tested]) -> str:
-    count = len(claims.claims)
-    lines = [
-        "# What the paper claims, and what these runs say",
-        "",
-        f"{count} claims, each in our own words and each with its test, stand in `sweeps/claims.yaml`. The rule was fixed before the runs:",
-        "",
-        "- The difference of a claim is the mean of all its comparisons, each a difference between the means of two cells, in points of "
-        "test accuracy (%) unless the claim says otherwise. Published differences are made of the published means in the same way.",
-        "- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict is "
-        f"given by the interval at {100 * (1 - claims.level / count):.2f}%, so that all {count} verdicts of a scale hold together at "
-        f"{100 * (1 - claims.level):g}%.",
-        "- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. "
-        "*Undecided*: it holds the margin, or a run diverged. *Not run*: runs are missing. *Withheld*: a sanity check of the scale is "
-        "contradicted.",
-        "- A claim that must hold in every comparison shows the one that supports it least; its verdict is that of all.",
-        "- Scales are never pooled. What stands behind each line, comparison by comparison, is in [claims.csv](claims.csv).",
-        "",
-    ]
-    for item in tested:
-        lines += [f"## Scale: {item.scale.title}", ""]
-        lines += [f"> **{' '.join(item.scale.stamp.split())}**", ""] if item.scale.stamp is not None else []
-        lines += ["Sanity:", "", *_grid(item.sanity), "", "Claims:", "", *_grid(item.claims), ""]
-    lines += ["---", "", "- To make this page again: `python -m analysis claims`."]
-    return "\n".join(lines) + "\n"
-
-
-def short_table(scale: Scale, runs: Path) -> list[str]:
-    """Return the lines of a Markdown table of the claims at one scale, for the README."""
-    tested = test_claims(load_claims(), scale, runs)
-    body = [[claim.text, _published(claim, outcome), _difference(outcome), outcome.verdict] for claim, outcome in tested.claims]
-    return grid_lines(["claim", "paper", "here (95% interval)", "verdict"], body)
-
-
-def _grid(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[str]:
-    body = [
-        [
-            claim.text,
-            claim.source,
-            _published(claim, outcome),
-            _difference(outcome),
-            f"{outcome.runs} of {outcome.planned}",
-            outcome.verdict,
-        ]
-        for claim, outcome in outcomes
-    ]
-    return grid_lines(["claim", "where", "paper", "difference (95% interval)", "runs", "verdict"], body, left=2)
-
-
-def _published(claim: Claim, outcome: Outcome) -> str:
-    return claim.published or ("—" if outcome.published is None else f"{outcome.published:+.1f}")
-
-
-def _difference(outcome: Outcome) -> str:
-    if outcome.difference is None:
-        return "—"
-    if math.isnan(outcome.difference):
-        return "diverged"
-    digits = 1 if abs(outcome.difference) >= 1.0 else 2
-    if outcome.interval is None:
-        return f"{outcome.difference:+.{digits}f}"
-    return f"{outcome.difference:+.{digits}f} ({' to '.join(rounded(bound, 1.0, digits) for bound in outcome.interval)})"
-
-
-def _rows(tested: Sequence[Tested]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for item in tested:
-        for kind, outcomes in (("sanity", item.sanity), ("claim", item.claims)):
-            for claim, whole in outcomes:
-                lines = [whole, *(whole.parts if len(whole.parts) > 1 else ())]
-                for place, outcome in enumerate(lines):
-                    low, high = outcome.interval or (None, None)
-                    adjusted_low, adjusted_high = outcome.adjusted or (None, None)
-                    rows.append(
-                        {
-                            "scale": item.scale.title,
-                            "kind": kind if place == 0 else f"comparison of {kind}",
-                            "id": claim.id,
-                            "comparison": outcome.label,
-                            "difference": outcome.difference,
-                            "low_95": low,
-                            "high_95": high,
-                            "low_adjusted": adjusted_low,
-                            "high_adjusted": adjusted_high,
-                            "margin": claim.margin,
-                            "direction": claim.direction,
-                            "runs": outcome.runs,
-                            "runs_planned": outcome.planned,
-                            "published": outcome.published,
-                            "verdict": outcome.verdict,
-                        }
-                    )
-    return rows

@@ -11,7 +11,7 @@ from run_folders import done_run, plan_by_hand
 from scipy.stats import t as student
 
 from analysis.__main__ import main
-from analysis.claims import claims_files, short_table
+from analysis.claims_page import claims_files, short_table
 from analysis.stats import contrast, summarize
 from sweeps.claims import load_claims
 from sweeps.spec import SpecError, load_scale, load_spec
