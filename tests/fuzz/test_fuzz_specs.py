@@ -355,15 +355,19 @@ KNOWN = {
 SETTINGS = ("set", "common", "repeats", "each", "grid", "otherwise", "where", "chosen", "values")
 
 
-def check_known(node: yaml.Node, under: str, above: str = "") -> None:
+def check_known(node: yaml.Node, under: str, above: str = "", *, is_scale: bool = False) -> None:
     """Check that every key of an accepted file is known, or the name of a setting where settings stand."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            check_known(item, under, above)
+            check_known(item, under, above, is_scale=is_scale)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             name = str(key.value)
-            if under in ("runs", "tuning") and above == "":
+            if under == "tuning" and above == "" and all(isinstance(item, yaml.MappingNode) for _, item in value.value) and is_scale:
+                # Of a scale: the tunings of a shared file, each with another grid.
+                for tuning, grid in value.value:
+                    assert {str(item.value) for item, _ in grid.value} == {"grid", "otherwise"}, str(tuning.value)
+            elif under in ("runs", "tuning") and above == "":
                 assert {str(item.value) for item, _ in value.value} <= _RUN, name
             elif under in SETTINGS and not (under == "grid" and above == "tuned"):
                 assert re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name), name
@@ -372,7 +376,7 @@ def check_known(node: yaml.Node, under: str, above: str = "") -> None:
                 assert name in ("name", "dataset", "model", "chosen", "metric", "epoch", "seed", "grid"), name
             elif under in KNOWN:
                 assert name in KNOWN[under], (under, name)
-            check_known(value, name, under)
+            check_known(value, name, under, is_scale=is_scale)
 
 
 COUNTS: Counter[str] = Counter()
@@ -399,7 +403,7 @@ def tried(folder: Path, number: int, seed: int, *, also: Callable[[Path], object
         COUNTS["accepted"] += 1
         root = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
         assert root is not None
-        check_known(root, "")
+        check_known(root, "", is_scale=isinstance(root, yaml.MappingNode) and any(key.value == "stamp" for key, _ in root.value))
     assert {path.name for path in folder.iterdir()} <= {"tried.yaml", "paper.yaml", "reader.yaml"}
 
 
