@@ -42,8 +42,14 @@ def train(overrides: list[str]) -> None:
     execute(compose(overrides))
 
 
+def heard(target: Callable[[list[str]], None], overrides: list[str]) -> None:
+    """Call ``target`` where Ctrl-C arrives: the server may be that of sweeps, which another test of this process has started without."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    target(overrides)
+
+
 def start(overrides: list[str], target: Callable[[list[str]], None] = train) -> Any:
-    process = forkserver.Process(target=target, args=(overrides,))
+    process = forkserver.Process(target=heard, args=(target, overrides))
     process.start()
     return process
 
