@@ -8,7 +8,7 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm lint type check format clean
+.PHONY: help setup demo test test-slow test-slurm test-cuda lint type check format clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,9 +17,10 @@ setup: $(READY) ## make the environment .venv, once; later calls reuse it
 
 # requirements.lock pins every version; as constraints it also serves systems that need fewer packages.
 $(READY): pyproject.toml requirements.lock
+	@echo "Making $(VENV): 3.2 GB are downloaded, most of them PyTorch for CUDA; README.md says how to do with less."
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --constraint requirements.lock --editable '.[dev]'
 	@touch $(READY)
 
 demo: $(READY) ## learn labels on real digits and print the table: minutes on two cores, no GPU, no account
@@ -36,6 +37,13 @@ test-slow: $(READY) ## run the tests that take minutes
 # File by file, so that each process starts one SLURM at a time.
 test-slurm: $(READY) ## run the tests on a real SLURM that they start here: some 15 minutes
 	$(PYTEST) -m slurm --dist loadfile tests/integration/slurm
+
+# On a CUDA GPU, or where REPRO_NULL_CUDA names the folder of a CUDA driver that does nothing, on that.
+ifdef REPRO_NULL_CUDA
+CUDA = LD_PRELOAD="$(REPRO_NULL_CUDA)/libnvrtc.so.13 $(REPRO_NULL_CUDA)/libcuda.so.1" LD_LIBRARY_PATH="$(REPRO_NULL_CUDA)"
+endif
+test-cuda: $(READY) ## run the tests that need CUDA: on a GPU, or on the driver in REPRO_NULL_CUDA
+	$(CUDA) $(BIN)/python -m pytest -n 0 tests/cuda
 
 lint: $(READY) ## check style and layers
 	$(BIN)/ruff check .

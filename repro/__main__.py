@@ -12,13 +12,30 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from repro.compose import compose, compose_tree, nearest_setting, register_with_hydra, to_config
-from repro.config import Config
-from repro.errors import EXIT_USER_ERROR, Interrupted, UserError, did_you_mean, shown
-from repro.overrides import check_given_once, each_run
+from repro.command import exit_code_of
+from repro.config import registry
+from repro.config.assemble import PRESETS, REGISTERED
+from repro.config.compose import check_names, compose, compose_tree, nearest_setting, register_with_hydra, to_config
+from repro.config.overrides import check_given_once, each_run
+from repro.config.schema import Config
+from repro.errors import UserError, did_you_mean, shown
 
 #: What ``--help`` and ``--info`` show the settings of, unless the command line says otherwise: there is no default choice.
 EXAMPLE = ("method=instance_labels", "dataset=digits", "seed=0")
+
+#: What ``--help`` begins with: all that it says without PyTorch, which comes with the methods and takes seconds.
+HEADER = """\
+Trains one run: python -m repro method=... dataset=... seed=... [KEY=VALUE ...]
+method, dataset and seed have no default. A dataset brings its usual model, and a model its recipe.
+"""
+
+#: What it ends with.
+FOOTER = """
+-m KEY=A,B,...   trains a run for each value, one after the other
+--cfg job        prints the settings and trains nothing; -p SECTION a part of them, --resolve with references resolved
+--info [WHAT]    shows how Hydra composes them: all, config, defaults, defaults-tree, plugins, searchpath
+A text with blanks, commas or brackets, or that looks like a number, stands in quotes: 'paths.runs="a, b"'.
+Hydra's +KEY, ++KEY, ~KEY, GROUP@PACKAGE and hydra.KEY are refused: there is nothing to add, to take away or to move."""
 
 #: What ``--info`` can show of Hydra's work.
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -61,7 +78,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for text in rest:
         name = text.partition("=")[0]
         if text.startswith("-"):
-            near = did_you_mean(name, parser._option_string_actions) or nearest_setting(name.strip("-"))
+            near = did_you_mean(name, parser._option_string_actions, cutoff=0.75) or nearest_setting(name.strip("-"))
             raise UserError(f"there is no option {shown(name)}.{near} A setting is written KEY=VALUE without dashes, such as seed=0.")
     if options.hydra_help:
         raise UserError("--hydra-help: Hydra's own options and settings have no use here. `python -m repro --help` lists those that have.")
@@ -76,32 +93,30 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main() -> None:
-    """Do what the command line says; a user's mistake ends in one message and ``EXIT_USER_ERROR``."""
-    try:
-        options, settings = parse(sys.argv[1:])
-        if options.version:
-            print(f"soft-labels-repro {version('soft-labels-repro')}, Hydra {version('hydra-core')}")
-        elif options.help or options.info:
-            _ask_hydra("--help" if options.help else f"--info={options.info}", settings)
-        elif options.cfg:
-            _print_settings(settings, options.package, resolve=options.resolve)
-        elif options.multirun:
-            _train_each([compose(run) for run in each_run(settings)])
-        else:
-            _train(compose(settings))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except Interrupted as stop:
-        print("stopped; the same command goes on.", file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Do what the command line says, and exit as :func:`repro.command.exit_code_of` has it."""
+    sys.exit(exit_code_of(_command))
+
+
+def _command() -> int:
+    options, settings = parse(sys.argv[1:])
+    if options.version:
+        print(f"soft-labels-repro {version('soft-labels-repro')}, Hydra {version('hydra-core')}")
+    elif options.help:
+        _print_help(settings)
+    elif options.info:
+        _ask_hydra(options.info, settings)
+    elif options.cfg:
+        _print_settings(settings, options.package, resolve=options.resolve)
+    elif options.multirun:
+        _train_each([compose(run) for run in each_run(settings)])
+    else:
+        _train(compose(settings))
+    return 0
 
 
 def _train(config: Config) -> None:
     """Train a run and print its folder."""
-    from repro.run import execute
+    from repro.training.run import execute
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     print(execute(config))
@@ -149,13 +164,33 @@ def _print_settings(settings: Sequence[str], package: str | None, *, resolve: bo
     print(OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else part, end="" if OmegaConf.is_config(part) else "\n")
 
 
-def _ask_hydra(option: str, settings: Sequence[str]) -> None:
-    """Let Hydra print its page about the choices and settings."""
+def _with_example(settings: Sequence[str]) -> list[str]:
+    """Return ``settings``, with an example of each choice without a default that they do not make."""
     given = {text.partition("=")[0] for text in settings}
-    settings = [*settings, *(example for example in EXAMPLE if example.partition("=")[0] not in given)]
+    return [*settings, *(example for example in EXAMPLE if example.partition("=")[0] not in given)]
+
+
+def _print_help(settings: Sequence[str]) -> None:
+    """Print the options, the choices and the settings, here with the values that ``settings`` give them."""
+    check_names(settings)
+    print(HEADER, flush=True)
+    tree = compose_tree(_with_example(settings))
+    print("== Choices (GROUP=NAME) ==")
+    for group in sorted((*REGISTERED, *PRESETS)):
+        print(f"{group}: {', '.join(registry.options(group))}")
+    print("\n== Settings (KEY=VALUE), here those of method=instance_labels dataset=digits unless you named others ==")
+    print(OmegaConf.to_yaml(tree), end="")
+    print(FOOTER)
+
+
+def _ask_hydra(what: str, settings: Sequence[str]) -> None:
+    """Let Hydra print how it composes the settings."""
+    settings = _with_example(settings)
     compose_tree(settings)
     register_with_hydra()
-    sys.argv[1:] = [option, *settings]
+    # Hydra prints through logging, which would print a traceback for each line that nobody reads any more (`... | head`).
+    logging.raiseExceptions = False
+    sys.argv[1:] = [f"--info={what}", *settings]
     hydra.main(config_path="pkg://repro.conf", config_name="train", version_base="1.3")(_nothing)()
 
 

@@ -35,9 +35,12 @@ class Interrupted(BaseException):
         return 128 + self.signal_number
 
 
-def did_you_mean(wrong: str, allowed: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest allowed name, or an empty string when none is near."""
-    near = difflib.get_close_matches(wrong, list(allowed), n=1, cutoff=0.6)
+def did_you_mean(wrong: str, allowed: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest allowed name, or an empty string when none is near.
+
+    ``cutoff`` is the share of letters, of 0 to 1, that the two must have in common.
+    """
+    near = difflib.get_close_matches(wrong, list(allowed), n=1, cutoff=cutoff)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

@@ -1,7 +1,7 @@
-"""What each file of the suite was when this process imported it.
+"""The source of each file of ours as this process imported it.
 
-A file may be edited while a process lives, above all while the server lives that the workers of a sweep are forked from. So the file's
-time and size are noted in the moment before Python reads it; :mod:`repro.code` compares them with what it reads later.
+A file may be edited while a process lives, above all while the server lives that the workers of a sweep are forked from. So its bytes are
+kept in the moment before Python reads it; :mod:`repro.runs.code` says from them which code a run's numbers come from.
 """
 
 from __future__ import annotations
@@ -9,49 +9,40 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import sysconfig
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 
-#: Time of the last change (ns) and size (bytes) of a file.
-Stamp = tuple[int, int]
+#: Of each module that is ours: its file, and what that held.
+sources: dict[str, tuple[Path, bytes]] = {}
 
-#: Of each module below ``repro``, and of each that registers a choice: the stamp of its file when it was imported.
-stamps: dict[str, Stamp] = {}
+_FOLDERS = [folder for name in ("stdlib", "platstdlib", "purelib", "platlib") if (folder := sysconfig.get_path(name))]
 
-
-def stamp(path: str | os.PathLike[str]) -> Stamp:
-    """Return the stamp of a file.
-
-    Raises:
-        OSError: there is no such file.
-    """
-    found = os.stat(path)
-    return found.st_mtime_ns, found.st_size
+#: Where the standard library and installed packages lie.
+_FOREIGN = tuple(folder + os.sep for path in _FOLDERS for folder in (path, os.path.realpath(path)))
 
 
-def note(module: str) -> None:
-    """Note the file of a module that is being imported and lies elsewhere, such as one of the user's that registers a method."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is not None and module not in stamps:
-        with contextlib.suppress(OSError):
-            stamps[module] = stamp(file)
+def is_ours(module: str, file: str | os.PathLike[str]) -> bool:
+    """Say whether a module is of the suite, or of the user's and not installed."""
+    path = os.fspath(file)
+    return module.partition(".")[0] == "repro" or not (path.startswith(_FOREIGN) or os.path.realpath(path).startswith(_FOREIGN))
 
 
-class _Watch:
-    """Is asked for every module that is imported, notes those of the suite, and leaves finding them to the finders after it."""
+class _Watch(PathFinder):
+    """Finds modules as Python does, and keeps the source of those that are ours."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
-        if not name.startswith("repro."):
-            return
-        last = name.rpartition(".")[2]
-        for folder in path or ():
-            for file in (os.path.join(folder, last, "__init__.py"), os.path.join(folder, f"{last}.py")):
-                with contextlib.suppress(OSError):
-                    stamps[name] = stamp(file)
-                    return
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = super().find_spec(name, path, target)
+        if spec is not None and spec.origin is not None and spec.origin.endswith(".py") and is_ours(name, spec.origin):
+            with contextlib.suppress(OSError):
+                sources[name] = Path(spec.origin).resolve(), Path(spec.origin).read_bytes()
+        return spec
 
 
 def watch() -> None:
-    """Note what is imported from now on. Idempotent."""
-    if not any(isinstance(finder, _Watch) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watch())
+    """Keep the source of what is imported from now on. Idempotent."""
+    if PathFinder in sys.meta_path:
+        sys.meta_path[sys.meta_path.index(PathFinder)] = _Watch

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+#: Series per class are logged for at most this many classes; W&B recommends fewer than 10,000 names a project.
+MAX_CLASS_SERIES = 200
+
 #: Quantiles of label metrics over the training images, in percent.
 QUANTILES = (10, 50, 90)
 
@@ -114,12 +117,20 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "weight/unused", "fraction", "neither", "share of the epoch's visits at which an image had less than a hundredth of that weight"
     ),
+    *(
+        Metric(
+            f"guard/{name}",
+            "1",
+            "lower",
+            f"relative distance between float32 and the chosen way of execution of the first movement of {what}; in the row of epoch "
+            "0 of the run that compared them (exec.precision=auto on a GPU)",
+        )
+        for name, what in (("labels", "what the method learns"), ("parameters", "the network's parameters"))
+    ),
     Metric("optim/learning_rate", "1", "neither", "step size of the epoch just completed"),
     Metric("time/epoch_s", "s", "lower", "wall-clock time of the epoch, evaluation included; not in final.json"),
     Metric("label/heatmap", "image", "neither", "class_target_probability of all classes (rows) over all epochs so far (columns)", True),
-    Metric("label/entropy_histogram", "images", "neither", "entropies (nats) of instance labels at their visits in the epoch", True),
-    Metric("label/class_parameter_histogram", "classes", "neither", "the parameters of class labels after the epoch", True),
-    Metric("job/attempt", "1", "neither", "which start of the run wrote the row; above 1 it was stopped and went on", True),
+    Metric("job/attempt", "1", "neither", "which start of the run sent the row; above 1 it was stopped and went on", True),
     Metric("job/mirror_failures", "1", "lower", "calls of W&B that have failed in this attempt; metrics.jsonl misses nothing", True),
 )
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.errors import EXIT_USER_ERROR, Interrupted, UserError
+from repro.command import exit_code_of, whole_number
+from repro.errors import UserError
 from slurm.cluster import Cluster, known_clusters, load_cluster
-from sweeps.scale import PAPER, load_scale
-from sweeps.spec import load_spec
+from sweeps.spec.load import load_spec
+from sweeps.spec.scale import PAPER, load_scale
 
 _COMMANDS = {
     "submit": "submit what is missing; calling it again submits what is missing then",
     "retry": "submit what is missing, and what has failed too",
-    "status": "show how far the runs are, and where; 1 when a run failed, was cancelled or is lost",
+    "status": "show how far the runs are, and where; 1 when a run failed, was cancelled, is lost, or would wait for ever",
     "cancel": "stop the jobs of specs or of single runs; what they have saved stays",
     "logs": "show the end of a run's log",
     "doctor": "check a cluster file, and that a job of a minute can do all that a run needs",
@@ -31,41 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     It is 0; 1 when runs need attention or a check has failed; 2 for a user's mistake; 128 + N when stopped by signal N.
     """
     chosen = _parser().parse_args(arguments)
-    try:
-        code = _command(chosen)
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except BrokenPipeError:
-        # Whoever reads the output has seen enough. What Python would still write at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except Interrupted as stop:
-        print("stopped; the same command goes on.", file=sys.stderr)
-        return stop.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return exit_code_of(lambda: _command(chosen))
 
 
 def _command(chosen: argparse.Namespace) -> int:
-    if chosen.command in ("submit", "retry"):
-        return _submit(chosen)
-    if chosen.command == "doctor":
+    site = None if chosen.cluster is None else load_cluster(chosen.cluster)
+    runs = Path(chosen.runs or (site and site.paths.runs) or os.environ.get("REPRO_RUNS", "runs"))
+    if chosen.command in ("submit", "retry", "doctor"):
+        if site is None:
+            raise UserError(f"name a cluster: --cluster NAME, or $REPRO_CLUSTER. Known: {', '.join(known_clusters())}.")
+        if chosen.command != "doctor":
+            return _submit(chosen, site, runs)
         from slurm.doctor import examine
 
-        site = load_cluster(chosen.cluster)
-        return examine(site, _runs(chosen, site), job=not chosen.no_job)
+        return examine(site, runs, job=not chosen.no_job)
     # These read files and ask SLURM: nothing of a run's own code is needed.
     from slurm import watch
 
-    runs = _runs(chosen, None if chosen.cluster is None else load_cluster(chosen.cluster))
-    if chosen.command == "status":
-        return watch.print_status(runs, [_spec_name(name, chosen.scale) for name in chosen.spec], every=chosen.all)
-    if chosen.command == "cancel":
-        return watch.stop(runs, [_spec_name(name, chosen.scale) for name in chosen.name])
-    return watch.print_log(runs, chosen.run, lines=chosen.lines)
+    if chosen.command == "logs":
+        return watch.print_log(runs, chosen.run)
+    names = [_spec_name(name, chosen.scale) for name in chosen.name]
+    return watch.print_status(runs, names, every=chosen.all) if chosen.command == "status" else watch.stop(runs, names)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,34 +78,19 @@ def _parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="print runs, arrays, GPU-hours and the text for sbatch; submit nothing"
             )
             command.add_argument("--yes", action="store_true", help="do not ask")
-            command.add_argument("--limit", type=_positive, metavar="N", help="submit at most N runs, inputs first")
-            command.add_argument("--max-parallel", type=_positive, metavar="N", help="jobs of an array at a time")
+            command.add_argument("--limit", type=whole_number, metavar="N", help="submit at most N runs, inputs first")
+            command.add_argument("--max-parallel", type=whole_number, metavar="N", help="jobs of an array at a time")
             command.add_argument("--retry", action="store_true", help="submit those again that failed before")
         elif name == "status":
-            command.add_argument("spec", nargs="*", metavar="SPEC", help="specs that were submitted (default: all)")
+            command.add_argument("name", nargs="*", metavar="SPEC", help="specs that were submitted (default: all)")
             command.add_argument("--all", action="store_true", help="list every run, also those that are done")
         elif name == "cancel":
             command.add_argument("name", nargs="+", metavar="SPEC|RUN", help="a spec that was submitted, or the id of a run")
         elif name == "logs":
             command.add_argument("run", metavar="RUN", help="the id of a run")
-            command.add_argument("--lines", type=_positive, default=40, metavar="N", help="lines from the end (default: %(default)s)")
         else:
             command.add_argument("--no-job", action="store_true", help="submit no test job")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' must be a whole number from 1")
-    return number
-
-
-def _runs(chosen: argparse.Namespace, site: Cluster | None) -> Path:
-    if chosen.command == "doctor" and chosen.cluster is None:
-        raise UserError("name a cluster: --cluster NAME.")
-    given = chosen.runs or (site.runs if site is not None else None) or os.environ.get("REPRO_RUNS", "runs")
-    return Path(given)
 
 
 def _spec_name(name: str, scale: str) -> str:
@@ -127,59 +98,58 @@ def _spec_name(name: str, scale: str) -> str:
     return stem if scale == PAPER.title or "-" in stem else f"{stem}@{load_scale(scale).title}"
 
 
-def _submit(chosen: argparse.Namespace) -> int:
-    if chosen.cluster is None:
-        raise UserError(f"name a cluster: --cluster NAME, or $REPRO_CLUSTER. Known: {', '.join(known_clusters())}.")
-    site = load_cluster(chosen.cluster)
+def _submit(chosen: argparse.Namespace, site: Cluster, runs: Path) -> int:
     scale = load_scale(chosen.scale)
     specs = [load_spec(name, scale) for name in dict.fromkeys(chosen.spec)]
     # PyTorch comes with the methods that are composed; a mistake in a file is found without it.
-    from slurm import report, submission
+    from slurm import report
     from slurm.here import run_here
-    from slurm.states import JobStates
-    from sweeps.plan import make_plan, write_plans
+    from slurm.jobs import submission
+    from slurm.jobs.states import JobStates
+    from sweeps.plan.plan import make_plan, write_plans
     from sweeps.report import print_outcome
 
-    plan = make_plan(specs, _runs(chosen, site))
-    submission.check_models(plan, site)
+    plan = make_plan(specs, runs)
+    submission.check_models(site)
+    if chosen.max_parallel is not None:
+        site = site.model_copy(update={"max_parallel": chosen.max_parallel})
     retry = chosen.retry or chosen.command == "retry"
-    cluster = JobStates(plan.folder, always=site.kind == "slurm" and not chosen.dry_run)
-    if cluster.answer is not None and site.kind == "slurm" and not chosen.dry_run:
+    here = site.kind != "slurm"
+    cluster = JobStates(plan.folder, always=not here and not chosen.dry_run)
+    if cluster.answer is not None and not here and not chosen.dry_run:
         raise UserError(f"{cluster.answer} Nothing was submitted.")
     choice = submission.choose(plan, site, cluster, retry=retry, limit=chosen.limit)
-    if site.kind != "slurm":
-        choice.batches = []
+    if here:
         print(f"{len(choice.send)} of {len(plan.runs)} runs to train here, on cluster {site.name}")
-        report.print_hours(plan, choice)
+        report.print_hours(plan, site, choice)
     else:
-        report.print_choice(plan, site, choice, max_parallel=chosen.max_parallel)
+        report.print_choice(plan, site, choice)
     if chosen.dry_run:
-        report.print_text(plan, site, choice, max_parallel=chosen.max_parallel)
+        if choice.batches and not here:
+            report.print_text(plan, site, choice)
         return 0
+    if not here:
+        submission.check_data(site, [str(run.fields["dataset.name"]) for run in choice.send])
     write_plans(plan)
-    if site.kind != "slurm":
-        outcome = run_here(plan, site, retry=retry, max_parallel=chosen.max_parallel, limit=chosen.limit)
+    if here:
+        outcome = run_here(plan, site, retry=retry, limit=chosen.limit)
         print_outcome(plan, outcome)
         return outcome.exit_code
     if choice.batches and not chosen.yes and not _agreed():
         print("nothing was submitted")
         return 1
-    sent = submission.send(plan, site, retry=retry, limit=chosen.limit, max_parallel=chosen.max_parallel)
-    report.print_sent(plan, sent, _status_command(chosen))
+    sent = submission.send(plan, site, retry=retry, limit=chosen.limit)
+    report.print_sent(sent)
     if sent.error is not None:
         raise UserError(f"{sent.error} What was submitted stays; the same command submits the rest.")
+    print(f"watch: {_status_command(chosen)}")
     return 0
 
 
 def _status_command(chosen: argparse.Namespace) -> str:
-    words = ["python", "-m", "slurm", "status", *dict.fromkeys(chosen.spec)]
-    for option, value, default in (
-        ("--scale", chosen.scale, PAPER.title),
-        ("--runs", chosen.runs, None),
-        ("--cluster", chosen.cluster, None),
-    ):
-        words += [option, value] if value != default else []
-    return shlex.join(words)
+    options = (("--scale", chosen.scale, PAPER.title), ("--runs", chosen.runs, None), ("--cluster", chosen.cluster, None))
+    given = [word for option, value, default in options if value != default for word in (option, value)]
+    return shlex.join(["python", "-m", "slurm", "status", *dict.fromkeys(chosen.spec), *given])
 
 
 def _agreed() -> bool:

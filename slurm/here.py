@@ -7,52 +7,51 @@ import os
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.errors import UserError, first_of
-from repro.lock import HeldError, hold
+from repro.runs.folder import GPU_SHARE
+from repro.runs.lock import HeldError, hold
 from slurm.cluster import Cluster
-from slurm.sbatch import overrides_of
-from sweeps.local import Outcome, run_missing
-from sweeps.plan import Plan, PlannedRun, planned_state
-from sweeps.worker import last_error, train
+from sweeps.local.progress import Outcome
+from sweeps.local.queue import run_missing
+from sweeps.local.worker import last_error, train
+from sweeps.plan.plan import Plan, PlannedRun, planned_state
+from sweeps.spec.settings import override_value
 
 
-def run_here(plan: Plan, cluster: Cluster, *, retry: bool, max_parallel: int | None, limit: int | None) -> Outcome:
-    """Train what is missing of ``plan`` on this machine and return how it went."""
-    prepared = _prepared(plan, cluster, limit)
-    for key, value in cluster.environment.items():
-        os.environ[key] = value
-    if cluster.data is not None:
-        os.environ["REPRO_DATA"] = cluster.data
-    if cluster.kind == "debug":
-        return _in_this_process(prepared, retry=retry)
-    gpus = visible_gpus()
-    jobs = max_parallel or cluster.jobs or len(gpus) or 1
-    if not gpus:
-        return run_missing(prepared, jobs=jobs, retry=retry)
-    worker = OnOneGpu(gpus, plan.folder.resolve() / "slurm" / "gpus")
-    worker.locks.mkdir(parents=True, exist_ok=True)
-    return run_missing(prepared, jobs=min(jobs, len(gpus)), retry=retry, worker=worker)
-
-
-def _prepared(plan: Plan, cluster: Cluster, limit: int | None) -> Plan:
-    """Return ``plan`` with the overrides of the cluster, and with no more than ``limit`` runs that are not done."""
-    from dataclasses import replace
-
+def run_here(plan: Plan, site: Cluster, *, retry: bool, limit: int | None) -> Outcome:
+    """Train what is missing of ``plan`` on this machine, no more than ``limit`` runs, and return how it went."""
+    os.environ |= site.environment | ({} if site.paths.data is None else {"REPRO_DATA": site.paths.data})
+    # A debugger's run takes what `python -m repro` would.
+    gpus = visible_gpus() if site.kind == "local" else ()
+    if gpus and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        # They are numbered by nvidia-smi, which numbers by PCI bus; CUDA by itself begins with the fastest. Workers begin with this.
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     runs: dict[str, PlannedRun] = {}
-    left = limit
+    left = len(plan.runs) if limit is None else limit
     for name, run in plan.runs.items():
-        if run.state != "done" and left is not None:
+        if run.state != "done":
             if left == 0 or any(other not in runs for other in run.inputs):
                 continue
             left -= 1
-        runs[name] = replace(run, overrides=overrides_of(plan, name, cluster))
-    return replace(plan, runs=runs)
+        runs[name] = replace(run, overrides=site.overrides(run.overrides, on_gpu=bool(gpus)))
+    plan = replace(plan, runs=runs)
+    if site.kind == "debug":
+        return _in_this_process(plan, retry=retry)
+    jobs = site.max_parallel or len(gpus) or 1
+    if not gpus:
+        return run_missing(plan, jobs=jobs, retry=retry)
+    worker = OnOneGpu(gpus, plan.folder.resolve() / "slurm" / "gpus")
+    worker.locks.mkdir(parents=True, exist_ok=True)
+    return run_missing(plan, jobs=min(jobs, len(gpus)), retry=retry, worker=worker)
 
 
 def _in_this_process(plan: Plan, *, retry: bool) -> Outcome:
+    from repro.config.compose import compose
+    from repro.training.run import execute
+
     outcome = Outcome()
     for run in plan.runs.values():
         folder = plan.folder / run.run_id
@@ -64,21 +63,12 @@ def _in_this_process(plan: Plan, *, retry: bool) -> Outcome:
             outcome.changed[run.run_id] = first_of(run.changed)
         elif bad is not None:
             outcome.skipped[run.run_id] = f"its input {bad} {'was made by other code' if bad in outcome.changed else 'failed'}"
-        elif state == "done" or _train_here(run, plan.folder) == 0:
-            outcome.done.add(run.run_id)
         else:
-            outcome.failed[run.run_id] = last_error(folder)
+            if state != "done":
+                # Not through the worker: an exception goes all the way up, where a debugger stops.
+                print(execute(compose([*run.overrides, f"paths.runs={override_value(str(plan.folder.resolve()))}"])))
+            outcome.done.add(run.run_id)
     return outcome
-
-
-def _train_here(run: PlannedRun, runs: Path) -> int:
-    from repro.compose import compose
-    from repro.run import execute
-    from sweeps.settings import override_value
-
-    # Not through the worker: an exception goes all the way up, where a debugger stops.
-    print(execute(compose([*run.overrides, f"paths.runs={override_value(str(runs.resolve()))}"])))
-    return 0
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -114,7 +104,7 @@ class OnOneGpu:
             for gpu in self.gpus:
                 with contextlib.suppress(HeldError), hold(self.locks / f"{gpu}.lock"):
                     # PyTorch is imported already, but looks for GPUs only when the first tensor goes there.
-                    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+                    os.environ |= {"CUDA_VISIBLE_DEVICES": gpu, GPU_SHARE: "1"}
                     return train(overrides)
             time.sleep(1.0)
         raise UserError(f"no GPU of {', '.join(self.gpus)} was free for an hour.")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from repro.command import stop_signals
 from repro.files import write_json
 
 #: Seconds that the job waits for the signal.
@@ -22,37 +20,28 @@ PATIENCE_S = 90.0
 
 @dataclass(frozen=True)
 class Probe:
-    """What to look at: the folder of the report, that of the datasets, scratch, and the copy of the code."""
+    """What to look at: the folder of the report, and that of the datasets."""
 
-    folder: str
-    data: str
-    scratch: str | None
-    code: str
+    folder: Path
+    data: Path
 
     def __call__(self) -> str:
         """Look, report, hold a run folder until the signal comes, and report that."""
-        received: list[int] = []
+        with stop_signals([signal.SIGUSR2]) as received:
+            report = self.look()
+            from repro.runs.folder import RunFolder
 
-        def note(number: int, frame: FrameType | None) -> None:
-            received.append(number)
-
-        signal.signal(signal.SIGUSR2, note)
-        folder = Path(self.folder)
-        report = self.look()
-        from repro.rundir import RunFolder
-
-        try:
-            with RunFolder(folder / "run").hold(heartbeat_s=1.0, epochs=1) as held:
+            try:
+                with RunFolder(self.folder / "run").hold(heartbeat_s=1.0, epochs=1) as held:
+                    write_json(self.folder / "report.json", report | {"run_folder": "ok"})
+                    deadline = time.monotonic() + PATIENCE_S
+                    while not received and time.monotonic() < deadline:
+                        time.sleep(0.1)
+                    held.end("done")
                 report["run_folder"] = "ok"
-                write_json(folder / "report.json", report)
-                deadline = time.monotonic() + PATIENCE_S
-                while not received and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                held.end("done")
-        except OSError as error:
-            report["run_folder"] = str(error)
-        report["signal"] = bool(received)
-        write_json(folder / "report.json", report)
+            except OSError as error:
+                report["run_folder"] = str(error)
+            write_json(self.folder / "report.json", report | {"signal": bool(received)})
         return "done"
 
     def look(self) -> dict[str, Any]:
@@ -62,9 +51,9 @@ class Probe:
             "cores": len(os.sched_getaffinity(0)),
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "gpus": _tried(_gpus),
+            "compilers": _tried(_compilers),
             "code": _tried(_code),
-            "data": _tried(lambda: _read_something(Path(self.data))),
-            "scratch": None if self.scratch is None else _tried(lambda: _write_something(str(self.scratch))),
+            "data": _tried(lambda: _read_something(self.data)),
         }
 
 
@@ -75,32 +64,41 @@ def _tried(look: Callable[[], Any]) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
-def _gpus() -> list[str]:
+def _gpus() -> dict[str, str]:
+    """Return what is wrong with each GPU that PyTorch sees, by number and name; nothing where it can compute there."""
     import torch
 
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    from repro.engine.execution import runs_on
+
+    built = torch.cuda.get_arch_list()
+    found = {}
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        wrong = "" if runs_on(capability, built) else f"it has sm_{capability[0]}{capability[1]}, PyTorch is built for {' '.join(built)}"
+        found[f"{index}: {torch.cuda.get_device_name(index)}"] = wrong
+    return found
+
+
+def _compilers() -> dict[str, str | None]:
+    """Return which compiler of compiled steps is missing, by device."""
+    from repro.engine.compiled import missing_compiler
+
+    return {device: missing_compiler(device) for device in ("cpu", "cuda")}
 
 
 def _code() -> dict[str, str]:
     import torch
 
-    import repro.run
+    import repro.training.run
 
-    return {"repro": str(Path(repro.run.__file__).parents[1]), "torch": torch.__version__}
+    return {"repro": str(Path(repro.training.run.__file__).parents[2]), "torch": torch.__version__}
 
 
 def _read_something(folder: Path) -> int:
     """Return the number of entries of a folder, after reading the beginning of one file of it."""
-    entries = sorted(folder.iterdir())
-    for path in entries:
-        if path.is_file():
-            with path.open("rb") as file:
-                file.read(1)
-            break
+    entries = list(folder.iterdir())
+    for path in (path for path in entries if path.is_file()):
+        with path.open("rb") as file:
+            file.read(1)
+        break
     return len(entries)
-
-
-def _write_something(folder: str) -> str:
-    with contextlib.closing(tempfile.TemporaryFile(dir=folder)) as file:
-        file.write(b"x")
-    return "ok"

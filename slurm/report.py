@@ -2,104 +2,87 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from pathlib import Path
+from collections import Counter
 
-from slurm import sbatch
+from repro.command import print_table
+from repro.errors import first_of
 from slurm.cluster import Cluster
-from slurm.ledger import Ledger
-from slurm.submission import Choice, Sent
-from sweeps.cost import ASSUMED_TFLOPS, COUNTED, FINISHED, estimate
-from sweeps.plan import Plan
+from slurm.jobs import sbatch
+from slurm.jobs.queue import callers_options
+from slurm.jobs.submission import Choice, Sent
+from sweeps.plan.cost import estimate
+from sweeps.plan.gpus import GPUS, known_gpu
+from sweeps.plan.plan import Plan
+from sweeps.report import hours_text, print_basis
 
 #: As many runs with a reason are named; of the others only the number.
 _NAMED = 12
 
 
-def print_choice(plan: Plan, site: Cluster, choice: Choice, *, max_parallel: int | None) -> None:
+def print_choice(plan: Plan, site: Cluster, choice: Choice) -> None:
     """Print how far the runs are, what would be submitted, and what it costs."""
     states = Counter(view.state for view in choice.views.values())
     print(f"{len(plan.runs)} runs on cluster {site.name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
     for name in plan.untuned:
         print(f"not tuned yet: {name}")
-    for why, names in _by_reason(choice).items():
-        print(f"not submitted, {len(names)} run{'s' * (len(names) > 1)}: {why}")
-        if not why.startswith("beyond"):
-            for name in names[:_NAMED]:
-                print(f"  {plan.runs[name].place} ({name})")
+    for why, count in Counter(choice.left.values()).items():
+        print(f"not submitted, {count} run{'s' * (count > 1)}: {why}")
+        names = [name for name, reason in choice.left.items() if reason == why and not why.startswith("beyond")]
+        for name in names[:_NAMED]:
+            print(f"  {plan.runs[name].place} ({name})")
     if not choice.batches:
         print("nothing to submit")
         return
-    print_batches(plan, site, choice, max_parallel)
-    print_hours(plan, choice)
+    _print_batches(site, choice)
+    print_hours(plan, site, choice)
 
 
-def _by_reason(choice: Choice) -> dict[str, list[str]]:
-    reasons: defaultdict[str, list[str]] = defaultdict(list)
-    for name, why in choice.left.items():
-        reasons[why].append(name)
-    return reasons
-
-
-def print_batches(plan: Plan, site: Cluster, choice: Choice, max_parallel: int | None) -> None:
+def _print_batches(site: Cluster, choice: Choice) -> None:
     """Print a line for each kind of array, and the number of calls of sbatch."""
-    lines = [["jobs", "runs", "limits of a job", "array"]]
     kinds: Counter[tuple[str, int, int, str, str]] = Counter()
     for batch in choice.batches:
-        given = sbatch.parameters(site, batch, token="", code=Path(), after=[], max_parallel=max_parallel)
+        limits = f"{site.minutes_of(batch.model)} min, {site.memory_of(batch.model) * batch.width}M, {site.cpus} CPUs"
         after = f", after {len(batch.after)} runs" if batch.after else ""
-        kinds[batch.name, len(batch.tasks), len(batch.runs), sbatch.options(given), after] += 1
-    for (name, tasks, runs, limits, after), count in kinds.items():
-        lines.append([f"{count} x {tasks}", f"{count * runs}", limits, f"{name}{after}"])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    jobs = sum(len(batch.tasks) for batch in choice.batches)
-    single = sum(len(batch.tasks) == 1 for batch in choice.batches)
-    print(
-        f"{len(choice.send)} runs in {jobs} jobs: {len(choice.batches) - single} arrays and {single} single jobs, "
-        f"{len(choice.batches)} calls of sbatch"
-    )
+        kinds[batch.name, len(batch.tasks), len(batch.runs), limits, after] += 1
+    lines = [["jobs", "runs", "limits of a job", "array"]]
+    lines += [
+        [f"{count} x {tasks}", f"{count * runs}", limits, f"{name}{after}"] for (name, tasks, runs, limits, after), count in kinds.items()
+    ]
+    print_table(lines)
+    jobs = [len(batch.tasks) for batch in choice.batches]
+    single = jobs.count(1)
+    print(f"{len(choice.send)} runs in {sum(jobs)} jobs: {len(jobs) - single} arrays and {single} single jobs, {len(jobs)} calls of sbatch")
 
 
-def print_hours(plan: Plan, choice: Choice) -> None:
-    """Print the GPU-hours of what would be submitted, by table and in all; a run that several tables need counts in each."""
-    costs = estimate(plan)
+def print_hours(plan: Plan, site: Cluster, choice: Choice) -> None:
+    """Print the hours of what would be submitted, by table and in all; a run that several tables need counts in each.
+
+    They are GPU-hours on the cluster's GPU; CPU-hours where all finished runs were on CPUs and the cluster names no GPU.
+    """
+    gpu = known_gpu(site.gpu)
+    if gpu is None and site.gpu not in ("any", "none"):
+        print(f"{site.at('gpu')}: the peaks of gpu: {site.gpu} are not known, so another is planned for. Known: {', '.join(GPUS)}.")
+    costs = estimate(plan, gpu=gpu)
+    unit = "CPU-hours" if costs.gpu is None else "GPU-hours"
+    hours = {name: cost.cpu_hours if costs.gpu is None else cost.gpu_hours for name, cost in costs.runs.items()}
     wanted = {run.run_id for run in choice.send}
     for spec in plan.specs:
-        found = [costs[name].gpu_hours for name, run in plan.runs.items() if spec.name in run.specs and name in wanted]
-        print(f"GPU-hours {spec.name}: {_hours(found)}")
+        print(f"{unit} {spec.name}: {hours_text([hours[name] for name in wanted if spec.name in plan.runs[name].specs])}")
     if len(plan.specs) > 1:
-        print(f"GPU-hours together: {_hours([costs[name].gpu_hours for name in wanted])}")
-    bases = Counter(costs[name].basis for name in wanted)
-    for basis, count in bases.items():
-        rate = f", at {ASSUMED_TFLOPS:g} TFLOP/s, which is assumed" if basis == COUNTED else ""
-        known = basis in (COUNTED, FINISHED)
-        print(f"  {count} runs by {basis}{rate}" if known else f"  {count} runs without estimate: {basis}")
+        print(f"{unit} together: {hours_text([hours[name] for name in wanted])}")
+    said = f"as {site.path.name} says" if gpu else f"assumed; gpu: in {site.path.name} names another"
+    print_basis(costs, wanted, gpu=said, reached="assumed")
 
 
-def _hours(found: list[float | None]) -> str:
-    total = sum(hours for hours in found if hours is not None)
-    return "< 0.01" if 0.0 < total < 0.01 else (f"{total:,.2f}" if total < 10.0 else f"{total:,.0f}")
-
-
-def print_text(plan: Plan, site: Cluster, choice: Choice, *, max_parallel: int | None) -> None:
+def print_text(plan: Plan, site: Cluster, choice: Choice) -> None:
     """Print the text that sbatch would get for the first array."""
-    if not choice.batches:
-        return
-    batch = choice.batches[0]
-    runs = plan.folder.resolve()
-    folder = Ledger(runs).folder / "TOKEN"
-    print(f"\nsbatch text of {batch.name} (the first of {len(choice.batches)}):")
-    print(sbatch.dry_text(site, batch, runs / "code" / "SHA256", folder, [], max_parallel))
+    print(f"\nsbatch text of {choice.batches[0].name} (the first of {len(choice.batches)}):")
+    print(sbatch.dry_text(site, choice.batches[0], plan.folder))
 
 
-def print_sent(plan: Plan, sent: Sent, command: str) -> None:
-    """Print what was submitted."""
-    print(f"submitted {sent.runs} runs with {sent.calls} calls of sbatch" + (f": {_some(sent.jobs)}" if sent.jobs else ""))
-    if sent.error is None:
-        print(f"watch: {command}")
-
-
-def _some(jobs: list[str]) -> str:
-    return ", ".join(jobs) if len(jobs) <= 6 else f"{', '.join(jobs[:3])} ... {jobs[-1]}"
+def print_sent(sent: Sent) -> None:
+    """Print what was submitted, and the variables that sbatch would have obeyed."""
+    if sent.jobs and (names := callers_options()):
+        print(f"not given to sbatch, so that the cluster file decides: {first_of(names, 8)}")
+    jobs = ", ".join(sent.jobs) if len(sent.jobs) <= 6 else f"{', '.join(sent.jobs[:3])} ... {sent.jobs[-1]}"
+    print(f"submitted {sent.runs} runs with {len(sent.jobs)} calls of sbatch" + (f": {jobs}" if jobs else ""))

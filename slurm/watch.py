@@ -5,22 +5,27 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.errors import UserError, did_you_mean
-from slurm import queue
-from slurm.ledger import Ledger
-from slurm.states import LIVE, STATES, JobStates, RunView
-from sweeps.progress import completed_epochs, last_row
+from repro.command import print_table
+from repro.errors import UserError, did_you_mean, first_of
+from repro.runs.state import STATES
+from slurm.jobs import queue
+from slurm.jobs.ledger import Ledger
+from slurm.jobs.states import ELSEWHERE, LIVE, JobStates, RunView
+from sweeps.local.progress import completed_epochs, last_row
 
 #: Of a table with more runs than this only those are listed that are live or need attention.
 _LISTED = 60
 
+#: Lines that are shown of the end of a log.
+_LINES = 40
+
 
 def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
-    """Print for each spec the grid of cells and below it its runs; return 1 when a run needs attention."""
+    """Print for each spec the grid of cells and below it its runs; return 1 when a run needs attention, or waits for ever."""
     ledger = Ledger(runs)
     plans = ledger.plans(specs)
     if not plans:
@@ -35,8 +40,12 @@ def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
         print(f"{plan['spec']}: {plan['title']}")
         _print_grid(plan, views)
         _print_runs(runs, plan, views, every=every)
-        print(f"{len(views)} runs: {_counts(views.values())}")
-        attention = attention or any(view.state in ("failed", "lost", "damaged", "cancelled") for view in views.values())
+        counts = Counter(view.state for view in views.values())
+        print(f"{len(views)} runs: " + ", ".join(f"{counts[state]} {state}" for state in _in_order(counts)))
+        attention = attention or any(view.stuck or view.state in ("failed", "lost", "damaged", "cancelled") for view in views.values())
+        for why in dict.fromkeys(view.why for view in views.values() if view.stuck):
+            jobs = [str(view.job) for view in views.values() if view.stuck and view.why == why]
+            print(f"will never begin by themselves, jobs {first_of(jobs)}: {why}")
     return 1 if attention else 0
 
 
@@ -44,7 +53,7 @@ def _print_grid(plan: Mapping[str, Any], views: Mapping[str, RunView]) -> None:
     columns = list(dict.fromkeys(cell["column"] for cell in plan["cells"]))
     rows = list(dict.fromkeys(cell["row"] for cell in plan["cells"]))
     texts = {(cell["row"], cell["column"]): _cell([views[name] for name in cell["runs"]]) for cell in plan["cells"]}
-    _table([["", *columns], *([row, *(texts.get((row, column), "-") for column in columns)] for row in rows)])
+    print_table([["", *columns], *([row, *(texts.get((row, column), "-") for column in columns)] for row in rows)])
     shown = {name for cell in plan["cells"] for name in cell["runs"]}
     inputs = [view for name, view in views.items() if name not in shown]
     if inputs:
@@ -55,13 +64,13 @@ def _cell(views: Sequence[RunView]) -> str:
     if not views:
         return "-"
     counts = Counter(view.state for view in views)
-    others = [f"{counts[state]} {state}" for state in STATES if counts[state] and state not in ("done", "missing")]
+    others = [f"{counts[state]} {state}" for state in _in_order(counts) if state not in ("done", "missing")]
     return " ".join([f"{counts['done']}/{len(views)}", *others])
 
 
-def _counts(views: Iterable[RunView]) -> str:
-    counts = Counter(view.state for view in views)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+def _in_order(states: Collection[str]) -> list[str]:
+    """Return states in the order of a run's life, those of runs elsewhere at the end."""
+    return [*(state for state in STATES if state in states), *sorted(set(states) - set(STATES))]
 
 
 def _print_runs(runs: Path, plan: Mapping[str, Any], views: Mapping[str, RunView], *, every: bool) -> None:
@@ -75,7 +84,7 @@ def _print_runs(runs: Path, plan: Mapping[str, Any], views: Mapping[str, RunView
                 [view.state, view.job or "", view.node, epoch, left, run["place"], f"({name})" + (f": {view.why}" if view.why else "")]
             )
     if len(lines) > 1:
-        _table(lines)
+        print_table(lines)
 
 
 def _progress(folder: Path, view: RunView, epochs: int) -> tuple[str, str]:
@@ -90,14 +99,8 @@ def _progress(folder: Path, view: RunView, epochs: int) -> tuple[str, str]:
     return f"{done}/{epochs}", str(dt.timedelta(seconds=round(seconds * (epochs - done))))
 
 
-def _table(lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-
-
 def stop(runs: Path, names: list[str]) -> int:
-    """Cancel the live jobs of specs or runs, and return the exit code.
+    """Cancel the live jobs of specs or runs; return 1 when some are elsewhere and were not cancelled.
 
     Raises:
         UserError: a name is neither a spec that was submitted nor a run; SLURM does not answer.
@@ -107,49 +110,50 @@ def stop(runs: Path, names: list[str]) -> int:
         cluster = JobStates(runs)
         if cluster.answer is not None:
             raise UserError(f"{cluster.answer} Nothing was cancelled.")
-        known = {name for item in cluster.submitted for task in item.tasks for name in task}
         plans = {plan["spec"]: plan for plan in ledger.plans()}
+        tasks = [(item, job, task) for item in cluster.submitted for job, task in zip(item.jobs, item.tasks, strict=False)]
+        known = {name for _, _, task in tasks for name in task}
         wanted: dict[str, None] = {}
         for name in names:
             if name not in plans and name not in known:
                 raise UserError(f"{name}: neither a spec that was submitted nor a run of one.{did_you_mean(name, [*plans, *known])}")
             wanted |= dict.fromkeys(plans[name]["runs"] if name in plans else [name])
-        views = cluster.views(wanted, {})
-        jobs = list(dict.fromkeys(view.job for view in views.values() if view.state in LIVE and view.job is not None and not view.outside))
-        sharing = {
-            name for item in cluster.submitted for job, task in zip(item.jobs, item.tasks, strict=False) if job in jobs for name in task
-        }
-        if jobs:
-            queue.cancel(jobs)
+        cluster.save_ends()
+        views = cluster.views(wanted, {}).values()
+        jobs = list(dict.fromkeys(view.job for view in views if view.state in LIVE and view.job is not None and not view.outside))
+        queue.cancel(jobs)
+        cancelled = [(item, job, task) for item, job, task in tasks if job in jobs and cluster.job_of(item, job)]
+        for item, job, _ in cancelled:
             # SLURM keeps no trace of a task that was cancelled before it began.
-            for item in cluster.submitted:
-                mine = {job: "CANCELLED" for job in item.jobs if job in jobs}
-                if mine:
-                    item.ended |= mine
-                    ledger.save(item)
+            item.ended[job] = "CANCELLED"
+        for item in {item.token: item for item, _, _ in cancelled}.values():
+            ledger.save(item)
+    sharing = {name for _, _, task in cancelled for name in task}
     print(f"cancelled {len(jobs)} jobs with {len(sharing)} runs; what they have saved stays, and submit goes on from it")
     for name in sorted(sharing - set(wanted)):
         print(f"with them, since it shares a GPU: {name}")
-    return 0
+    elsewhere = Counter(view.state for view in views if view.state.startswith(ELSEWHERE))
+    for state, count in elsewhere.items():
+        print(f"not cancelled, {count} runs {state}; they can be cancelled from there only")
+    return 1 if elsewhere else 0
 
 
-def print_log(runs: Path, name: str, *, lines: int) -> int:
-    """Print the end of the log of a run, and of its job where the run has none.
+def print_log(runs: Path, name: str) -> int:
+    """Print the end of the log of a run, and of its jobs.
 
     Raises:
         UserError: there is no such run, or it has no log yet.
     """
-    cluster = Ledger(runs)
+    ledger = Ledger(runs)
     paths = [runs / "logs" / f"{name}.log"]
-    for item in cluster.read():
-        for job, task in zip(item.jobs, item.tasks, strict=False):
-            if name in task:
-                paths += [cluster.folder_of(item) / f"{job}_0_log.{kind}" for kind in ("out", "err")]
+    for item in ledger.read():
+        jobs = [job for job, task in zip(item.jobs, item.tasks, strict=False) if name in task]
+        paths += [ledger.folder_of(item) / f"{job}_0_log.{kind}" for job in jobs for kind in ("out", "err")]
     found = [path for path in paths if path.is_file() and path.stat().st_size]
     if not found:
         known = [path.stem for path in (runs / "logs").glob("*.log")]
         raise UserError(f"{name}: there is no log yet.{did_you_mean(name, known)} Looked for {paths[0]}.")
     for path in found:
         print(f"==> {path} <==")
-        print("\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
+        print("\n".join(path.read_text(errors="replace").splitlines()[-_LINES:]))
     return 0

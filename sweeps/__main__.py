@@ -7,24 +7,26 @@ import json
 import math
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.errors import EXIT_USER_ERROR, UserError
-from repro.rundir import ENDED_BADLY, requeue
-from sweeps.cost import ASSUMED_TFLOPS
-from sweeps.local import Outcome, TimeLimit, run_missing
-from sweeps.plan import Plan, make_plan, plan_document, write_plans
+from repro.command import exit_code_of, positive, whole_number
+from repro.errors import UserError
+from repro.runs.state import ENDED_BADLY, requeue
+from sweeps.local.progress import Outcome
+from sweeps.local.queue import run_missing
+from sweeps.local.verify import print_verdicts, run_folders, verify
+from sweeps.local.worker import start_server
+from sweeps.plan.cost import ASSUMED_REACHED
+from sweeps.plan.gpus import GPUS, USUAL, named_gpu
+from sweeps.plan.plan import Plan, make_plan, plan_document, write_plans
+from sweeps.plan.selection import check_execution, select
 from sweeps.report import print_chosen, print_outcome, print_plan, print_status
-from sweeps.scale import PAPER, Scale, known_scales, load_scale
-from sweeps.selection import check_execution, in_turn, select
-from sweeps.spec import Spec, known_specs, load_spec
-from sweeps.tuned import tuned_folder
-from sweeps.verify import print_verdicts, run_folders, verify
-from sweeps.worker import start_server
+from sweeps.spec.chosen import tuned_folder
+from sweeps.spec.load import Spec, known_specs, load_spec
+from sweeps.spec.scale import PAPER, Scale, known_scales, load_scale
 
 _COMMANDS = {
     "plan": "count the runs that are needed, shared, done, missing, failed, and estimate their GPU-hours; nothing is started",
@@ -36,8 +38,14 @@ _COMMANDS = {
 }
 
 _ONLY = "only cells with TEXT as label of their row or column, or as part of one, and what their runs read; twice: with both"
-
-
+_SEEDS = "only the runs of cells with these seeds, and what they read"
+_MINUTES = "after so many minutes start nothing more, and let the running ones save their state and stop within a minute"
+_SET = "how runs are executed, such as exec.device=cuda; their ids stay"
+_GPU = f"GPU that is planned for, one of {', '.join(GPUS)} (default: that of finished runs, else {USUAL.name})"
+_REACHED = (
+    "fraction of the roofline's speed that a run reaches where none has been measured "
+    f"(default: what finished runs on that GPU have reached, else {ASSUMED_REACHED}, assumed)"
+)
 _CHANGED = (
     "what to do about runs that hold what other code has made: train them again and keep the old folders in aside/, or take them as equal "
     "and note it in their code.json (default: leave them alone)"
@@ -52,31 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     began = time.monotonic()
     chosen = _parser().parse_args(arguments)
-    try:
-        code = _command(chosen, began)
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except BrokenPipeError:
-        # Whoever reads the output has seen enough (`... | head`). What Python would still write at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        return 130
+    return exit_code_of(lambda: _command(chosen, began))
 
 
 def _command(chosen: argparse.Namespace, began: float) -> int:
     scale = load_scale(chosen.scale)
     specs = [load_spec(name, scale) for name in dict.fromkeys(chosen.spec)]
+    if specs:
+        # Before PyTorch is imported, which comes with the methods of the runs and takes seconds.
+        print(f"composing the runs of {', '.join(spec.name for spec in specs)}, reading their states in {chosen.runs}", file=sys.stderr)
     if chosen.command in ("run", "tune"):
         start_server()  # it imports while this process plans
     if chosen.command == "tune":
         return _tune(specs, scale, chosen, began)
     if chosen.command == "verify":
         names = set(make_plan(specs, Path(chosen.runs)).runs) if specs else None
-        return print_verdicts(verify(folder, adopt=chosen.adopt) for folder in run_folders(Path(chosen.runs), names))
+        return print_verdicts(verify(folder) for folder in run_folders(Path(chosen.runs), names))
     plan = make_plan(specs, Path(chosen.runs))
     if chosen.command == "status":
         print_status(plan)
@@ -90,21 +89,28 @@ def _command(chosen: argparse.Namespace, began: float) -> int:
     if chosen.json:
         print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
     else:
-        print_plan(plan, tflops=chosen.tflops, tune=_tune_command(chosen))
+        print_plan(plan, gpu=chosen.gpu, reached=chosen.reached, tune=_tune_command(chosen))
     return 0
 
 
 def _run(plan: Plan, chosen: argparse.Namespace, began: float) -> int:
-    part = in_turn(select(plan, only=chosen.only, seeds=chosen.seeds), first=chosen.first) if plan.runs else plan
-    check_execution(part, chosen.set)
-    limit = _limit(chosen, began)
-    outcome = run_missing(part, jobs=chosen.jobs, retry=chosen.retry, settings=chosen.set, limit=limit, changed_code=chosen.changed_code)
-    print_outcome(part, outcome)
-    return outcome.exit_code
+    part = select(plan, only=chosen.only, seeds=chosen.seeds) if plan.runs else plan
+    return _execute(part, chosen, began, retry=chosen.retry).exit_code
 
 
-def _limit(chosen: argparse.Namespace, began: float) -> TimeLimit | None:
-    return None if chosen.minutes is None else TimeLimit(began + 60.0 * chosen.minutes, chosen.patience)
+def _execute(plan: Plan, chosen: argparse.Namespace, began: float, *, retry: bool = False) -> Outcome:
+    """Train what is missing, as the options say, and print how it went."""
+    check_execution(plan, chosen.set)
+    outcome = run_missing(
+        plan,
+        jobs=chosen.jobs,
+        retry=retry,
+        settings=chosen.set,
+        time_over=lambda: time.monotonic() >= began + 60.0 * chosen.minutes,
+        changed_code=chosen.changed_code,
+    )
+    print_outcome(plan, outcome)
+    return outcome
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,83 +131,35 @@ def _parser() -> argparse.ArgumentParser:
         )
         if name == "plan":
             command.add_argument("--json", action="store_true", help="print the plan as JSON")
-            command.add_argument(
-                "--tflops",
-                type=_rate,
-                metavar="X",
-                help=f"10^12 operations a second that a run reaches, where none has been measured (default: {ASSUMED_TFLOPS:g}, assumed)",
-            )
+            command.add_argument("--gpu", type=named_gpu, metavar="NAME", help=_GPU)
+            command.add_argument("--reached", type=_fraction, metavar="F", help=_REACHED)
         if name in ("run", "tune"):
             command.add_argument(
-                "--jobs", type=_positive, default=1, metavar="N", help="runs at a time, each in its own process (default: 1)"
+                "--jobs", type=whole_number, default=1, metavar="N", help="runs at a time, each in its own process (default: 1)"
             )
             command.add_argument("--changed-code", choices=("refuse", "again", "equal"), default="refuse", help=_CHANGED)
+            command.add_argument("--minutes", type=positive, default=math.inf, metavar="M", help=_MINUTES)
+            command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=_SET)
         if name == "run":
-            _add_run_options(command)
-        if name in ("run", "tune"):
-            _add_execution_options(command)
-        if name == "verify":
-            command.add_argument(
-                "--adopt",
-                action="store_true",
-                help="take the files of done runs without a manifest as they are",
-            )
+            command.add_argument("--retry", action="store_true", help="run those again that failed before")
+            command.add_argument("--only", action="append", default=[], metavar="TEXT", help=_ONLY)
+            command.add_argument("--seeds", type=_seeds, default=(), metavar="N,...", help=_SEEDS)
         if name == "tune":
             command.add_argument("--tuned", metavar="DIR", help="where the chosen values are kept (default: $REPRO_TUNED or sweeps/tuned)")
     return parser
 
 
-def _add_run_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--retry", action="store_true", help="run those again that failed before")
-    command.add_argument("--only", action="append", default=[], metavar="TEXT", help=_ONLY)
-    command.add_argument(
-        "--seeds", type=_seeds, default=(), metavar="N,...", help="only the runs of cells with these seeds, and what they read"
-    )
-    command.add_argument(
-        "--first",
-        action="append",
-        default=[],
-        metavar="RUN",
-        help="a run id, or a part of what needs runs (row, column, seed): these first",
-    )
-
-
-def _add_execution_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--minutes",
-        type=_rate,
-        metavar="M",
-        help="after so many minutes start nothing more, and let the running ones save their state and stop",
-    )
-    command.add_argument(
-        "--patience", type=_rate, default=60.0, metavar="S", help="then kill runs that have not stopped after so many seconds (default: 60)"
-    )
-    command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="how runs are executed, such as exec.device=cuda; their ids stay"
-    )
+def _fraction(text: str) -> float:
+    fraction = positive(text)
+    if fraction > 1.0:
+        raise argparse.ArgumentTypeError(f"'{text}' must be at most 1, which is the roofline itself")
+    return fraction
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"'{text}' must be whole numbers with commas between them, such as 0,1")
     return tuple(int(part) for part in text.split(","))
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' must be a whole number from 1")
-    return number
-
-
-def _rate(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0.0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' must be a number above 0")
-    return number
 
 
 def _tune_command(chosen: argparse.Namespace) -> str:
@@ -226,15 +184,12 @@ def _retry(plan: Plan) -> None:
 
 def _tune(specs: Sequence[Spec], scale: Scale, chosen: argparse.Namespace, began: float) -> int:
     # With it comes PyTorch, which `--help` and a mistake in a spec do without.
-    from sweeps.tuning import tune
+    from sweeps.local.tuning import tune
 
     outcomes: list[Outcome] = []
-    limit = _limit(chosen, began)
 
     def execute(plan: Plan) -> Outcome:
-        check_execution(plan, chosen.set)
-        outcomes.append(run_missing(plan, jobs=chosen.jobs, settings=chosen.set, limit=limit, changed_code=chosen.changed_code))
-        print_outcome(plan, outcomes[-1])
+        outcomes.append(_execute(plan, chosen, began))
         return outcomes[-1]
 
     folder = tuned_folder() if chosen.tuned is None else Path(chosen.tuned)

@@ -27,72 +27,127 @@ A test is one of these; ``columns`` are all unless they are given::
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, PlainValidator, ValidationInfo, model_validator
 
 from repro.errors import did_you_mean, one_of
 from repro.metric_names import METRICS, definition_of
-from sweeps.epochs import read_metric
-from sweeps.nodes import Entry, Place, existing, read_file, read_yaml
-from sweeps.spec import FigureSpec, RecipeSpec, TableSpec, known_scales, known_specs, load_spec
+from sweeps.spec.data import Text
+from sweeps.spec.load import FigureSpec, RecipeSpec, TableSpec, known_scales, known_specs, load_spec
+from sweeps.spec.loader import existing, load, read_file
+from sweeps.spec.models import AnyText, Finite, Items, Line, Metric, MetricFamily, Model, Names, choose, matching, validate
 
 FILE = Path(__file__).with_name("claims.yaml")
 
-_ID = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-_DIRECTIONS = ("higher", "lower")
-_COMBINE = ("mean", "every")
 #: What a test can look at; each test has exactly one of these.
 KINDS = ("over", "over_columns", "change", "above", "correlation")
 
+_Specs = dict[str, TableSpec | FigureSpec]
+_KnownSpec = Annotated[Text, PlainValidator(lambda value: choose(value, known_specs()))]
+_KnownScale = Annotated[Text, PlainValidator(lambda value: choose(value, known_scales()))]
 
-@dataclass(frozen=True)
-class Test:
+
+class Test(Model):
     """One comparison, or the same one for several rows and columns.
 
     Attributes:
-        kind: one of :data:`KINDS`.
         spec, rows, columns: whose cells; of a figure without columns, ``columns`` is one empty label.
-        over: the rows that ``rows``, or the columns that ``columns`` are compared with.
-        metrics: what is read: one name; two series of a correlation; empty for a table's own.
-        above: the constant of ``above``.
+        over: the rows that ``rows`` are compared with.
+        over_columns: the columns that ``columns`` are compared with.
+        metric: of which the value after the last epoch is compared with ``above``.
     """
 
-    kind: str
-    spec: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    over: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
-    above: float = 0.0
+    spec: _KnownSpec
+    rows: Names
+    columns: Names = ()
+    metric: Metric = ""
+    over: Names = ()
+    over_columns: Names = ()
+    change: Metric = ""
+    above: Finite = 0.0
+    correlation: Items[MetricFamily] = ()
+
+    @property
+    def kind(self) -> str:
+        """Which of :data:`KINDS` it is."""
+        return next(kind for kind in KINDS if kind in self.model_fields_set)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is read: one name; two series of a correlation; nothing for a table's own."""
+        return self.correlation or tuple(name for name in (self.change, self.metric) if name)
+
+    @model_validator(mode="after")
+    def _means_something(self, info: ValidationInfo) -> Self:
+        name = self.node.name if self.node else "test"
+        kinds = [kind for kind in KINDS if kind in self.model_fields_set]
+        if len(kinds) != 1:
+            raise self.place.error(f"{name} needs exactly one of {', '.join(KINDS)}; it has {' and '.join(kinds) or 'none'}.")
+        if bool(self.metric) != (kinds[0] == "above"):
+            raise self.place.error(f"{name}: metric belongs to above, which needs it.")
+        spec = _spec(self.spec, f"{name}.spec", (info.context or {})["specs"])
+        if kinds[0] in ("over", "over_columns") and not isinstance(spec, TableSpec):
+            raise self.at("spec").error(f"{name}.spec: {kinds[0]} compares cells of tables, and {spec.name} is a figure.")
+        rows, columns = [row.label for row in spec.rows], [column.label for column in spec.columns]
+        for key, labels in (("rows", rows), ("columns", columns), ("over", rows), ("over_columns", columns)):
+            for index, label in enumerate(getattr(self, key)):
+                if label not in labels:
+                    what = f"{'column' if labels is columns else 'row'} of {spec.name}"
+                    near, are = did_you_mean(label, labels), one_of(labels)
+                    raise label.place.error(f"{name}.{key}[{index}]: there is no {what} called '{label}'.{near} There are: {are}.")
+        chosen: tuple[str, ...] = self.columns or tuple(columns)
+        for key, own, other in (("over", self.rows, self.over), ("over_columns", chosen, self.over_columns)):
+            if both := [label for label in own if label in other]:
+                raise self.at(key).error(f"{name}.{key}: '{both[0]}' would be compared with itself. Leave it out of one side.")
+        for metric in self.metrics:
+            _check_metric(metric, self, name)
+        if kinds[0] == "correlation" and (len(self.metrics) != 2 or not all(metric.endswith("/{k}") for metric in self.metrics)):
+            said = "two series over the classes, such as [class_meta_accuracy/{k}, class_target_probability/{k}]"
+            raise self.at("correlation").error(f"{name}.correlation must be {said}.")
+        return self.model_copy(update={"columns": chosen})
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(Model):
     """One claim and its tests; see the module."""
 
-    id: str
-    text: str
-    source: str
-    direction: str
-    every: bool
-    margin: float
-    published: str
-    tests: tuple[Test, ...]
-    place: Place
+    id: Annotated[AnyText, matching(r"[a-z][a-z0-9_]*", "a word of small letters, digits and _")]
+    text: Line = Field(alias="claim")
+    source: Line
+    direction: Literal["higher", "lower"]
+    combine: Literal["mean", "every"] = "mean"
+    margin: Finite = 0.0
+    published: Line = ""
+    tests: Items[Test]
+
+    @property
+    def every(self) -> bool:
+        """Whether each comparison must hold by itself."""
+        return self.combine == "every"
 
 
-@dataclass(frozen=True)
-class Claims:
+class Claims(Model):
     """Everything of the file; ``sha256`` is that of its bytes."""
 
-    level: float
-    scales: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    sanity: tuple[Claim, ...]
-    sha256: str
+    hidden: ClassVar[tuple[str, ...]] = ("sha256",)
+
+    level: Finite
+    scales: Items[_KnownScale]
+    claims: Items[Claim]
+    sanity: Items[Claim]
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if not 0.0 < self.level < 1.0:
+            raise self.at("level").error(f"level must be a number between 0 and 1, found '{self.level:g}'.")
+        seen: dict[str, Claim] = {}
+        for claim in (*self.claims, *self.sanity):
+            if claim.id in seen:
+                raise claim.at("id").error(f"two claims are called {claim.id}, the first in {seen[claim.id].place}. Give one another id.")
+            seen[claim.id] = claim
+        return self
 
 
 def load_claims(path: Path = FILE) -> Claims:
@@ -103,112 +158,24 @@ def load_claims(path: Path = FILE) -> Claims:
     """
     path = existing(str(path))
     content = read_file(path)
-    parts = read_yaml(path, content).mapping(
-        allowed=("level", "scales", "claims", "sanity"), required=("level", "scales", "claims", "sanity")
-    )
-    specs: dict[str, TableSpec | FigureSpec] = {}
-    seen: dict[str, Claim] = {}
-    claims = tuple(_claim(item, specs, seen) for item in parts["claims"].items())
-    sanity = tuple(_claim(item, specs, seen) for item in parts["sanity"].items())
-    level = _number(parts["level"])
-    if not 0.0 < level < 1.0:
-        raise parts["level"].wrong("a number between 0 and 1")
-    scales = tuple(item.choice(tuple(known_scales())) for item in parts["scales"].items())
-    return Claims(level, scales, claims, sanity, hashlib.sha256(content).hexdigest())
+    specs: _Specs = {}
+    claims = validate(Claims, load(path, content), {"specs": specs})
+    return claims.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
 
 
-def _claim(entry: Entry, specs: dict[str, TableSpec | FigureSpec], seen: dict[str, Claim]) -> Claim:
-    required = ("id", "claim", "source", "direction", "tests")
-    parts = entry.mapping(allowed=(*required, "combine", "margin", "published"), required=required)
-    name = parts["id"].text()
-    if not _ID.fullmatch(name):
-        raise parts["id"].wrong("a word of small letters, digits and _")
-    if name in seen:
-        raise parts["id"].place.error(f"two claims are called {name}, the first in {seen[name].place}. Give one another id.")
-    claim = Claim(
-        id=name,
-        text=parts["claim"].line(),
-        source=parts["source"].line(),
-        direction=parts["direction"].choice(_DIRECTIONS),
-        every="combine" in parts and parts["combine"].choice(_COMBINE) == "every",
-        margin=_number(parts["margin"]) if "margin" in parts else 0.0,
-        published=parts["published"].line() if "published" in parts else "",
-        tests=tuple(_test(item, specs) for item in parts["tests"].items()),
-        place=entry.place,
-    )
-    seen[name] = claim
-    return claim
-
-
-def _test(entry: Entry, specs: dict[str, TableSpec | FigureSpec]) -> Test:
-    parts = entry.mapping(allowed=("spec", "rows", "columns", "metric", *KINDS), required=("spec", "rows"))
-    kinds = [kind for kind in KINDS if kind in parts]
-    if len(kinds) != 1:
-        raise entry.place.error(f"{entry.name} needs exactly one of {', '.join(KINDS)}; it has {' and '.join(kinds) or 'none'}.")
-    kind = kinds[0]
-    if ("metric" in parts) != (kind == "above"):
-        raise entry.place.error(f"{entry.name}: metric belongs to above, which needs it.")
-    spec = _spec(parts["spec"], specs)
-    compares = kind in ("over", "over_columns")
-    if compares and not isinstance(spec, TableSpec):
-        raise parts["spec"].place.error(f"{parts['spec'].name}: {kind} compares cells of tables, and {spec.name} is a figure.")
-    rows, columns = [row.label for row in spec.rows], [column.label for column in spec.columns]
-    first = _labels(parts["rows"], rows, f"row of {spec.name}")
-    chosen = _labels(parts["columns"], columns, f"column of {spec.name}") if "columns" in parts else tuple(columns)
-    over: tuple[str, ...] = ()
-    if compares:
-        what, known, own = ("row", rows, first) if kind == "over" else ("column", columns, chosen)
-        over = _labels(parts[kind], known, f"{what} of {spec.name}")
-        if both := [label for label in own if label in over]:
-            raise parts[kind].place.error(f"{parts[kind].name}: '{both[0]}' would be compared with itself. Leave it out of one side.")
-    metrics: tuple[str, ...] = ()
-    if kind == "change":
-        metrics = (_metric(parts["change"]),)
-    elif kind == "above":
-        metrics = (_metric(parts["metric"]),)
-    elif kind == "correlation":
-        metrics = tuple(_metric(item, family=True) for item in parts["correlation"].items())
-        if len(metrics) != 2 or not all(metric.endswith("/{k}") for metric in metrics):
-            raise parts["correlation"].wrong("two series over the classes, such as [class_meta_accuracy/{k}, class_target_probability/{k}]")
-    return Test(kind, spec.name, first, chosen, over, metrics, _number(parts["above"]) if kind == "above" else 0.0)
-
-
-def _spec(entry: Entry, specs: dict[str, TableSpec | FigureSpec]) -> TableSpec | FigureSpec:
-    name = entry.choice(tuple(known_specs()))
-    if name not in specs:
-        spec = load_spec(name)
+def _spec(named: Text, name: str, specs: _Specs) -> TableSpec | FigureSpec:
+    if named not in specs:
+        spec = load_spec(named)
         if isinstance(spec, RecipeSpec):
-            raise entry.place.error(f"{entry.name}: {name} has no runs.")
-        specs[name] = spec
-    return specs[name]
+            raise named.place.error(f"{name}: {named} has no runs.")
+        specs[named] = spec
+    return specs[named]
 
 
-def _labels(entry: Entry, known: Sequence[str], what: str) -> tuple[str, ...]:
-    found: list[str] = []
-    for item in entry.items():
-        label = item.line()
-        if label not in known:
-            raise item.place.error(
-                f"{item.name}: there is no {what} called '{label}'.{did_you_mean(label, known)} There are: {one_of(known)}."
-            )
-        if label in found:
-            raise item.place.error(f"{item.name}: '{label}' stands twice. Keep one.")
-        found.append(label)
-    return tuple(found)
-
-
-def _metric(entry: Entry, *, family: bool = False) -> str:
-    name = read_metric(entry, family=family)
+def _check_metric(metric: str, test: Test, name: str) -> None:
     try:
-        definition_of(name.replace("{k}", "000"))
+        definition_of(metric.replace("{k}", "000"))
     except KeyError:
-        known = [metric.name for metric in METRICS if not metric.mirror_only]
-        raise entry.place.error(f"{entry.name}: there is no metric '{name}'.{did_you_mean(name, known)}") from None
-    return name
-
-
-def _number(entry: Entry) -> float:
-    value = entry.scalar()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise entry.wrong("a number")
-    return float(value)
+        known = [item.name for item in METRICS if not item.mirror_only]
+        place = test.at({"above": "metric"}.get(test.kind, test.kind))
+        raise place.error(f"{name}: there is no metric '{metric}'.{did_you_mean(metric, known)}") from None

@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from repro.command import print_table
 from repro.errors import first_of
-from repro.rundir import ENDED_BADLY, damage
-from sweeps.cost import ASSUMED_TFLOPS, COUNTED, FINISHED, Estimate, estimate
-from sweeps.local import Outcome
-from sweeps.plan import STATES, Plan, PlannedCell, PlannedRun, totals
-from sweeps.tuned import Chosen
+from repro.runs.state import ENDED_BADLY, STATES, damage
+from sweeps.local.progress import Outcome
+from sweeps.plan.cost import COUNTED, FINISHED, Costs, estimate
+from sweeps.plan.gpus import EXECUTIONS, GPUS, Gpu, auto
+from sweeps.plan.plan import Plan, PlannedRun, totals
+from sweeps.spec.chosen import Chosen
+from sweeps.spec.expansion import Cell
 
 #: What can be done about runs of other code.
 REMEDIES = (
@@ -21,18 +24,20 @@ REMEDIES = (
 )
 
 
-def print_plan(plan: Plan, *, tflops: float | None, tune: str) -> None:
+def print_plan(plan: Plan, *, gpu: Gpu | None, reached: float | None, tune: str) -> None:
     """Print what each spec needs and what all need together, the stages, what is not tuned, and the GPU-hours.
 
-    Without ``tflops`` the rate of counted runs is assumed, and is said to be. ``tune`` is the command that tunes.
+    ``gpu`` and ``reached`` as in :func:`sweeps.plan.cost.estimate`. ``tune`` is the command that tunes.
     """
     _print_scale(plan)
     for spec in plan.specs:
         cells = [cell for cell in plan.cells if cell.spec == spec.name]
         runs = _runs_of(plan, spec.name)
-        print(f"{spec.name}: {_cells(cells)}, {_number(len(runs), 'run')}{_shared(runs, spec.name)}, {_states(runs)}")
-        for methods, count in Counter(cell.not_built for cell in cells if cell.not_built is not None).items():
-            print(f"- {_number(count, 'cell')} not built: {methods}")
+        left_out = sum(cell.skip is not None for cell in cells)
+        others = Counter(other for run in runs for other in run.specs if other != spec.name)
+        needed = _number(len(cells), "cell") + (f" ({left_out} left out)" if left_out else "") + f", {_number(len(runs), 'run')}"
+        shared = f" ({', '.join(f'{count} shared with {other}' for other, count in others.items())})" if others else ""
+        print(f"{spec.name}: {needed}{shared}, {_states(runs)}")
     counts = totals(plan)
     if len(plan.specs) > 1:
         print(f"together: {_number(counts['runs'], 'run')}, {counts['shared']} of them shared, {_states(plan.runs.values())}")
@@ -51,7 +56,7 @@ def print_plan(plan: Plan, *, tflops: float | None, tune: str) -> None:
     if plan.untuned:
         print(f"Until then their runs have the values that the spec gives under `otherwise`. To tune: {tune}")
     if plan.runs:
-        _print_hours(plan, tflops)
+        _print_hours(plan, estimate(plan, gpu=gpu, reached=reached), named=gpu is not None, given=reached is not None)
 
 
 def _print_code(plan: Plan) -> None:
@@ -75,20 +80,8 @@ def _runs_of(plan: Plan, spec: str) -> list[PlannedRun]:
     return [run for run in plan.runs.values() if spec in run.specs]
 
 
-def _cells(cells: Sequence[PlannedCell]) -> str:
-    counts = {"left out": sum(cell.skip is not None for cell in cells), "not built": sum(cell.not_built is not None for cell in cells)}
-    parts = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return _number(len(cells), "cell") + (f" ({parts})" if parts else "")
-
-
 def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def _shared(runs: Iterable[PlannedRun], spec: str) -> str:
-    """Say how many runs other specs need too, and which specs those are."""
-    others = Counter(other for run in runs for other in run.specs if other != spec)
-    return f" ({', '.join(f'{count} shared with {other}' for other, count in others.items())})" if others else ""
 
 
 def _states(runs: Iterable[PlannedRun]) -> str:
@@ -99,46 +92,90 @@ def _states(runs: Iterable[PlannedRun]) -> str:
 # -- GPU-hours -----------------------------------------------------------------------------------------------------------------
 
 
-def _print_hours(plan: Plan, tflops: float | None) -> None:
-    costs = estimate(plan, tflops=tflops or ASSUMED_TFLOPS)
-    runs = list(plan.runs.values())
-    lines = [["GPU-hours", "all runs", "not done", "from"]]
+def _print_hours(plan: Plan, costs: Costs, *, named: bool, given: bool) -> None:
+    estimates, runs = costs.runs, list(plan.runs.values())
     models = dict.fromkeys(str(run.fields["model.name"]) for run in runs)
     groups = [(f"model {model}", [run for run in runs if run.fields["model.name"] == model]) for model in models]
-    groups += [(f"spec {spec.name}", found) for spec in plan.specs if len(plan.specs) > 1 and (found := _runs_of(plan, spec.name))]
-    for name, group in [*groups, ("all", runs)]:
-        left = [run for run in group if run.state != "done" and run.run_id not in plan.spared]
-        lines.append([name, _hours(group, costs), _hours(left, costs), _bases(group, costs)])
-    _print_grid(lines)
-    if any(estimated.cpu_hours is not None for estimated in costs.values()):
-        lines = [["CPU-hours", "all runs", "not done", "from"]]
-        for name, group in [*groups, ("all", runs)]:
+    specs = [(f"spec {spec.name}", found) for spec in plan.specs if len(plan.specs) > 1 and (found := _runs_of(plan, spec.name))]
+
+    def print_hours(title: str, hours: dict[str, float | None], basis: dict[str, str]) -> None:
+        lines = [[title, "all runs", "not done", "from"]]
+        for name, group in [*groups, *specs, ("all", runs)]:
             left = [run for run in group if run.state != "done" and run.run_id not in plan.spared]
-            known = sum(costs[run.run_id].cpu_hours is not None for run in group)
-            without = f", {_number(len(group) - known, 'run')} without estimate" if known < len(group) else ""
-            lines.append([name, _cpu_hours(group, costs), _cpu_hours(left, costs), f"{_number(known, 'run')} by {FINISHED}{without}"])
-        _print_grid(lines)
+            of = Counter("" if hours[run.run_id] is None else basis[run.run_id] for run in group)
+            parts = [f"{_number(of[known], 'run')} by {known}" for known in (FINISHED, COUNTED) if of[known]]
+            parts += [f"{_number(of[''], 'run')} without estimate"] if of[""] else []
+            lines.append(
+                [name, hours_text([hours[run.run_id] for run in group]), hours_text([hours[run.run_id] for run in left]), ", ".join(parts)]
+            )
+        print_table(lines)
+
+    def print_cpu_hours() -> None:
+        print_hours("CPU-hours", {name: cost.cpu_hours for name, cost in estimates.items()}, dict.fromkeys(estimates, FINISHED))
         print("CPU-hours: hours of one core")
-    bases = Counter(costs[run.run_id].basis for run in runs)
-    if bases[FINISHED]:
+
+    on_cpus = any(cost.cpu_hours is not None for cost in estimates.values())
+    if on_cpus and not costs.on_gpu:
+        print_cpu_hours()
+    if costs.gpu is not None:
+        hours, basis = ({name: getattr(cost, part) for name, cost in estimates.items()} for part in ("gpu_hours", "basis"))
+        print_hours("GPU-hours", hours, basis)
+    if on_cpus and costs.on_gpu:
+        print_cpu_hours()
+    reached = "as --reached says" if given else "assumed; --reached changes it"
+    print_basis(costs, estimates, gpu="as --gpu says" if named else "assumed; --gpu names another", reached=reached)
+    if costs.gpu is not None:
+        _print_executions(costs, costs.gpu)
+        for name, group in groups:
+            _print_runs_per_gpu(name, group, costs, costs.gpu)
+
+
+def print_basis(costs: Costs, names: Iterable[str], *, gpu: str, reached: str) -> None:
+    """Print what the hours of the runs ``names`` rest on.
+
+    ``gpu`` and ``reached`` say where the GPU and the fraction of its roofline come from, if not from finished runs.
+    """
+    bases = Counter(costs.runs[name].basis for name in names)
+    if bases[FINISHED] or costs.gpu is None:
         print(f"{FINISHED}: the median of what such runs took for an epoch and a training image")
+    for name, count in costs.others.items():
+        print(f"not counted, since the peaks of {name} are not known: {_number(count, 'finished run')}")
+    if costs.gpu is None:
+        return
+    gpu = f"that of {_number(costs.on_gpu, 'finished run')}" if costs.on_gpu else gpu
+    print(f"GPU: {costs.gpu.title} ({gpu}; known: {', '.join(GPUS)}), executed as exec=auto there: {auto(costs.gpu)}")
     if bases[COUNTED]:
-        said = "assumed; --tflops changes it" if tflops is None else "as --tflops says"
-        print(f"{COUNTED}: multiply-accumulates times 2, at {tflops or ASSUMED_TFLOPS:g} TFLOP/s ({said})")
+        reached = f"as {_number(costs.measured, 'finished run')} did" if costs.measured else reached
+        print(f"{COUNTED}: FLOPs, bytes and launches at {costs.reached:.2g} of the roofline ({reached})")
     for reason, count in bases.items():
         if reason not in (FINISHED, COUNTED):
             print(f"no estimate for {_number(count, 'run')}: {reason}")
 
 
-def _hours(runs: Collection[PlannedRun], costs: dict[str, Estimate]) -> str:
-    return _sum([costs[run.run_id].gpu_hours for run in runs])
+def _print_executions(costs: Costs, gpu: Gpu) -> None:
+    """Print what all runs cost, counted, in one way of execution or another."""
+    works = [cost.work for cost in costs.runs.values() if cost.work is not None]
+    lines = [["executed in", "GPU-hours, counted"]]
+    for execution in dict.fromkeys((*EXECUTIONS, auto(gpu))):
+        if works and gpu.peak(execution.products) is not None:
+            lines.append([str(execution), hours_text([work.hours(gpu, execution) / costs.reached for work in works])])
+    if works:
+        print_table(lines)
 
 
-def _cpu_hours(runs: Collection[PlannedRun], costs: dict[str, Estimate]) -> str:
-    return _sum([costs[run.run_id].cpu_hours for run in runs])
+def _print_runs_per_gpu(name: str, group: Sequence[PlannedRun], costs: Costs, gpu: Gpu) -> None:
+    works = [work for run in group if (work := costs.runs[run.run_id].work) is not None]
+    if works:
+        execution = auto(gpu)
+        largest = max(work.memory(execution) for work in works)
+        least, most = (of(work.busy(gpu, execution) for work in works) for of in (min, max))
+        share = f"{least:.0%}" if f"{least:.0%}" == f"{most:.0%}" else f"{least:.0%} to {most:.0%}"
+        number = min(work.runs_per_gpu(gpu, execution) for work in works)
+        print(f"runs_per_gpu for {name}: {number} (a run needs up to {largest / 2**30:.1f} GiB and keeps the GPU {share} busy)")
 
 
-def _sum(estimates: Collection[float | None]) -> str:
+def hours_text(estimates: Collection[float | None]) -> str:
+    """Return the sum of the hours that are known."""
     known = [hours for hours in estimates if hours is not None]
     if estimates and not known:
         return "no estimate"
@@ -146,13 +183,6 @@ def _sum(estimates: Collection[float | None]) -> str:
     if 0.0 < total < 0.01:
         return "< 0.01"
     return f"{total:,.2f}" if total < 10.0 else f"{total:,.0f}"
-
-
-def _bases(runs: Iterable[PlannedRun], costs: dict[str, Estimate]) -> str:
-    counts = Counter(costs[run.run_id].basis for run in runs)
-    parts = [f"{_number(counts[basis], 'run')} by {basis}" for basis in (FINISHED, COUNTED) if counts[basis]]
-    without = counts.total() - counts[FINISHED] - counts[COUNTED]
-    return ", ".join([*parts, *([f"{_number(without, 'run')} without estimate"] if without else [])])
 
 
 # -- the grid ------------------------------------------------------------------------------------------------------------------
@@ -166,22 +196,19 @@ def print_status(plan: Plan) -> None:
         columns = [column.label for column in spec.columns]
         cells = {(cell.row, cell.column): cell for cell in plan.cells if cell.spec == spec.name}
         texts = {key: _cell_status(plan, cell) for key, cell in cells.items()}
-        _print_grid([["", *columns], *([row.label, *(texts[row.label, column] for column in columns)] for row in spec.rows)])
+        print_table([["", *columns], *([row.label, *(texts[row.label, column] for column in columns)] for row in spec.rows)])
         for cell in cells.values():
-            why = cell.skip if cell.not_built is None else f"not built: {cell.not_built}"
-            if why is not None:
-                print(f"- {', '.join(filter(None, (cell.row, cell.column)))}: {why}")
+            if cell.skip is not None:
+                print(f"- {', '.join(filter(None, (cell.row, cell.column)))}: {cell.skip}")
         shown = {name for cell in cells.values() for name in cell.run_ids}
         inputs = [run for run in _runs_of(plan, spec.name) if run.run_id not in shown]
         if inputs:
             print(f"their inputs: {_counts(inputs)}")
 
 
-def _cell_status(plan: Plan, cell: PlannedCell) -> str:
+def _cell_status(plan: Plan, cell: Cell) -> str:
     if cell.skip is not None:
         return "-"
-    if cell.not_built is not None:
-        return "not built"
     if not cell.run_ids:
         return str(cell.value)
     return _counts([plan.runs[name] for name in cell.run_ids])
@@ -191,12 +218,6 @@ def _counts(runs: Collection[PlannedRun]) -> str:
     counts = Counter(run.state for run in runs)
     others = [f"{counts[state]} {state}" for state in STATES if counts[state] and state not in ("done", "missing")]
     return " ".join([f"{counts['done']}/{len(runs)}", *others])
-
-
-def _print_grid(lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 # -- how a call ended ----------------------------------------------------------------------------------------------------------
@@ -215,11 +236,11 @@ def print_outcome(plan: Plan, outcome: Outcome) -> None:
     if outcome.out_of_time:
         done, count = len(outcome.done), len(plan.runs)
         print(
-            f"the time is over: {done} of {count} runs are done; the same command goes on with the {count - done} that are left.",
+            f"the time is over: {done} of {count} runs are done; the same command resumes with the {count - done} that are left.",
             file=sys.stderr,
         )
     if outcome.stopped_by is not None:
-        print("stopped; the same command goes on.", file=sys.stderr)
+        print("stopped; the same command resumes.", file=sys.stderr)
 
 
 def print_chosen(chosen: Sequence[Chosen], path: Path) -> None:

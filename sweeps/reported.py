@@ -5,78 +5,98 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+from pydantic import PlainValidator
 
 from repro.errors import did_you_mean
-from sweeps.nodes import Entry, Place
-from sweeps.schema import Reported
+from sweeps.spec.data import Map, Place
+from sweeps.spec.models import Line, Model, mapping, validate, wrong
 
 HEADER = ("row", "column", "mean", "sd", "unit", "own_run", "source")
 _TRUTH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
-def read_reported(entry: Entry, folder: Path, *, rows: Sequence[str], columns: Sequence[str]) -> tuple[Reported, ...]:
-    """Return the lines of the CSV that ``entry`` names, relative to ``folder``; each is of one of ``rows`` and one of ``columns``.
+def _number(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise wrong("a number")
+    return number
+
+
+def _truth(value: str) -> bool:
+    if value.lower() not in _TRUTH:
+        raise wrong("yes or no")
+    return _TRUTH[value.lower()]
+
+
+class Reported(Model):
+    """A published number: of which row and column, with its spread, unit and source; ``own_run``: whether its source ran it itself."""
+
+    row: str
+    column: str
+    mean: Annotated[float, PlainValidator(_number)]
+    sd: Annotated[float | None, PlainValidator(lambda value: _number(value) if value else None)]
+    unit: str
+    own_run: Annotated[bool, PlainValidator(_truth)]
+    source: str
+
+
+class _Named(Model):
+    file: Line
+
+
+def read_reported(value: object) -> tuple[Reported, ...]:
+    """Return the lines of the CSV that ``{file: NAME}`` names, relative to the file in which it stands.
 
     Raises:
-        SpecError: the file cannot be read; a line is damaged, stands twice, or is of a cell that the spec does not have.
+        SpecError: the file cannot be read; a line is damaged, or stands twice.
     """
-    named = entry.mapping(allowed=("file",), required=("file",))["file"]
-    path = folder / named.line()
+    named = validate(_Named, mapping(value))
+    path = named.place.path.parent / named.file
     try:
         path = path.resolve()
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise named.place.error(f"{named.name}: {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}.") from error
+        said = f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}."
+        raise mapping(value).error("file", said) from error
     reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        header, *lines = [(reader.line_num, fields) for fields in reader if fields or reader.line_num == 1] or [(1, list(HEADER))]
+    except csv.Error as error:
+        raise Place(path, reader.line_num).error(f"not CSV: {error}.") from error
+    if tuple(header[1]) != HEADER:
+        raise Place(path, 1).error(f"the header must be {','.join(HEADER)}, found {','.join(header[1])}.")
     found: dict[tuple[str, str], Reported] = {}
-    for fields in _lines(reader, path):
-        place = Place(path, reader.line_num)
-        if reader.line_num == 1:
-            if tuple(fields) != HEADER:
-                raise place.error(f"the header must be {','.join(HEADER)}, found {','.join(fields)}.")
-        elif fields:
-            item = _line(fields, place)
-            _check_label(item.row, rows, place, "row")
-            _check_label(item.column, columns, place, "column")
-            if (item.row, item.column) in found:
-                before = found[item.row, item.column].place.line
-                raise place.error(f"row '{item.row}', column '{item.column}' stands twice, first in line {before}. Keep one.")
-            found[item.row, item.column] = item
+    for number, fields in lines:
+        place = Place(path, number)
+        if len(fields) != len(HEADER):
+            raise place.error(f"{len(fields)} fields, the header has {len(HEADER)}. A field with a comma needs quotes.")
+        given = Map("the file", place)
+        for name, field in zip(HEADER, fields, strict=True):
+            given[name], given.at[name] = field.strip(), place
+        item = validate(Reported, given)
+        if (item.row, item.column) in found:
+            before = found[item.row, item.column].place.line
+            raise place.error(f"row '{item.row}', column '{item.column}' stands twice, first in line {before}. Keep one.")
+        found[item.row, item.column] = item
     if not found:
         raise Place(path, 1).error("the file has no published number.")
     return tuple(found.values())
 
 
-def _lines(reader: Any, path: Path) -> Iterator[list[str]]:
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise Place(path, reader.line_num).error(f"not CSV: {error}.") from error
+def check_labels(reported: Iterable[Reported], rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Check that each number is of one of ``rows`` and one of ``columns``.
 
-
-def _line(fields: list[str], place: Place) -> Reported:
-    if len(fields) != len(HEADER):
-        raise place.error(f"{len(fields)} fields, the header has {len(HEADER)}. A field with a comma needs quotes.")
-    row, column, mean, sd, unit, own_run, source = (field.strip() for field in fields)
-    truth = _TRUTH.get(own_run.lower())
-    if truth is None:
-        raise place.error(f"own_run must be yes or no, found '{own_run}'.")
-    return Reported(row, column, _number("mean", mean, place), _number("sd", sd, place) if sd else None, unit, truth, source, place)
-
-
-def _number(name: str, text: str, place: Place) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise place.error(f"{name} must be a number, found '{text}'.")
-    return value
-
-
-def _check_label(label: str, labels: Sequence[str], place: Place, kind: str) -> None:
-    if label not in labels:
-        raise place.error(f"the spec has no {kind} '{label}'.{did_you_mean(label, labels)} It has: {', '.join(labels)}.")
+    Raises:
+        SpecError: one is of a cell that the spec does not have.
+    """
+    for item in reported:
+        for kind, label, labels in (("row", item.row, rows), ("column", item.column, columns)):
+            if label not in labels:
+                near = did_you_mean(label, labels)
+                raise item.place.error(f"the spec has no {kind} '{label}'.{near} It has: {', '.join(labels)}.")

@@ -10,4 +10,6 @@ os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 import jaxtyping
 
-_hook = jaxtyping.install_import_hook(["repro.lookahead", "repro.step", "repro.methods", "repro.metrics"], "beartype.beartype")
+_hook = jaxtyping.install_import_hook(
+    ["repro.engine.lookahead", "repro.engine.step", "repro.engine.method", "repro.methods", "repro.training.metrics"], "beartype.beartype"
+)

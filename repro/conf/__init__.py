@@ -1,1 +1,1 @@
-"""Presets for Hydra: one folder a group. The fields themselves are declared in repro/config.py."""
+"""Presets for Hydra: one folder a group. The fields themselves are declared in repro/config/schema.py."""

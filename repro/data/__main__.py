@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from repro.data.published_files import download
-from repro.errors import EXIT_USER_ERROR, UserError
+from repro.command import exit_code_of
+from repro.config import registry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,12 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="where datasets lie (default: $REPRO_DATA, or data): now %(default)s",
     )
     chosen = parser.parse_args(arguments)
-    try:
-        download(chosen.dataset, chosen.folder)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    return 0
+
+    def command() -> int:
+        build = registry.get("dataset", chosen.dataset).build
+        files = getattr(sys.modules[build.__module__], "FILES", None)
+        if files is None:
+            print(f"{chosen.dataset}: comes with an installed package, there is nothing to download.")
+        else:
+            files.download(Path(chosen.folder))
+            print(f"{chosen.dataset}: complete and as published, below {chosen.folder}")
+        return 0
+
+    return exit_code_of(command)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from repro.config import DatasetConfig
+from repro.config.fields import setting
+from repro.config.schema import DatasetConfig
 from repro.data.splits import draw
 from repro.data.types import Images, ImageSet, RawDataset
-from repro.determinism import Stream
-from repro.errors import UserError
-from repro.fields import setting
+from repro.randomness import Stream
 
 
 @dataclass
@@ -65,53 +64,31 @@ def part_of(
 
     Images are drawn class by class, and a pixel is the mean of a square block of published ones. ``None`` leaves all. Mean and standard
     deviation stay those of the whole published training set.
-
-    Raises:
-        UserError: there are not so many classes or images, or the blocks do not divide the image.
     """
-    if num_classes is not None and num_classes != raw.num_classes:
-        if num_classes > raw.num_classes:
-            raise UserError(f"dataset.num_classes={num_classes}: must be at most {raw.num_classes}.")
-        raw = dataclasses.replace(
-            raw,
-            train=_first_classes(raw.train, num_classes),
-            test=_first_classes(raw.test, num_classes),
-            class_names=raw.class_names[:num_classes],
-            superclasses=None if raw.superclasses is None else raw.superclasses[:num_classes],
-        )
-    train = _drawn(raw.train, train_size, "train_size", "training")
-    test = _drawn(raw.test, test_size, "test_size", "test")
-    if side is not None:
-        train, test = (ImageSet(block_means(part.images, side), part.labels) for part in (train, test))
-    return raw if train is raw.train and test is raw.test else dataclasses.replace(raw, train=train, test=test)
+
+    # The training part's stream has the name it had when it was the only one.
+    def chosen(images: ImageSet, size: int | None, stream: str) -> ImageSet:
+        if num_classes is not None:
+            of_these = images.labels < num_classes
+            images = ImageSet(images.images[of_these], images.labels[of_these])
+        if size is not None:
+            drawn = draw(images.labels, size, Stream(0, "dataset", stream), stratified=True)
+            images = ImageSet(images.images[drawn], images.labels[drawn])
+        return images if side is None else ImageSet(block_means(images.images, side), images.labels)
+
+    return dataclasses.replace(
+        raw,
+        train=chosen(raw.train, train_size, "part"),
+        test=chosen(raw.test, test_size, "test_part"),
+        class_names=raw.class_names[:num_classes],
+        superclasses=None if raw.superclasses is None else raw.superclasses[:num_classes],
+    )
 
 
 def block_means(images: Images, side: int) -> Images:
-    """Return images (N, C, side, side) whose pixels are the means of square blocks of those (N, C, H, H) of ``images``, halves up.
-
-    Raises:
-        UserError: ``side`` does not divide H.
-    """
-    count, channels, height, width = images.shape
-    if height != width or height % side:
-        raise UserError(f"dataset.side={side}: must divide the {height}x{width} pixels of an image into square blocks.")
+    """Return images (N, C, side, side) whose pixels are the means of square blocks of those (N, C, H, H) of ``images``, halves up."""
+    count, channels, height, _ = images.shape
     block = height // side
     sums = images.reshape(count, channels, side, block, side, block).sum(axis=(3, 5), dtype=np.uint32)
     means: Images = ((sums + block * block // 2) // (block * block)).astype(np.uint8)
     return means
-
-
-def _drawn(images: ImageSet, size: int | None, setting_name: str, kind: str) -> ImageSet:
-    if size is None:
-        return images
-    if size > len(images.labels):
-        raise UserError(f"dataset.{setting_name}={size}: must be at most the {len(images.labels)} {kind} images.")
-    # The training part's stream has the name it had when it was the only one.
-    stream = Stream(0, "dataset", "part" if kind == "training" else "test_part")
-    chosen = draw(images.labels, size, stream, stratified=True)
-    return ImageSet(images.images[chosen], images.labels[chosen])
-
-
-def _first_classes(images: ImageSet, num_classes: int) -> ImageSet:
-    chosen = images.labels < num_classes
-    return ImageSet(images.images[chosen], images.labels[chosen])

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from repro import registry
-from repro.config import Config
+from repro.config import registry
+from repro.config.schema import Config
 from repro.data.splits import Indices, make_split
 from repro.data.transform import Transform
-from repro.data.types import ImageSet, Labels, RawDataset
-from repro.determinism import sha256_of
+from repro.data.types import Images, Labels, RawDataset
 from repro.errors import UserError, shown
+from repro.randomness import sha256_of
 
 #: Pixels of a set up to which :func:`as_inputs` keeps its images as float32: 64 MiB of them.
 MAX_INPUTS = 2**24
@@ -70,30 +71,32 @@ class RunData:
     effective_noise_rate: float
 
 
-def prepare(config: Config, device: torch.device) -> RunData:
-    """Load the dataset, cut it, put noise on the labels of the training part only, and move it all to ``device``.
+def prepare(config: Config, device: torch.device, raw: RawDataset | None = None) -> RunData:
+    """Load the dataset, or take ``raw`` for it, cut it, put noise on the labels of the training part only, and move it all to ``device``.
 
     Raises:
         UserError: a file of the dataset is missing or damaged, or a setting does not fit the dataset.
     """
-    raw = _read(config)
+    raw = raw or _read(config)
     transform = Transform(config.augment, raw.mean, raw.std, raw.image_shape, device)
     split = make_split(config.split, raw.train.labels, config.seed)
     true = raw.train.labels[split.train]
     observed = _observed(config, true, raw.num_classes)
-    train = _move(ImageSet(raw.train.images[split.train], observed), device)
-    meta = None if split.meta is None else _part(raw.train, split.meta, device)
-    if split.validation is None:
-        validation = None
-    else:
-        validation = meta if split.validation is split.meta else _part(raw.train, split.validation, device)
+
+    def moved(images: Images, labels: Labels) -> LabelledImages:
+        return LabelledImages(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+
+    def held_out(indices: Indices | None) -> LabelledImages | None:
+        return None if indices is None else moved(raw.train.images[indices], raw.train.labels[indices])
+
+    train, meta = moved(raw.train.images[split.train], observed), held_out(split.meta)
     return RunData(
         train=train,
         observed=train.labels,
         true=torch.from_numpy(true).to(device),
         meta=meta,
-        validation=validation,
-        test=_move(raw.test, device),
+        validation=meta if split.validation is split.meta else held_out(split.validation),
+        test=moved(raw.test.images, raw.test.labels),
         num_classes=raw.num_classes,
         image_shape=raw.image_shape,
         class_names=raw.class_names,
@@ -116,14 +119,13 @@ def as_inputs(data: RunData) -> RunData:
     digits take as long as a small layer.
     """
 
-    def ready(images: LabelledImages) -> LabelledImages:
-        if data.transform.augments or images.images.numel() > MAX_INPUTS:
+    def ready(images: Any) -> Any:
+        if images is None or data.transform.augments or images.images.numel() > MAX_INPUTS:
             return images
         return LabelledImages(data.transform(images.images, None), images.labels)
 
-    meta = None if data.meta is None else ready(data.meta)
-    shared = data.validation is data.meta
-    validation = None if data.validation is None else meta if shared else ready(data.validation)
+    meta = ready(data.meta)
+    validation = meta if data.validation is data.meta else ready(data.validation)
     return replace(data, train=ready(data.train), meta=meta, validation=validation, test=ready(data.test))
 
 
@@ -134,14 +136,6 @@ def _observed(config: Config, true: Labels, num_classes: int) -> Labels:
     assert observed.dtype == np.int64
     assert not np.shares_memory(observed, true), "the clean labels would change with the observed ones"
     return observed
-
-
-def _part(images: ImageSet, indices: Indices, device: torch.device) -> LabelledImages:
-    return _move(ImageSet(images.images[indices], images.labels[indices]), device)
-
-
-def _move(images: ImageSet, device: torch.device) -> LabelledImages:
-    return LabelledImages(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))
 
 
 def _read(config: Config) -> RawDataset:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from repro.config import SplitConfig
+from repro.config.schema import SplitConfig
 from repro.data.types import Labels
-from repro.determinism import Stream, sha256_of
 from repro.errors import UserError
+from repro.randomness import Stream, sha256_of
 
 Indices = npt.NDArray[np.int64]
 
@@ -45,39 +45,40 @@ def make_split(config: SplitConfig, labels: Labels, seed: int) -> Split:
     Raises:
         UserError: a size does not fit the number of images.
     """
-    if config.seed is not None:
-        seed = config.seed
+    seed = seed if config.seed is None else config.seed
     count = len(labels)
+    everything = np.arange(count, dtype=np.int64)
     if config.name == "full":
-        return _split(count, meta=None, validation=None)
+        return Split(everything, None, None, sha256_of(everything, everything[:0], everything[:0]))
+
+    def drawn(pool: Indices, size: int, purpose: str) -> Indices:
+        return pool[draw(labels[pool], size, Stream(seed, "folds", purpose), stratified=config.stratified)]
+
     if config.name == "fold":
-        assert config.fold is not None, "repro.config.check passed a fold without its number"
         if config.num_folds > count:
             raise UserError(f"split.num_folds={config.num_folds}: must be at most the {count} training images.")
         folds = fold_of_each(labels, config.num_folds, Stream(seed, "folds", "fold"), stratified=config.stratified)
-        held_out = np.flatnonzero(folds == config.fold)
-        if config.validation_size is None:
-            return _split(count, meta=held_out, validation=held_out)
-        if config.validation_size >= len(held_out):
+        pool = meta = np.flatnonzero(folds == config.fold)
+        if config.validation_size is not None and config.validation_size >= len(meta):
             raise UserError(
-                f"split.validation_size={config.validation_size}: must be below the {len(held_out)} images of the held-out fold, "
+                f"split.validation_size={config.validation_size}: must be below the {len(meta)} images of the held-out fold, "
                 "out of which it is cut; the rest is the meta set."
             )
-        chosen = draw(labels[held_out], config.validation_size, Stream(seed, "folds", "validation"), stratified=config.stratified)
-        return _split(count, meta=np.delete(held_out, chosen), validation=held_out[chosen])
-    assert config.meta_size is not None, "repro.config.check passed a clean_meta without a size"
-    wanted = config.meta_size + (config.validation_size or 0)
-    if wanted >= count:
-        raise UserError(
-            f"split.meta_size={config.meta_size}, split.validation_size={config.validation_size}: "
-            f"together they must be below the {count} training images of the dataset."
-        )
-    meta = draw(labels, config.meta_size, Stream(seed, "folds", "clean_meta"), stratified=config.stratified)
-    if config.validation_size is None:
-        return _split(count, meta=meta, validation=meta)
-    others = np.delete(np.arange(count, dtype=np.int64), meta)
-    chosen = draw(labels[others], config.validation_size, Stream(seed, "folds", "validation"), stratified=config.stratified)
-    return _split(count, meta=meta, validation=others[chosen])
+    else:
+        assert config.meta_size is not None, "repro.config.schema.check passed a clean_meta without a size"
+        if config.meta_size + (config.validation_size or 0) >= count:
+            raise UserError(
+                f"split.meta_size={config.meta_size}, split.validation_size={config.validation_size}: "
+                f"together they must be below the {count} training images of the dataset."
+            )
+        meta = drawn(everything, config.meta_size, "clean_meta")
+        pool = np.delete(everything, meta)
+    validation = meta
+    if config.validation_size is not None:
+        validation = drawn(pool, config.validation_size, "validation")
+        meta = np.setdiff1d(meta, validation)
+    train = np.setdiff1d(everything, np.concatenate([meta, validation]))
+    return Split(train, meta, validation, sha256_of(train, meta, validation))
 
 
 def fold_of_each(labels: Labels, num_folds: int, stream: Stream, *, stratified: bool) -> Indices:
@@ -104,17 +105,3 @@ def draw(labels: Labels, count: int, stream: Stream, *, stratified: bool) -> Ind
 def _shuffled(labels: Labels, stream: Stream, *, by_class: bool) -> Indices:
     order = stream.permutation(len(labels))
     return order[np.argsort(labels[order], kind="stable")] if by_class else order
-
-
-def _split(count: int, *, meta: Indices | None, validation: Indices | None) -> Split:
-    """Everything that is not held out is trained on."""
-    absent = np.empty(0, dtype=np.int64)
-    held_out = absent if meta is None else meta
-    if validation is not None and validation is not meta:
-        held_out = np.concatenate([held_out, validation])
-    trained = np.ones(count, dtype=np.bool_)
-    trained[held_out] = False
-    train = np.flatnonzero(trained)
-    assert len(train) + len(held_out) == count, "training, meta and validation sets overlap"
-    digest = sha256_of(train, absent if meta is None else meta, absent if validation is None else validation)
-    return Split(train=train, meta=meta, validation=validation, sha256=digest)

@@ -6,15 +6,13 @@ so that a resumed run sees the very images that an uninterrupted one would have 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from repro.config import AugmentConfig
-from repro.determinism import Stream
+from repro.config.schema import AugmentConfig
 from repro.errors import UserError
+from repro.randomness import Stream
 
 #: Mean and standard deviation per channel of pixels in [0, 1] that stand in for a dataset's own (A6).
 _STATISTICS = {
@@ -27,20 +25,6 @@ _STATISTICS = {
 
 #: Offsets up to twice the padding are kept as uint8.
 _MAX_PADDING = 127
-
-
-@dataclass(frozen=True)
-class Draws:
-    """What was drawn for each of N visits: a uint8 tensor (N, 3) of crop top, crop left and whether to mirror."""
-
-    values: Tensor
-
-    def __getitem__(self, visits: slice | Tensor) -> Draws:
-        """Return the draws of some visits."""
-        return Draws(self.values[visits])
-
-    def __len__(self) -> int:
-        return len(self.values)
 
 
 class Transform:
@@ -90,23 +74,27 @@ class Transform:
         self._rows = torch.arange(height, device=device)
         self._columns = torch.arange(width, device=device)
 
-    def draw(self, stream: Stream, count: int) -> Draws | None:
-        """Draw the augmentation of ``count`` visits; ``None`` when images are not augmented."""
+    def draw(self, stream: Stream, count: int) -> Tensor | None:
+        """Draw the augmentation of ``count`` visits; ``None`` when images are not augmented.
+
+        Returns:
+            For each visit crop top, crop left and whether to mirror: uint8 (count, 3), on the device.
+        """
         if not self.augments:
             return None
         offsets = 2 * self._padding + 1
         top, left = stream.integers(count, offsets), stream.integers(count, offsets)
         mirrored = stream.integers(count, 2 if self._flip else 1)
         values = np.stack([top, left, mirrored], axis=1).astype(np.uint8)
-        return Draws(torch.from_numpy(values).to(self._device))
+        return torch.from_numpy(values).to(self._device)
 
     @property
     def augments(self) -> bool:
         """Whether a visit can show an image otherwise than as it is."""
         return self._padding > 0 or self._flip
 
-    def __call__(self, images: Tensor, draws: Draws | None) -> Tensor:
-        """Return float32 inputs (B, C, H, W) of ``images`` (B, C, H, W), augmented by ``draws`` (B) or not at all.
+    def __call__(self, images: Tensor, draws: Tensor | None) -> Tensor:
+        """Return float32 inputs (B, C, H, W) of ``images`` (B, C, H, W), augmented by ``draws`` (B, 3) or not at all.
 
         Images are uint8; float32 ones are inputs already, and nothing is done.
         """
@@ -114,7 +102,7 @@ class Transform:
             assert draws is None, "inputs cannot be augmented: the padding belongs to pixels"
             return images
         if draws is not None:
-            images = self._crop_and_mirror(images, draws.values)
+            images = self._crop_and_mirror(images, draws)
         return (images.to(torch.float32) / 255.0).sub_(self._mean).div_(self._std)
 
     def _crop_and_mirror(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Architectures, one a file: being there is enough (:mod:`repro.registry`)."""
+"""Architectures, one a file: being there is enough (:mod:`repro.config.registry`)."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro import registry
-from repro.config import ModelConfig
-from repro.fields import setting
+from repro.config import registry
+from repro.config.fields import setting
+from repro.config.schema import ModelConfig
 
 
 @dataclass
@@ -39,7 +39,6 @@ class DigitsCNN(nn.Module):
         self.features = nn.Sequential(*layers)
         self._last_maps = (second.output_height * second.output_width, 2 * width)
         self.classifier = nn.Linear(math.prod(self._last_maps), num_classes)
-        self.register_load_state_dict_pre_hook(self._read_filters)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, C, H, W)."""
@@ -47,13 +46,6 @@ class DigitsCNN(nn.Module):
         # Channel by channel, as maps of shape (B, C, H, W) are flattened.
         logits: Tensor = self.classifier(maps.reshape(-1, *self._last_maps).transpose(1, 2).flatten(1))
         return logits
-
-    @staticmethod
-    def _read_filters(model: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
-        """Take weights that were saved as those of PyTorch's convolutions, (outputs, inputs, 3, 3), as earlier versions did."""
-        for name in list(state):
-            if state[name].ndim == 4:
-                state[name] = as_matrix(state[name])
 
 
 def as_matrix(filters: Tensor) -> Tensor:

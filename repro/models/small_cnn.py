@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro import registry
-from repro.config import ModelConfig
-from repro.errors import UserError
-from repro.fields import setting
+from repro.config import registry
+from repro.config.fields import setting
+from repro.config.schema import ModelConfig
+from repro.models.blocks import check_size
 
 _STRIDES = 4
 
@@ -84,6 +84,5 @@ def build(config: SmallCNNConfig, *, num_classes: int, image_shape: tuple[int, i
     Raises:
         UserError: images of ``image_shape`` (C, H, W) have fewer pixels on a side than the strides take.
     """
-    if min(image_shape[1:]) < _STRIDES:
-        raise UserError(f"model=small_cnn: needs images of at least {_STRIDES}x{_STRIDES} pixels.")
+    check_size("small_cnn", image_shape, _STRIDES)
     return SmallCNN(config, image_shape=image_shape, num_classes=num_classes)

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro import registry
-from repro.config import ModelConfig
+from repro.config import registry
+from repro.config.fields import setting
+from repro.config.schema import ModelConfig
 from repro.errors import UserError
-from repro.fields import setting
+from repro.models.blocks import convolution
 
 
 @dataclass
@@ -32,12 +33,12 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, stride: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
-        self.conv1 = _convolution(inputs, outputs, kernel_size=3, stride=stride)
+        self.conv1 = convolution(inputs, outputs, stride=stride)
         self.norm2 = nn.BatchNorm2d(outputs)
         # Absent rather than of probability 0: a network without dropout draws no random numbers.
         self.dropout = nn.Dropout(dropout) if dropout > 0.0 else nn.Identity()
-        self.conv2 = _convolution(outputs, outputs, kernel_size=3)
-        self.shortcut = _convolution(inputs, outputs, kernel_size=1, stride=stride) if inputs != outputs or stride != 1 else None
+        self.conv2 = convolution(outputs, outputs)
+        self.shortcut = convolution(inputs, outputs, kernel_size=1, stride=stride) if inputs != outputs or stride != 1 else None
 
     def forward(self, features: Tensor) -> Tensor:
         active = F.relu(self.norm1(features))
@@ -50,16 +51,15 @@ class _Block(nn.Module):
 class WideResNet(nn.Module):
     """A 3x3 convolution, three stages of blocks, BatchNorm and ReLU, the mean over positions, one linear layer."""
 
-    def __init__(self, *, depth: int, widen_factor: int, dropout: float, channels: int, num_classes: int) -> None:
+    def __init__(self, config: WideResNetConfig, *, channels: int, num_classes: int) -> None:
         super().__init__()
-        num_blocks = (depth - 4) // 6
-        self.stem = _convolution(channels, 16, kernel_size=3)
+        self.stem = convolution(channels, 16)
         blocks: list[nn.Module] = []
         inputs = 16
         for stage, stride in enumerate((1, 2, 2)):
-            outputs = 16 * 2**stage * widen_factor
-            for index in range(num_blocks):
-                blocks.append(_Block(inputs, outputs, stride=stride if index == 0 else 1, dropout=dropout))
+            outputs = 16 * 2**stage * config.widen_factor
+            for index in range((config.depth - 4) // 6):
+                blocks.append(_Block(inputs, outputs, stride=stride if index == 0 else 1, dropout=config.dropout))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(inputs)
@@ -76,10 +76,6 @@ class WideResNet(nn.Module):
         return logits
 
 
-def _convolution(inputs: int, outputs: int, *, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
-
-
 @registry.model("wrn_28_10", config=WideResNetConfig)
 def build(config: WideResNetConfig, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """Return the network for images of ``image_shape`` (C, H, W) of any size: convolutions normal with a variance of 2 / fan-out.
@@ -90,10 +86,4 @@ def build(config: WideResNetConfig, *, num_classes: int, image_shape: tuple[int,
     if (config.depth - 4) % 6:
         below = config.depth - (config.depth - 4) % 6
         raise UserError(f"model.depth={config.depth}: must be 6 n + 4, such as {below} or {below + 6}.")
-    return WideResNet(
-        depth=config.depth,
-        widen_factor=config.widen_factor,
-        dropout=config.dropout,
-        channels=image_shape[0],
-        num_classes=num_classes,
-    )
+    return WideResNet(config, channels=image_shape[0], num_classes=num_classes)

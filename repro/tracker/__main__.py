@@ -1,36 +1,36 @@
-"""``python -m repro.tracker VERB ...``: look at runs, upload offline ones, check a mirror, make dashboards, fetch runs from elsewhere."""
+"""``python -m repro.tracker VERB ...``: look at runs, bring a server up to date with them, make dashboards."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from repro.errors import EXIT_USER_ERROR, UserError
+from repro.command import exit_code_of, positive
+from repro.errors import UserError
 from repro.tracker.environment import isolate
-
-if TYPE_CHECKING:
-    from repro.tracker.server import Server
 
 #: The project that runs go to unless told otherwise; the default of ``tracker.project``.
 PROJECT = "soft-labels-repro"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0; 1 when a run is not complete or differs; 2 for a user's mistake."""
+    """Run one verb and return the exit code: 0; 1 when a run is not complete; 2 for a user's mistake."""
     chosen = _parser().parse_args(arguments)
-    try:
-        return int(chosen.run(chosen))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        return 130
+
+    def command() -> int:
+        # The client keeps its own files in a folder that goes away; what a run's upload writes goes to the run's folder.
+        with tempfile.TemporaryDirectory(prefix="repro-tracker-", ignore_cleanup_errors=True) as own:
+            isolate(Path(own))
+            return int(chosen.run(chosen))
+
+    return exit_code_of(command)
 
 
 def _view(chosen: argparse.Namespace) -> int:
@@ -41,110 +41,49 @@ def _view(chosen: argparse.Namespace) -> int:
 
 def _sync(chosen: argparse.Namespace) -> int:
     folders = _folders(chosen)
-    with _own_folder():
-        from repro.tracker.sync import sync
+    if chosen.new_id and len(folders) > 1:
+        raise UserError("--as names one W&B run, so it goes with one run folder.")
+    from repro.tracker.contents import Contents
+    from repro.tracker.server import Server
+    from repro.tracker.sync import sync
 
-        servers = _servers(chosen)
-        failed = 0
-        for folder in folders:
-            outcome = sync(folder, servers(folder), limit_s=chosen.limit, again=chosen.again)
-            failed += outcome.state == "failed"
-            if not (chosen.quiet and outcome.state in ("up to date", "waiting")):
-                print(f"{outcome.run_id}: {outcome.state}" + (f" ({outcome.detail})" if outcome.detail else ""), flush=True)
+    connected = functools.cache(Server)
+    failed = 0
+    for folder in folders:
+        own: dict[str, Any] = {}
+        with contextlib.suppress(UserError):  # sync itself names the folder and goes on with the next
+            own = Contents(folder).tracker
+        server = connected(chosen.project or own.get("project") or PROJECT, chosen.entity or own.get("entity"))
+        outcome = sync(folder, server, limit_s=chosen.limit, again=chosen.again, new_id=chosen.new_id)
+        failed += outcome.state == "failed"
+        if not (chosen.quiet and outcome.state in ("up to date", "waiting")):
+            print(f"{outcome.run_id}: {outcome.state}" + (f" ({outcome.detail})" if outcome.detail else ""), flush=True)
     return 1 if failed else 0
 
 
-def _verify(chosen: argparse.Namespace) -> int:
-    folders = _folders(chosen)
-    with _own_folder():
-        from repro.tracker.verify import verify
-
-        servers = _servers(chosen)
-        drifted = 0
-        for folder in folders:
-            problems = verify(folder, servers(folder) if chosen.online else None)
-            drifted += bool(problems)
-            print(f"{folder.name}: " + ("as metrics.jsonl" if not problems else "; ".join(problems[:5])), flush=True)
-    return 1 if drifted else 0
-
-
-def _publish(chosen: argparse.Namespace) -> int:
-    folders = _folders(chosen)
-    if chosen.id and len(folders) > 1:
-        raise UserError("--id names one W&B run, so it goes with one run folder.")
-    with _own_folder():
-        from repro.tracker.replay import publish
-
-        servers = _servers(chosen)
-        for folder in folders:
-            server = servers(folder)
-            print(f"{folder.name}: {server.place}/runs/{publish(folder, server, run_id=chosen.id, limit_s=chosen.limit)}", flush=True)
-    return 0
-
-
-def _pull(chosen: argparse.Namespace) -> int:
-    entity, _, project = chosen.place.partition("/")
-    if not entity or not project or "/" in project:
-        raise UserError(f"{chosen.place}: write ENTITY/PROJECT, as in the address of the project's page.")
-    with _own_folder():
-        from repro.tracker.pull import pull
-        from repro.tracker.server import Server
-
-        left_out = 0
-        for outcome in pull(Server(project, entity), Path(chosen.runs)):
-            left_out += outcome.state == "left out"
-            print(f"{outcome.run_id}: {outcome.state}" + (f" ({outcome.detail})" if outcome.detail else ""), flush=True)
-    return 1 if left_out else 0
-
-
 def _workspace(chosen: argparse.Namespace) -> int:
-    if chosen.action == "diff" and not chosen.url:
-        raise UserError("diff needs --url: the address that `workspace save` printed.")
-    with _own_folder():
-        from repro.tracker.server import Server
-        from repro.tracker.workspace import difference, panels, save
+    from repro.tracker.dashboards import save
+    from repro.tracker.server import Server
 
-        server = Server(chosen.project or PROJECT, chosen.entity)
-        if chosen.action == "save":
-            print(save(server, chosen.url))
-            print("\n".join(f"  {line}" for line in panels()))
-            return 0
-        lines = difference(server, chosen.url)
-        print("\n".join(lines) if lines else "the saved workspace is the one of the code")
-        return 1 if lines else 0
+    print(save(Server(chosen.project or PROJECT, chosen.entity), chosen.url))
+    return 0
 
 
 def _metrics(chosen: argparse.Namespace) -> int:
-    from repro.tracker.names import table
-
-    print(table(), end="")
+    print(metrics_table(), end="")
     return 0
 
 
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
-    """Let the client keep its own files in a folder that goes away; what a run's upload writes goes to the run's folder."""
-    folder = tempfile.TemporaryDirectory(prefix="repro-tracker-", ignore_cleanup_errors=True)
-    isolate(Path(folder.name))
-    return folder
+def metrics_table() -> str:
+    """Return every metric as a Markdown table: its name, unit, direction, meaning, and where it stands."""
+    from repro.metric_names import MAX_CLASS_SERIES, METRICS
 
-
-def _servers(chosen: argparse.Namespace) -> Callable[[Path], Server]:
-    """Return what finds the place of a run on the server: where the arguments say, else where the run's own settings do."""
-    from repro.tracker.contents import Contents
-    from repro.tracker.server import Server
-
-    known: dict[tuple[str, str | None], Server] = {}
-
-    def server(folder: Path) -> Server:
-        own: dict[str, Any] = {}
-        with contextlib.suppress(UserError):  # the verb itself names the folder and goes on with the next
-            own = Contents(folder).tracker
-        place = (chosen.project or str(own.get("project") or PROJECT), chosen.entity or own.get("entity"))
-        if place not in known:
-            known[place] = Server(*place)
-        return known[place]
-
-    return server
+    lines = ["| name | unit | better | what it is | in metrics.jsonl |", "|---|---|---|---|---|"]
+    for metric in METRICS:
+        limit = f"; for up to {MAX_CLASS_SERIES} classes" if "{k}" in metric.name else ""
+        definition = metric.definition.replace("|", "\\|") + limit
+        lines.append(f"| `{metric.name}` | {metric.unit} | {metric.better} | {definition} | {'no' if metric.mirror_only else 'yes'} |")
+    return "\n".join(lines) + "\n"
 
 
 def _folders(chosen: argparse.Namespace) -> list[Path]:
@@ -179,20 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     view = verb("view", _view, "charts in the terminal: no server, no account", server=False)
     view.add_argument("--metrics", metavar="REGEX", help="show metrics whose name matches (default: all but the series per class)")
     sync = verb("sync", _sync, "upload what the server lacks, compare, and only then say synced; may be called again, and from cron")
-    sync.add_argument("--limit", type=float, default=300.0, metavar="SECONDS", help="time for one run (default: %(default)g)")
+    sync.add_argument("--limit", type=positive, default=300.0, metavar="SECONDS", help="time for one run (default: %(default)g)")
     sync.add_argument("--again", action="store_true", help="ask the server also about runs that the ledger says are complete")
     sync.add_argument("--quiet", action="store_true", help="name only runs that were sent or failed")
-    check = verb("verify", _verify, "compare metrics.jsonl with the offline mirror, or with the server, row by row")
-    check.add_argument("--online", action="store_true", help="compare with the server")
-    publish = verb("publish", _publish, "send the whole of metrics.jsonl as one new, clean W&B run")
-    publish.add_argument("--id", help="id of the new W&B run (default: the run's own, or with -2, -3, ... where it is taken)")
-    publish.add_argument("--limit", type=float, default=300.0, metavar="SECONDS", help="time for one run (default: %(default)g)")
-    pull = verb("pull", _pull, "fetch the finished runs of a project as run folders that tables can read", folders=False, server=False)
-    pull.add_argument("place", metavar="ENTITY/PROJECT")
-    pull.add_argument("--runs", default=runs, help="where the run folders go (default: %(default)s)")
-    workspace = verb("workspace", _workspace, "save the dashboards to a project, or compare a saved view with the code", folders=False)
-    workspace.add_argument("action", choices=("save", "diff"))
-    workspace.add_argument("--url", help="a saved view: save writes over it, diff compares with it (default of save: a new view)")
+    sync.add_argument("--as", dest="new_id", metavar="NEW_ID", help="send the whole run as a new W&B run, where the old one was spoilt")
+    workspace = verb("workspace", _workspace, "save the dashboards to a project", folders=False)
+    workspace.add_argument("action", choices=("save",))
+    workspace.add_argument("--url", help="a saved view to write over (default: a new view)")
     verb("metrics", _metrics, "print the list of all metrics as Markdown, as docs/wandb.md has it", folders=False, server=False)
     return parser
 

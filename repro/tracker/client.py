@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from repro.metric_names import METRICS
 from repro.tracker.contents import Contents, as_logged
-from repro.tracker.pictures import heatmap, histograms
+from repro.tracker.environment import described
+from repro.tracker.pictures import heatmap
+from repro.tracker.session import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ def open_run(
     entity: str | None,
     run_id: str,
     directory: Path,
-    resume: str = "allow",
     finish_timeout_s: float | None = None,
 ) -> Any:
     """Open the W&B run ``run_id`` for a run folder, its files under ``directory``; ``mode`` is ``online`` or ``offline``.
@@ -51,8 +51,6 @@ def open_run(
         x_save_requirements=False,
         # A killed run loses at most this many seconds of the mirror; the default is 15.
         x_transaction_log_flush_interval=1.0,
-        # A table staged outside the run folder would be lost with it.
-        allow_offline_artifacts=False,
         init_timeout=INIT_TIMEOUT_S,
         finish_timeout=FINISH_TIMEOUT_S if finish_timeout_s is None else finish_timeout_s,
         finish_timeout_raises=True,
@@ -68,27 +66,17 @@ def open_run(
         project=project,
         entity=entity,
         id=run_id,
-        name=run_id,
+        name=contents.run_id,
         group=contents.group,
         job_type="train",
         mode="online" if mode == "online" else "offline",
         dir=str(directory),
-        resume=resume,  # type: ignore[arg-type]  # a literal of W&B's
+        resume="allow",
         # A run that an earlier job of this process left open must not swallow this one's rows.
         reinit="finish_previous",
         config=contents.config,
         settings=settings,
     )
-    try:
-        _define_metrics(run)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            run.finish(exit_code=1)
-        raise
-    return run
-
-
-def _define_metrics(run: Any) -> None:
     run.define_metric("epoch", hidden=True, summary="none")
     run.define_metric("step", step_metric="epoch", hidden=True, summary="last")
     for metric in METRICS:
@@ -96,9 +84,10 @@ def _define_metrics(run: Any) -> None:
         # definitions: which of them counts would be chance.
         rule = "none" if metric.mirror_only or "{k}" in metric.name else "last"
         run.define_metric(metric.name.replace("{k}", "*"), step_metric="epoch", summary=rule)
+    return run
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """Mirrors a run folder to one W&B run, from after ``last_epoch`` on."""
 
     def __init__(self, run: Any, contents: Contents, last_epoch: int) -> None:
@@ -110,6 +99,7 @@ class WandbTracker:
         self._pictures_every = int(contents.tracker.get("picture_epochs", 10))
         self._attempt_number = contents.attempt()
         self.failures = 0
+        self.last_error: str | None = None
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log one row of ``metrics.jsonl``; an epoch that W&B already has is passed over.
@@ -136,16 +126,12 @@ class WandbTracker:
             return {}
         import wandb
 
-        found: dict[str, Any] = {
-            name: wandb.Histogram(np_histogram=(counts.tolist(), edges.tolist()))
-            for name, (counts, edges) in histograms(self._contents.folder, epoch).items()
-        }
         drawn = heatmap([known for known in self._rows if known["epoch"] <= epoch], epochs=last)
-        return found if drawn is None else found | {"label/heatmap": wandb.Image(drawn)}
+        return {} if drawn is None else {"label/heatmap": wandb.Image(drawn)}
 
-    def conclude(self, results: Mapping[str, Mapping[str, float]]) -> None:
-        """Write the results of a finished run, as ``final.json`` has them, into the summary."""
-        self._guarded(lambda: self._run.summary.update(self._contents.summary(results)))
+    def conclude(self) -> None:
+        """Write the results of a finished run into the summary."""
+        self._guarded(lambda: self._run.summary.update(self._contents.summary()))
 
     def end(self, exit_code: int, *, preempted: bool) -> None:
         """Close the W&B run with the exit code of the attempt."""
@@ -158,12 +144,12 @@ class WandbTracker:
             action()
         except Exception as error:  # noqa: BLE001  # whatever W&B raises, training goes on
             self.failures += 1
+            self.last_error = described(error)
             if self.failures == 1:
                 logger.warning(
-                    "W&B failed (%s: %s); training goes on, metrics.jsonl is complete. "
+                    "W&B failed (%s); training goes on, metrics.jsonl is complete. "
                     "`python -m repro.tracker sync %s` fills in what is missing.",
-                    type(error).__name__,
-                    str(error).strip(),
+                    self.last_error,
                     self._contents.folder,
                 )
             return False

@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from repro.config import NOT_SCIENTIFIC
+from repro.config.schema import NOT_SCIENTIFIC
 from repro.errors import UserError
-from repro.files import jsonable, number, read_json
-from repro.manifest import open_manifest
-from repro.rundir import damage, parse_metrics, read_state
-
-#: Counts, which stay whole numbers; every other metric is a float.
-WHOLE = ("epoch", "step")
+from repro.files import number, read_json
+from repro.runs.folder import parse_metrics
+from repro.runs.manifest import open_manifest
+from repro.runs.state import damage, read_state
 
 
 class Contents:
@@ -26,8 +25,9 @@ class Contents:
 
     Attributes:
         folder: the run folder.
+        state: of the run, when it was looked at first; what is read later is of that moment or newer.
         run_id: its name, and the id of the W&B run.
-        config: every scientific setting, nested as in ``config.yaml``, with ``provenance`` and the ``identity`` as one text.
+        config: every scientific setting, nested as in ``config.yaml``, with ``provenance``.
         tracker: the settings of the mirror that the run was started with.
         epochs: how many it trains.
     """
@@ -39,22 +39,20 @@ class Contents:
             UserError: it is no run folder, one of these files cannot be read, or the run is done and they are not what it wrote.
         """
         self.folder = folder
-        state = read_state(folder)
-        if state == "damaged":
+        self.state = read_state(folder)
+        if self.state == "damaged":
             raise UserError(f"{damage(folder)} What is damaged is not mirrored.")
-        self._manifest = open_manifest(folder) if state == "done" else None
+        self._manifest = open_manifest(folder) if self.state == "done" else None
         try:
             settings = yaml.safe_load(self._bytes("config.yaml"))
-            identity = json.loads(self._bytes("identity.json"))
             provenance = json.loads(self._bytes("provenance.json"))
-            self.run_id = str(identity["run_id"])
+            self.run_id = str(json.loads(self._bytes("identity.json"))["run_id"])
             self.tracker: dict[str, Any] = dict(settings["tracker"])
             self.epochs = int(settings["optim"]["epochs"])
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{folder} is no run folder that can be mirrored: {error}. Name folders made by `python -m repro`.") from error
         self.config: dict[str, Any] = {name: value for name, value in settings.items() if name not in NOT_SCIENTIFIC}
-        # Text, so that its dotted names and its numbers come back as they are.
-        self.config |= {"provenance": provenance, "identity": json.dumps(identity, sort_keys=True)}
+        self.config["provenance"] = provenance
 
     @property
     def group(self) -> str:
@@ -65,52 +63,46 @@ class Contents:
         """Return what a file holds; of a finished run, what the run wrote."""
         return (self.folder / name).read_bytes() if self._manifest is None else self._manifest.read_bytes(name)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of ``metrics.jsonl``, so far.
+    def metrics(self) -> bytes:
+        """Return what ``metrics.jsonl`` holds, so far.
 
         Raises:
-            UserError: the run is done and they are not what it wrote.
+            UserError: the run is done and it is not what the run wrote.
         """
         try:
-            return parse_metrics(self._bytes("metrics.jsonl"))
+            return self._bytes("metrics.jsonl")
         except FileNotFoundError:
-            return []
+            return b""
 
-    def results(self) -> dict[str, dict[str, float]] | None:
-        """Return what ``final.json`` holds, or ``None`` before the run is finished."""
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of ``metrics.jsonl``, so far."""
+        return parse_metrics(self.metrics())
+
+    def results(self) -> dict[str, dict[str, float]]:
+        """Return what ``final.json`` holds; nothing before the run is finished."""
         try:
             stored = json.loads(self._bytes("final.json"))
         except (FileNotFoundError, ValueError):
-            return None
+            return {}
         return {metric: {rule: number(value) for rule, value in values.items()} for metric, values in stored.items()}
 
-    def truth_sha256(self) -> str:
-        """Return the sha256 of ``metrics.jsonl``."""
-        try:
-            return hashlib.sha256(self._bytes("metrics.jsonl")).hexdigest()
-        except FileNotFoundError:
-            return hashlib.sha256(b"").hexdigest()
-
-    def summary(self, results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-        """Return the summary of a finished run: each result by its rule as one plain name, and what a copy is checked by."""
+    def summary(self) -> dict[str, Any]:
+        """Return the summary of a finished run: each result by its rule as one plain name, and what its rows are checked by."""
+        results, metrics = self.results(), self.metrics()
         plain = {name: values[rule] for metric, values in results.items() for rule, name in summary_names(metric).items() if rule in values}
-        status = self._json("status.json")
-        return plain | {
-            "truth_rows": len(self.rows()),
-            "truth_sha256": self.truth_sha256(),
-            "final_json": json.dumps(jsonable(dict(results)), sort_keys=True),
-            "attempts": int(status.get("attempt", 1)),
-        }
+        return plain | {"truth_rows": len(parse_metrics(metrics)), "truth_sha256": sha256_of(metrics), "attempts": self.attempt()}
 
     def attempt(self) -> int:
         """Return which start of the run this is, from 1."""
-        return int(self._json("status.json").get("attempt", 1))
-
-    def _json(self, name: str) -> dict[str, Any]:
         try:
-            return dict(read_json(self.folder / name))
-        except (OSError, ValueError, TypeError):
-            return {}
+            return int(read_json(self.folder / "status.json")["attempt"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return 1
+
+
+def sha256_of(metrics: bytes) -> str:
+    """Return what the rows of a finished run are known by on the server."""
+    return hashlib.sha256(metrics).hexdigest()
 
 
 def summary_names(metric: str) -> dict[str, str]:
@@ -120,24 +112,33 @@ def summary_names(metric: str) -> dict[str, str]:
 
 
 def as_logged(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of ``metrics.jsonl`` as it is logged: every number in full, so that a copy of the run has the same bytes."""
-    return {name: int(value) if name in WHOLE else number(value) for name, value in row.items()}
+    """Return a row of ``metrics.jsonl`` as it is logged: every number in full, counts as whole numbers and all else as floats."""
+    return {name: int(value) if name in ("epoch", "step") else number(value) for name, value in row.items()}
 
 
-def differences(truth: Mapping[str, Any], mirrored: Mapping[str, Any]) -> list[str]:
-    """Return which metrics of a row are missing in its mirror or have another value there.
+def compare(truth: Sequence[Mapping[str, Any]], mirrored: Sequence[Mapping[str, Any]], *, finished: bool) -> list[str]:
+    """Return what is wrong with the mirrored rows of a run: some missing, logged twice, out of order, or with other values.
 
-    The time of an epoch is not compared: an epoch that was repeated after a stop took another time.
+    Of a run that is not ``finished``, rows after the last of the truth are right: they come from an attempt that was killed, and the next
+    one makes them again.
     """
-    found = []
-    for name, value in as_logged(truth).items():
-        if name.startswith("time/"):
-            continue
-        if name not in mirrored:
-            found.append(f"{name} is missing")
-        elif not _same(value, mirrored[name]):
-            found.append(f"{name} is {mirrored[name]!r}, not {value!r}")
-    return found
+    expected = {int(row["epoch"]): row for row in truth}
+    held = [int(number(row["epoch"])) for row in mirrored if "epoch" in row]
+    problems = []
+    if twice := sorted(epoch for epoch, count in Counter(held).items() if count > 1):
+        problems.append(f"epochs {twice[:5]} more than once")
+    elif held != sorted(held):
+        problems.append("epochs out of order")
+    if missing := sorted(expected.keys() - set(held)):
+        problems.append(f"epochs {missing[:5]} missing")
+    if finished and (surplus := sorted(set(held) - expected.keys())):
+        problems.append(f"epochs {surplus[:5]} not in metrics.jsonl")
+    for row in mirrored:
+        for name, value in as_logged(expected.get(int(row.get("epoch", -1)), {})).items():
+            # An epoch that was repeated after a stop took another time.
+            if not name.startswith("time/") and not _same(value, row.get(name)):
+                problems.append(f"epoch {row['epoch']}: {name} is {row.get(name)!r}, not {value!r}")
+    return problems
 
 
 def _same(one: float, other: Any) -> bool:

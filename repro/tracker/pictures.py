@@ -1,25 +1,15 @@
-"""What W&B shows of the labels beside numbers: a heat map of all classes over the epochs, and histograms.
-
-Everything is made from the files of the run folder, so it can be made again at any time. A histogram holds counts; the labels of
-single images never leave the folder.
-"""
+"""What W&B shows of the labels beside numbers: a heat map of all classes over the epochs, drawn from the rows of ``metrics.jsonl``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from repro.files import number
-from repro.labels import open_trajectory
-from repro.rundir import read_state
-
-#: Bins of a histogram; W&B shows at most 64.
-BINS = 64
 
 #: Pixels that a heat map is at least high and wide, as far as whole pixels a cell allow.
 _HEIGHT, _WIDTH = 320, 640
@@ -44,32 +34,8 @@ def heatmap(rows: Sequence[dict[str, Any]], *, epochs: int) -> npt.NDArray[np.ui
     for row in rows:
         for index, name in enumerate(names):
             shares[index, int(row["epoch"])] = number(row.get(name, math.nan))
-    known = np.nan_to_num(shares).clip(0.0, 1.0) * (len(_COLOURS) - 1)
-    below = np.minimum(known.astype(int), len(_COLOURS) - 2)
-    part = (known - below)[..., None]
-    colours = (_COLOURS[below] * (1 - part) + _COLOURS[below + 1] * part).round().astype(np.uint8)
+    known, levels = np.nan_to_num(shares), np.linspace(0.0, 1.0, len(_COLOURS))
+    colours = np.stack([np.interp(known, levels, channel) for channel in _COLOURS.T], axis=-1).round().astype(np.uint8)
     colours[np.isnan(shares)] = _GREY
     drawn: npt.NDArray[np.uint8] = colours.repeat(max(1, _HEIGHT // len(names)), axis=0).repeat(max(1, _WIDTH // (epochs + 1)), axis=1)
     return drawn
-
-
-def histograms(folder: Path, epoch: int) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Return the histograms (counts, edges of the bins) after ``epoch`` epochs; nothing where no trajectory has been recorded.
-
-    Raises:
-        UserError: the recorded labels are damaged.
-    """
-    if not (folder / "labels" / "layout.json").exists():
-        return {}
-    trajectory = open_trajectory(folder / "labels", unfinished=read_state(folder) not in ("done", "damaged"))
-    if not 0 < epoch <= trajectory.epochs:
-        return {}
-    block = trajectory.block(epoch - 1)
-    if trajectory.kind == "class":
-        values, name, highest = block[-1], "label/class_parameter_histogram", max(1.0, float(np.nanmax(block[-1], initial=0.0)))
-    else:
-        terms = np.where(block > 0.0, -block * np.log(block, where=block > 0.0, out=np.zeros_like(block)), 0.0)
-        # Rounding to float16 can lift the entropy of a uniform label above its limit by a trifle.
-        values, name, highest = terms.sum(axis=1), "label/entropy_histogram", 1.001 * math.log(trajectory.num_classes)
-    counts, edges = np.histogram(values[np.isfinite(values)], bins=BINS, range=(0.0, highest))
-    return {name: (counts, edges)}

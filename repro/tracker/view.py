@@ -11,71 +11,88 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.files import write_json
+from repro.tracker.client import WandbTracker, open_run
 from repro.tracker.contents import Contents
-from repro.tracker.environment import DATA
-from repro.tracker.fragments import Fragment
 
 #: The metrics that are shown at first: all but the series per class, a chart for each of which would bury the others.
 SHOWN = "^(train|test|meta|val|label|noise)/"
 
+#: A W&B file of at most so many bytes has a header only.
+_HEADER_BYTES = 7
+
 
 def view(folders: Sequence[Path], *, metrics: str | None = None) -> int:
-    """Show W&B's files in ``folders``, overlaid, until the viewer is left; return its exit code.
+    """Show the runs in ``folders``, overlaid, until the viewer is left; return its exit code.
 
     Raises:
-        UserError: none of the runs has a mirror.
+        UserError: none of the runs has a row.
     """
-    with tempfile.TemporaryDirectory(prefix="repro-view-") as place:
+    with tempfile.TemporaryDirectory(prefix="repro-view-", ignore_cleanup_errors=True) as place:
         gather(folders, Path(place), metrics=metrics)
-        own = {name: str(Path(place) / DATA) for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")}
         command = [sys.executable, "-m", "wandb", "leet", "run", place]
-        return subprocess.run(command, env={**os.environ, **own, "WANDB_ERROR_REPORTING": "false"}, check=False).returncode
+        return subprocess.run(command, env={**os.environ, "WANDB_CONFIG_DIR": place}, check=False).returncode
 
 
 def gather(folders: Sequence[Path], place: Path, *, metrics: str | None = None) -> list[str]:
-    """Make ``place`` a folder of links to W&B's files in ``folders``, as the viewer expects one, and return their names there.
+    """Make ``place`` a folder of links to W&B's files of the runs, as the viewer expects one, and return their names there.
 
-    The viewer shows some ten letters after the time of the start, so a name begins with what distinguishes runs.
+    The file of an offline attempt has the whole run, and grows while the run is under way. Where the last attempt was not offline, a file
+    is made of ``metrics.jsonl``.
 
     Raises:
-        UserError: none of the runs has a mirror.
+        UserError: none of the runs has a row.
     """
     names = []
     for folder in folders:
-        for attempt, fragment in enumerate(found := _files(folder), start=1):
-            names.append(_link(fragment, _label(Contents(folder)) + (f"-attempt{attempt}" if len(found) > 1 else ""), place))
+        contents = Contents(folder)
+        if contents.rows():
+            names.append(_link(_offline_file(contents) or _make_file(contents, place / "made" / folder.name), contents, place))
     if not names:
-        raise UserError("none of these runs has a mirror. Train with tracker=offline (the default) to look at runs here.")
+        raise UserError("none of these runs has a row yet. Wait for the first epoch of a run, or name other run folders.")
     # The viewer keeps its filter and its choice of runs in this file.
     write_json(place / ".wandb-leet.json", {"metrics_filter": {"query": metrics or SHOWN}, "selected_runs": names})
     return names
 
 
-def _files(folder: Path) -> list[Fragment]:
-    """Return the files of all attempts, online ones included: W&B keeps what it sends in the run folder too."""
-    files = [Fragment(path) for path in (folder / "wandb").glob("*run-*/run-*.wandb")]
-    return sorted((file for file in files if not file.empty()), key=_started)
+def _offline_file(contents: Contents) -> Path | None:
+    """Return the file of the last attempt, if that was mirrored offline."""
+    if contents.tracker.get("name") == "none":
+        return None
+    files = [path for path in (contents.folder / "wandb").glob("*run-*/run-*.wandb") if path.stat().st_size > _HEADER_BYTES]
+    # An online start that failed leaves a file too, and the offline one after it may begin in the same second.
+    last = max(files, key=lambda path: (_started(path), path.parent.name.startswith("offline")), default=None)
+    return last if last is not None and last.parent.name.startswith("offline") else None
 
 
-def _started(fragment: Fragment) -> str:
+def _make_file(contents: Contents, directory: Path) -> Path:
+    """Log the run so far into a new offline file under ``directory``, and return it."""
+    directory.mkdir(parents=True)
+    run = open_run(contents, mode="offline", project="view", entity=None, run_id=contents.run_id, directory=directory)
+    tracker = WandbTracker(run, contents, -1)
+    for row in contents.rows():
+        tracker.log(row)
+    tracker.end(0, preempted=False)
+    (made,) = (directory / "wandb").glob("offline-run-*/run-*.wandb")
+    return made
+
+
+def _started(file: Path) -> str:
     """Return when the attempt began, as the name of its folder says: ``20260101_000000``."""
-    return fragment.name.partition("run-")[2][: len("20260101_000000")]
+    return file.parent.name.partition("run-")[2][: len("20260101_000000")]
 
 
-def _link(fragment: Fragment, label: str, place: Path) -> str:
-    name = f"run-{_started(fragment)}-{label}"
-    (place / name).mkdir()
-    (place / name / f"run-{label}.wandb").symlink_to(fragment.path.resolve())
-    (place / name / "files").symlink_to((fragment.path.parent / "files").resolve())
-    return name
-
-
-def _label(contents: Contents) -> str:
-    """Return seed, noise, fold, method, dataset and the end of the run's id, which makes it unique."""
+def _link(file: Path, contents: Contents, place: Path) -> str:
+    """Link to a file under a name that begins with what distinguishes runs: the viewer shows ten letters after the time of the start."""
     config = contents.config
     parts = [f"s{config.get('seed')}"]
     if (rate := config["noise"].get("rate")) is not None:
         parts.append(f"n{round(100 * rate)}")
     if (fold := config["split"].get("fold")) is not None:
         parts.append(f"f{fold}")
-    return "-".join([*parts, str(config["method"]["name"]), str(config["dataset"]["name"]), contents.run_id[-6:]])
+    # The end of the run's id makes it unique.
+    label = "-".join([*parts, str(config["method"]["name"]), str(config["dataset"]["name"]), contents.run_id[-6:]])
+    name = f"run-{_started(file)}-{label}"
+    (place / name).mkdir()
+    (place / name / f"run-{label}.wandb").symlink_to(file.resolve())
+    (place / name / "files").symlink_to((file.parent / "files").resolve())
+    return name

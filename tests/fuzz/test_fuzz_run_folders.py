@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metric_rows import read_metrics
 
-from analysis.runs import read_curves, read_run
-from analysis.trajectories import open_instance_labels
-from repro.compose import compose
+from analysis.reading.runs import read_curves, read_run
+from repro.config.compose import compose
 from repro.errors import Interrupted, UserError
-from repro.inputs import open_inputs
-from repro.labels import open_trajectory
-from repro.loop import Training
-from repro.monitor import Monitor
-from repro.run import execute
-from repro.rundir import STATES, FinishedError, RunFolder, note_failure, read_metrics, read_state, requeue
+from repro.labels.trajectory import open_trajectory
+from repro.runs.folder import FinishedError, RunFolder
+from repro.runs.inputs import open_inputs
+from repro.runs.state import FOLDER_STATES, note_failure, read_state, requeue
 from repro.tracker.contents import Contents
-from slurm.states import _status
-from sweeps.cost import _read
-from sweeps.plan import planned_state
-from sweeps.progress import last_row
-from sweeps.verify import verify
-from sweeps.worker import last_error, threads_before
+from repro.training.loop import Training
+from repro.training.monitor import Monitor
+from repro.training.run import execute
+from slurm.jobs.states import read_status
+from sweeps.local.progress import last_row
+from sweeps.local.verify import verify
+from sweeps.local.worker import last_error, threads_before
+from sweeps.plan.cost import _read
+from sweeps.plan.plan import planned_state
 
 pytestmark = pytest.mark.slow
 
@@ -38,25 +39,8 @@ COUNT = 7_000
 SETTINGS = ["method=instance_labels", "dataset=digits", "seed=0", "noise=uniform", "noise.rate=0.4", "optim.epochs=2", "model.width=4"]
 SETTINGS += ["optim.batch_size=512", "tracker=none", "exec.threads=1", "exec.device=cpu", "exec.checkpoint_interval_s=0"]
 
-ODD: tuple[Any, ...] = (
-    None,
-    True,
-    0,
-    -1,
-    1e308,
-    10**30,
-    "",
-    "NaN",
-    "done",
-    "running",
-    "2025-13-01",
-    [],
-    {},
-    [[]],
-    {"a": {}},
-    "\x00",
-    "é" * 300,
-)
+ODD: tuple[Any, ...] = (None, True, 0, -1, 1e308, 10**30, [], {}, [[]], {"a": {}})
+ODD += ("", "NaN", "done", "running", "2025-13-01", "\x00", "é" * 300)
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +77,6 @@ def reads(folder: Path) -> dict[str, Callable[[], Any]]:
         trajectory = open_trajectory(folder / "labels")
         return [trajectory.block(epoch).tobytes() for epoch in range(trajectory.epochs)]
 
-    def tiles() -> Any:
-        found = open_instance_labels(folder)
-        return None if found is None else [found.at(epoch).tobytes() for epoch in range(found.epochs)]
-
     def mirror() -> Any:
         contents = Contents(folder)
         return contents.rows(), contents.results(), contents.config
@@ -106,17 +86,10 @@ def reads(folder: Path) -> dict[str, Callable[[], Any]]:
 
     def state() -> Any:
         found = read_state(folder)
-        assert found in STATES
+        assert found in FOLDER_STATES
         return found
 
-    return {
-        "table": table,
-        "labels": labels,
-        "tiles": tiles,
-        "mirror": mirror,
-        "inputs": inputs,
-        "state": state,
-    }
+    return {"table": table, "labels": labels, "mirror": mirror, "inputs": inputs, "state": state}
 
 
 def glances(folder: Path) -> None:
@@ -126,7 +99,7 @@ def glances(folder: Path) -> None:
     last_row(folder)
     last_error(folder)
     threads_before(folder)
-    _status(folder)
+    read_status(folder)
     _read(folder / "cost.json", "gpu_hours")
     verify(folder)
 

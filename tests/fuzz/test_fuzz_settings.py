@@ -20,23 +20,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from repro import registry
-from repro.compose import compose
-from repro.config import NOT_SCIENTIFIC, Config
+from repro.config import registry
+from repro.config.compose import compose
+from repro.config.identity import run_id
+from repro.config.overrides import check_given_once
+from repro.config.schema import NOT_SCIENTIFIC, Config
 from repro.errors import UserError
-from repro.identity import run_id
-from repro.overrides import check_given_once
 
 pytestmark = pytest.mark.slow
 
 GROUPS = ("method", "dataset", "model", "noise")
-PRESETS = {
-    section: sorted(path.stem for path in (Path(sys.modules["repro.config"].__file__ or "").parent / "conf" / section).glob("*.yaml"))
-    for section in ("split", "augment", "optim", "exec", "tracker")
-}
-CHOICES = {group: sorted(registry.choices(group)) for group in GROUPS} | PRESETS
+CHOICES = {group: registry.options(group) for group in (*GROUPS, "split", "augment", "optim", "exec", "tracker")}
 DEFAULT = {"method": "one_hot", "dataset": "digits"}
-#: Hydra composes each set of choices once, which takes as long as fifty lines with the same choices.
 MIXED: tuple[dict[str, str], ...] = (
     {},
     {"method": "instance_labels", "split": "fold"},
@@ -129,105 +124,23 @@ def good_values(field: Field) -> st.SearchStrategy[tuple[str, Any]]:
     return values.map(lambda value: (written(value), value))
 
 
-ODD_NUMBERS = (
-    *("nan", "-nan", "inf", "-inf", "-0", "-0.0", "1e308", "1e309", "-1e308", "1e-320", "0", "0.0", "-1", "1e3", "1.", ".5", "1_0"),
-    *("010", "0x10", "true", "False", "yes", "on", "10" * 15, "1" * 400, "9" * 5000, "2.5", "1e1", "+3", "--3", "9007199254740993", "٣"),
-)
+#: Two spaces stand between them.
+_NUMBERS = r"""
+nan  -nan  inf  -inf  -0  -0.0  1e308  1e309  -1e308  1e-320  0  0.0  -1  1e3  1.  .5  1_0  010  0x10  true  False  yes  on  2.5  1e1
++3  --3  9007199254740993  ٣
+"""
+ODD_NUMBERS = (*re.split(r"  |\n", _NUMBERS.strip()), "10" * 15, "1" * 400, "9" * 5000)
+_TEXTS = r"""
+''  ""  ' '  null  None  ???  '???'  []  [1,  [1,2]  [[1]]  [a,'b']  {}  {a: 1}  {a: {b: 2}}  a,b  choice(1,2)  range(0,3)
+interval(0,1)  glob(*)  sort([2,1])  shuffle([1,2])  int(3)  float(x)  str([1])  (  )  'unclosed  un"closed  a'b  a=b  a==b  =  a b  ä
+'ä'  漢字  😀  '😀'  \  '\\'  \$  $  $x  @a  a@b  a:b  /  ../..  ~  %s  {  *  ${nope}  ${seed}  ${optim}  ${optim.epochs}
+${optim.learning_rate}  ${method.name}  ${.name}  ${..seed}  ${  ${}  ${oc.env:NO_SUCH}  ${oc.env:HOME}  ${oc.decode:'}
+${oc.create:{a: 1}}  ${nope:1}  '${nope}'  ${hydra:job.name}  ${a${b}}  [${nope}]  [${seed}]  x${seed}y  \${seed}  ${now:%Y}
+"""
 ODD_TEXTS = (
-    *(
-        "",
-        "''",
-        '""',
-        "' '",
-        "null",
-        "None",
-        "???",
-        "'???'",
-        "[]",
-        "[1,",
-        "[1,2]",
-        "[[1]]",
-        "[a,'b']",
-        "{}",
-        "{a: 1}",
-        "{a: {b: 2}}",
-        "a,b",
-    ),
-    *("choice(1,2)", "range(0,3)", "interval(0,1)", "glob(*)", "sort([2,1])", "shuffle([1,2])", "int(3)", "float(x)", "str([1])", "(", ")"),
-    *(
-        "'unclosed",
-        'un"closed',
-        "a'b",
-        "a=b",
-        "a==b",
-        "=",
-        "a b",
-        "\ta",
-        "a\nb",
-        "'a\nb'",
-        "'\x00'",
-        "\x00",
-        "'\x1b[31m'",
-        "\udcff",
-        "'\udcff'",
-    ),
-    *(
-        "ä",
-        "'ä'",
-        "漢字",
-        "😀",
-        "'😀'",
-        "'\u2028'",
-        "'\u202e'",
-        "\\",
-        "'\\\\'",
-        "\\$",
-        "$",
-        "$x",
-        "@a",
-        "a@b",
-        "a:b",
-        "/",
-        "../..",
-        "~",
-        "%s",
-        "{",
-        "*",
-    ),
-    *(
-        "${nope}",
-        "${seed}",
-        "${optim}",
-        "${optim.epochs}",
-        "${optim.learning_rate}",
-        "${method.name}",
-        "${.name}",
-        "${..seed}",
-        "${",
-        "${}",
-    ),
-    *(
-        "${oc.env:NO_SUCH}",
-        "${oc.env:HOME}",
-        "${oc.decode:'}",
-        "${oc.create:{a: 1}}",
-        "${nope:1}",
-        "'${nope}'",
-        "${hydra:job.name}",
-        "${a${b}}",
-    ),
-    *(
-        "[${nope}]",
-        "[${seed}]",
-        "x${seed}y",
-        "\\${seed}",
-        "${now:%Y}",
-        "x" * 300,
-        "'" + "x" * 5000 + "'",
-        "y" * 20000,
-        "[" * 500,
-        "${" * 300,
-    ),
+    *re.split(r"  |\n", _TEXTS.strip()),
+    *("", "\ta", "a\nb", "'a\nb'", "'\x00'", "\x00", "'\x1b[31m'", "\udcff", "'\udcff'", "'\u2028'", "'\u202e'"),
+    *("x" * 300, "'" + "x" * 5000 + "'", "y" * 20000, "[" * 500, "${" * 300),
 )
 
 
@@ -394,7 +307,7 @@ def test_every_line_is_refused_or_has_its_effect(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     "arguments",
     [
-        *([text] for text in ("optim.epochs=0x10", "optim.epochs=${optim}", "paths.runs=''", "paths.runs='\udcff'", "noise.name=flip")),
+        *([text] for text in ("optim.epochs=0x10", "optim.epochs=${optim}", "paths.runs=''", "paths.runs='\udcff'", "noise.name=patrini")),
         *([f"{sign}optim.{name}=1"] for sign in ("+", "++", "~", "") for name in ("epoch", "lr")),
         *([f"{sign}noise.rate=0.1", "--cfg", "job"] for sign in ("", "+", "++", "~")),
         *([f"{sign}optim.momentum=0.5", "-m"] for sign in ("+", "++", "~")),

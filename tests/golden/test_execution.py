@@ -11,25 +11,27 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from golden_device import DEVICE
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repro import registry
-from repro.config import ExecConfig, MetaConfig, OptimConfig
+from repro.config import registry
+from repro.config.schema import ExecConfig, MetaConfig, OptimConfig
+from repro.engine.compiled import RepeatedStep
+from repro.engine.execution import prepare_model
+from repro.engine.lookahead import coefficient_gradient
+from repro.engine.method import Context, Method
+from repro.engine.optimizer import SGD, make_optimizer
+from repro.engine.step import MetaBatch, TrainingStep
 from repro.errors import UserError
-from repro.execution import prepare_model
-from repro.lookahead import coefficient_gradient
-from repro.methods.base import Batch, Context, Method
-from repro.optimizer import SGD, make_optimizer
-from repro.step import MetaBatch, TrainingStep
 
 B, M, K, N = 12, 20, 10, 40
 
-#: Methods that a program can hold, and that read no other run.
+#: Methods that read no other run and train no other network; those are in ``tests/cuda``.
 COMPILED = [
     name
     for name, choice in registry.choices("method").items()
-    if choice.build.compiles == "everything" and not choice.build.reads_inputs(choice.config())
+    if not choice.build.reads_inputs(choice.config()) and name not in ("co_teaching", "mentornet_dd")
 ]
 
 
@@ -43,13 +45,13 @@ def make_step(name: str, model_name: str = "digits_cnn", *, execution: ExecConfi
     choice = registry.get("model", model_name)
     shape = (1, 8, 8) if model_name == "digits_cnn" else (3, 32, 32)
     config = choice.config(**SIZES.get(model_name, {"width": 4}))
-    model = prepare_model(choice.build(config, num_classes=K, image_shape=shape), execution, torch.device("cpu"))
+    model = prepare_model(choice.build(config, num_classes=K, image_shape=shape), execution, torch.device(DEVICE))
     settings = OptimConfig(**{"name": "test", "epochs": 1, "learning_rate": 0.2, "weight_decay": 1e-3, "momentum": 0.9, **optim})
     chosen = registry.get("method", name)
-    method: Method = chosen.build(
-        chosen.config(), Context(K, torch.arange(N) % K, torch.device("cpu"), 0, optim=settings, transition=torch.eye(K))
-    )
-    return TrainingStep(model, make_optimizer(model, settings), method, settings, MetaConfig(), compile_step=execution.compile)
+    observed, transition = torch.arange(N, device=DEVICE) % K, torch.eye(K, device=DEVICE)
+    method: Method = chosen.build(chosen.config(), Context(K, observed, torch.device(DEVICE), 0, optim=settings, transition=transition))
+    parts = (model, make_optimizer(model, settings), method, settings, MetaConfig())
+    return RepeatedStep(*parts, compile_step=True) if execution.compile else TrainingStep(*parts)
 
 
 def trained(step: TrainingStep, steps: int = 4) -> dict[str, Tensor]:
@@ -59,12 +61,13 @@ def trained(step: TrainingStep, steps: int = 4) -> dict[str, Tensor]:
     losses = []
     for index in range(steps):
         size = B if index < steps - 1 else B - 5
-        rows = torch.randperm(N, generator=generator)[:size]
-        meta = MetaBatch(torch.randn(M, *shape, generator=generator), torch.randint(0, K, (M,), generator=generator))
+        rows = torch.randperm(N, generator=generator)[:size].to(DEVICE)
+        images, targets = torch.randn(M, *shape, generator=generator), torch.randint(0, K, (M,), generator=generator)
+        meta = MetaBatch(images.to(DEVICE), targets.to(DEVICE))
         step.optimizer.learning_rate = 0.2 if index < 2 else 0.02
-        inputs = torch.randn(size, *shape, generator=generator)
+        inputs = torch.randn(size, *shape, generator=generator).to(DEVICE)
         losses.append(step(inputs, rows, rows % K, epoch=0, meta=meta if step.method.uses_meta else None, step=index).loss)
-    return {f"state {index}": tensor.clone() for index, tensor in enumerate(step._state())} | {"loss": torch.stack(losses)}
+    return {f"state {index}": tensor.clone() for index, tensor in enumerate(step.state())} | {"loss": torch.stack(losses)}
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +88,9 @@ def test_the_noted_program_takes_the_same_steps(name: str, monkeypatch: pytest.M
     monkeypatch.setattr(torch, "compile", lambda program, **_: program)
     eager = trained(make_step(name))
     noted = make_step(name, execution=ExecConfig(name="test", compile=True))
-    assert noted._programs is not None
+    assert isinstance(noted, RepeatedStep)
     found = trained(noted)
-    assert len(noted._programs._programs) == 2
+    assert len(noted.programs.made) == 2
     for key, value in eager.items():
         # Not its bits: a learning rate that is a tensor is multiplied in a rounding of its own.
         torch.testing.assert_close(found[key], value, rtol=1e-10, atol=1e-12, msg=key)
@@ -117,8 +120,8 @@ def test_a_program_notes_the_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"algorithm": "adam", "learning_rate": 0.01}
     noted = make_step("one_hot", execution=ExecConfig(name="test", compile=True), **settings)
     found, wanted = taken(noted), taken(make_step("one_hot", **settings))
-    assert noted._programs is not None
-    assert len(noted._programs._programs) == 4
+    assert isinstance(noted, RepeatedStep)
+    assert len(noted.programs.made) == 4
     for key, value in wanted.items():
         torch.testing.assert_close(found[key], value, rtol=1e-8, atol=1e-10, msg=key)
 
@@ -131,25 +134,13 @@ def test_the_compiled_program_takes_the_same_steps(name: str) -> None:
         torch.testing.assert_close(compiled[key], value, rtol=1e-8, atol=1e-10, msg=key)
 
 
-def test_a_method_that_cannot_be_compiled_runs_anyway(caplog: pytest.LogCaptureFixture) -> None:
-    step = make_step("focal", execution=ExecConfig(name="test", compile=True))
-    assert step.method.compiles == "nothing"
-    assert "cannot be compiled" in caplog.text
-    trained(step)
-
-
-def test_coefficients_from_outside_are_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method whose labels change with the epoch, such as replay, hands them to the program."""
+def test_what_is_given_is_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method whose labels change with the epoch or the step, such as replay, hands them to the program."""
     monkeypatch.setattr(torch, "compile", lambda program, **_: program)
-
-    def moving(self: Method, batch: Batch) -> Tensor:
-        return F.one_hot((batch.observed + batch.step) % K, K).double() / len(batch.rows)
-
     kind = registry.get("method", "one_hot").build
-    monkeypatch.setattr(kind, "coefficients", moving)
-    eager = trained(make_step("one_hot"))
-    monkeypatch.setattr(kind, "compiles", "network")
-    noted = trained(make_step("one_hot", execution=ExecConfig(name="test", compile=True)))
+    monkeypatch.setattr(kind, "given", lambda self, visit: (F.one_hot((visit.observed + visit.step) % K, K).double(),))
+    monkeypatch.setattr(kind, "coefficients", lambda self, batch: batch.given[0] / len(batch.rows))
+    eager, noted = trained(make_step("one_hot")), trained(make_step("one_hot", execution=ExecConfig(name="test", compile=True)))
     for key, value in eager.items():
         torch.testing.assert_close(noted[key], value, rtol=1e-10, atol=1e-12, msg=key)
 
@@ -169,6 +160,15 @@ def test_how_far_bfloat16_moves_the_gradient_of_the_labels(name: str) -> None:
     assert 1e-5 < distance <= BFLOAT16[name]
 
 
+@pytest.mark.float32
+def test_the_pass_of_the_training_batch_may_stay_float32() -> None:
+    """It is what moves the labels' gradient: with the pass of the meta batch alone in bfloat16, a quarter of the distance is left."""
+    exact = gradient("resnet18", ExecConfig(name="test"))
+    low = gradient("resnet18", ExecConfig(name="test", precision="bfloat16", label_gradient="float32"))
+    all_low = gradient("resnet18", ExecConfig(name="test", precision="bfloat16"))
+    assert 1e-5 < (low - exact).norm() <= 0.5 * (all_low - exact).norm()
+
+
 @pytest.mark.parametrize("name", BFLOAT16)
 def test_channels_last_is_the_same_within_rounding(name: str) -> None:
     exact = gradient(name, ExecConfig(name="test"))
@@ -180,8 +180,9 @@ def gradient(name: str, execution: ExecConfig) -> Tensor:
     torch.manual_seed(0)
     choice = registry.get("model", name)
     shape = (1, 8, 8) if name == "digits_cnn" else (3, 32, 32)
-    model = prepare_model(choice.build(choice.config(), num_classes=K, image_shape=shape), execution, torch.device("cpu"))
-    problem = (torch.randn(8, *shape), torch.rand(8, K) / 8, torch.randn(16, *shape), torch.randint(0, K, (16,)))
+    model = prepare_model(choice.build(choice.config(), num_classes=K, image_shape=shape), execution, torch.device(DEVICE))
+    tensors = (torch.randn(8, *shape), torch.rand(8, K) / 8, torch.randn(16, *shape), torch.randint(0, K, (16,)))
+    problem = (tensor.to(DEVICE) for tensor in tensors)
     return coefficient_gradient(model, *problem, 0.1)
 
 
@@ -203,7 +204,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_sgd_is_that_of_pytorch(name: str, as_tensor: bool) -> None:
     recipe = OptimConfig(**{"name": "test", "epochs": 1, "learning_rate": 0.3, **RECIPES[name]})
-    make: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()  # noqa: E731
+    make: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().to(DEVICE)  # noqa: E731
     torch.manual_seed(0)
     mine, theirs = make(), make()
     theirs.load_state_dict(mine.state_dict())
@@ -217,7 +218,7 @@ def test_sgd_is_that_of_pytorch(name: str, as_tensor: bool) -> None:
     for rate in (0.3, 0.3, 0.03):
         for group in reference.param_groups:
             group["lr"] = rate
-        optimizer.learning_rate = torch.tensor(rate, dtype=torch.float64) if as_tensor else rate
+        optimizer.learning_rate = torch.tensor(rate, dtype=torch.float64, device=DEVICE) if as_tensor else rate
         gradients = [torch.randn_like(p) for p in mine.parameters()]
         for parameter, value in zip(theirs.parameters(), gradients, strict=True):
             parameter.grad = value.clone()

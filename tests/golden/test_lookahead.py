@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import RATE, distance, through_the_step
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from repro.lookahead import Lookahead, coefficient_gradient
-
-LEARNING_RATE = 0.3
+from repro.engine.lookahead import Lookahead, coefficient_gradient
 
 
 class SmallNet(nn.Module):
@@ -43,39 +42,17 @@ def make_problem(dropout: float = 0.0, seed: int = 0) -> tuple[nn.Module, Tensor
     return model, inputs, coefficients, torch.randn(11, 3, 8, 8).double(), torch.randint(0, 5, (11,))
 
 
-def through_the_step(
-    model: nn.Module, inputs: Tensor, coefficients: Tensor, meta_inputs: Tensor, meta_targets: Tensor, settings: Lookahead
-) -> Tensor:
-    """dL_meta/dC by automatic differentiation through the whole look-ahead step: the second-order graph that the engine avoids."""
-    coefficients = coefficients.clone().requires_grad_()
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    loss = -(coefficients * F.log_softmax(model(inputs), 1)).sum()
-    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-    ahead = []
-    for index, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
-        decay = settings.weight_decay[index] if isinstance(settings.weight_decay, Sequence) else settings.weight_decay
-        step = gradient + decay * parameter.detach()
-        if settings.momentum:
-            velocity = settings.velocities[index] if settings.velocities else None
-            moved = step if velocity is None else settings.momentum * velocity + step
-            step = step + settings.momentum * moved if settings.nesterov else moved
-        ahead.append(parameter.detach() - settings.learning_rate * step)
-    meta_logits = functional_call(model, dict(zip(names, ahead, strict=True)), (meta_inputs,))
-    (result,) = torch.autograd.grad(F.cross_entropy(meta_logits, meta_targets), coefficients)
-    return result
-
-
 def variants(parameters: list[Tensor]) -> dict[str, Lookahead]:
     torch.manual_seed(5)
     velocities = [torch.randn_like(p) for p in parameters]
     per_parameter = [0.1 * (index % 2) for index in range(len(parameters))]
     return {
-        "plain": Lookahead(LEARNING_RATE),
-        "weight decay": Lookahead(LEARNING_RATE, weight_decay=0.1),
-        "weight decay by parameter": Lookahead(LEARNING_RATE, weight_decay=per_parameter),
-        "first momentum step": Lookahead(LEARNING_RATE, momentum=0.9),
-        "momentum": Lookahead(LEARNING_RATE, weight_decay=0.1, momentum=0.9, velocities=velocities),
-        "nesterov": Lookahead(LEARNING_RATE, weight_decay=0.1, momentum=0.9, nesterov=True, velocities=velocities),
+        "plain": Lookahead(RATE),
+        "weight decay": Lookahead(RATE, weight_decay=0.1),
+        "weight decay by parameter": Lookahead(RATE, weight_decay=per_parameter),
+        "first momentum step": Lookahead(RATE, momentum=0.9),
+        "momentum": Lookahead(RATE, weight_decay=0.1, momentum=0.9, velocities=velocities),
+        "nesterov": Lookahead(RATE, weight_decay=0.1, momentum=0.9, nesterov=True, velocities=velocities),
     }
 
 
@@ -86,23 +63,23 @@ VARIANTS = list(variants([torch.zeros(1)]))
 def test_equals_autodiff_through_the_step(name: str) -> None:
     model, *problem = make_problem()
     settings = variants(list(model.parameters()))[name]
-    ours = coefficient_gradient(model, *problem, LEARNING_RATE, lookahead=settings)
+    ours = coefficient_gradient(model, *problem, RATE, lookahead=settings)
     exact = through_the_step(model, *problem, settings)
-    assert ((ours - exact).norm() / exact.norm()).item() <= 1e-10
+    assert distance(ours, exact) <= 1e-10
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_equals_finite_differences(name: str) -> None:
     model, inputs, coefficients, meta_inputs, meta_targets = make_problem()
     settings = variants(list(model.parameters()))[name]
-    ours = coefficient_gradient(model, inputs, coefficients, meta_inputs, meta_targets, LEARNING_RATE, lookahead=settings)
+    ours = coefficient_gradient(model, inputs, coefficients, meta_inputs, meta_targets, RATE, lookahead=settings)
 
     def meta_loss(shifted: Tensor) -> float:
         names, parameters = zip(*model.named_parameters(), strict=True)
         gradients = torch.autograd.grad(-(shifted * F.log_softmax(model(inputs), 1)).sum(), parameters)
         optimizer = torch.optim.SGD(
             [{"params": [p], "weight_decay": d} for p, d in zip(copies(parameters), decays(settings, len(parameters)), strict=True)],
-            lr=LEARNING_RATE,
+            lr=RATE,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
         )
@@ -139,12 +116,12 @@ def test_closed_form_of_a_linear_model() -> None:
     weight = model.weight.detach()
     probabilities = torch.softmax(inputs @ weight.T, 1)
     gradient = (coefficients.sum(1, keepdim=True) * probabilities - coefficients).T @ inputs
-    ahead = weight - LEARNING_RATE * gradient
+    ahead = weight - RATE * gradient
     meta_probabilities = torch.softmax(meta_inputs @ ahead.T, 1)
     v = (meta_probabilities - F.one_hot(meta_targets, 3)).T @ meta_inputs / 8
     slope = inputs @ v.T
-    expected = LEARNING_RATE * (slope - (probabilities * slope).sum(1, keepdim=True))
-    ours = coefficient_gradient(model, inputs, coefficients, meta_inputs, meta_targets, LEARNING_RATE)
+    expected = RATE * (slope - (probabilities * slope).sum(1, keepdim=True))
+    ours = coefficient_gradient(model, inputs, coefficients, meta_inputs, meta_targets, RATE)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
 
 
@@ -157,7 +134,7 @@ def test_leaves_the_model_as_it_was(training: bool) -> None:
         parameter.grad = torch.ones_like(parameter)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    result = coefficient_gradient(model, *problem, LEARNING_RATE)
+    result = coefficient_gradient(model, *problem, RATE)
     assert not result.requires_grad
     for name, value in model.state_dict().items():
         assert torch.equal(before[name], value), name
@@ -168,17 +145,17 @@ def test_leaves_the_model_as_it_was(training: bool) -> None:
 
 def test_training_mode_whatever_the_mode() -> None:
     model, *problem = make_problem()
-    in_training = coefficient_gradient(model, *problem, LEARNING_RATE)
+    in_training = coefficient_gradient(model, *problem, RATE)
     model.eval()
-    assert torch.equal(coefficient_gradient(model, *problem, LEARNING_RATE), in_training)
+    assert torch.equal(coefficient_gradient(model, *problem, RATE), in_training)
 
 
 def test_dropout_masks_are_those_of_the_forward_pass() -> None:
     model, *problem = make_problem(dropout=0.5)
     torch.manual_seed(3)
-    ours = coefficient_gradient(model, *problem, LEARNING_RATE)
+    ours = coefficient_gradient(model, *problem, RATE)
     torch.manual_seed(3)
-    exact = through_the_step(model, *problem, Lookahead(LEARNING_RATE))
+    exact = through_the_step(model, *problem, Lookahead(RATE))
     torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-14)
 
 
@@ -189,23 +166,23 @@ def test_batch_norm_of_the_meta_pass(treatment: str) -> None:
         model(inputs)  # running statistics that differ from those of a batch
     before = model.layers[1].running_mean.clone()  # type: ignore[index, union-attr, operator]
     result = coefficient_gradient(
-        model, inputs, coefficients, meta_inputs, meta_targets, LEARNING_RATE, lookahead=Lookahead(LEARNING_RATE, batch_norm=treatment)
+        model, inputs, coefficients, meta_inputs, meta_targets, RATE, lookahead=Lookahead(RATE, batch_norm=treatment)
     )
     moved = not torch.equal(before, model.layers[1].running_mean)  # type: ignore[index, union-attr, arg-type]
     assert moved == (treatment == "batch_and_update")
-    plain = coefficient_gradient(model, inputs, coefficients, meta_inputs, meta_targets, LEARNING_RATE)
+    plain = coefficient_gradient(model, inputs, coefficients, meta_inputs, meta_targets, RATE)
     assert torch.allclose(result, plain) == (treatment != "running")
 
 
 def test_wrong_shape_is_named() -> None:
     model, inputs, coefficients, meta_inputs, meta_targets = make_problem()
     with pytest.raises(ValueError, match=r"coefficients \(7, 4\)"):
-        coefficient_gradient(model, inputs, coefficients[:, :4], meta_inputs, meta_targets, LEARNING_RATE)
+        coefficient_gradient(model, inputs, coefficients[:, :4], meta_inputs, meta_targets, RATE)
 
 
 def test_no_further_from_float64_than_double_backward_on_resnet18() -> None:
     """In float32, on a deep network with BatchNorm, both are off by round-off; the engine must not be the worse one."""
-    from repro import registry
+    from repro.config import registry
 
     errors = {"ours": 0.0, "double backward": 0.0, "apart": 0.0}
     for seed in range(3):
@@ -218,8 +195,8 @@ def test_no_further_from_float64_than_double_backward_on_resnet18() -> None:
         ours = coefficient_gradient(model, inputs, coefficients, meta_inputs, meta_targets, 0.1).double()
         twice = through_the_step(model, inputs, coefficients, meta_inputs, meta_targets, settings).double()
         exact = through_the_step(model.double(), inputs.double(), coefficients.double(), meta_inputs.double(), meta_targets, settings)
-        errors["ours"] += ((ours - exact).norm() / exact.norm()).item()
-        errors["double backward"] += ((twice - exact).norm() / exact.norm()).item()
+        errors["ours"] += distance(ours, exact)
+        errors["double backward"] += distance(twice, exact)
         errors["apart"] += ((ours - twice).norm() / exact.norm()).item()
     # Nearly all of it is that of the passes both share. Its size is the processor's, so nothing here is compared with a number of one.
     assert errors["ours"] <= 1.5 * errors["double backward"], errors

@@ -14,12 +14,12 @@ import pytest
 import torch
 from golden_device import DEVICE
 
-from repro import registry
-from repro.config import MetaConfig, OptimConfig
-from repro.determinism import Stream
-from repro.methods.base import Context, Method
-from repro.optimizer import SGD
-from repro.step import MetaBatch, TrainingStep
+from repro.config import registry
+from repro.config.schema import MetaConfig, OptimConfig
+from repro.engine.method import Context, Method
+from repro.engine.optimizer import SGD
+from repro.engine.step import MetaBatch, TrainingStep
+from repro.randomness import Stream
 
 GOLDEN = Path(__file__).with_name("traces.json")
 STEPS, BATCH, META = 20, 16, 24

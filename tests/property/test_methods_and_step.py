@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro import registry
-from repro.config import MetaConfig, OptimConfig
-from repro.methods.base import Context, Method
-from repro.metrics import LabelTotals, probability_in_top
-from repro.optimizer import SGD
-from repro.step import MetaBatch, TrainingStep
+from repro.config import registry
+from repro.config.schema import MetaConfig, OptimConfig
+from repro.engine.method import Context, Method
+from repro.engine.optimizer import SGD
+from repro.engine.step import MetaBatch, TrainingStep
+from repro.training.metrics import label_metrics, probability_in_top
 
 K, N = 4, 24
 #: Whatever reads no other run.
@@ -92,11 +92,7 @@ def test_label_metrics_do_not_depend_on_blocks(seed: int, cut: int) -> None:
     torch.manual_seed(seed)
     targets = torch.softmax(3 * torch.randn(N, K), 1)
     observed, true = torch.randint(0, K, (N,)), torch.randint(0, K, (N,))
-    whole, parts = LabelTotals(K), LabelTotals(K)
-    whole.add(targets, observed, true)
-    parts.add(targets[:cut], observed[:cut], true[:cut])
-    parts.add(targets[cut:], observed[cut:], true[cut:])
-    first, second = whole.metrics(noisy=True), parts.metrics(noisy=True)
+    first, second = (label_metrics(targets.__getitem__, observed, true, num_classes=K, noisy=True, block=block) for block in (N, cut))
     assert first.keys() == second.keys()
     assert all(second[name] == pytest.approx(value, abs=1e-12) for name, value in first.items())
     wrong = (observed != true).double().mean().item()

@@ -1,1 +1,1 @@
-"""Kinds of label noise, one a file: being there is enough (:mod:`repro.registry`)."""
+"""Kinds of label noise, one a file: being there is enough (:mod:`repro.config.registry`)."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro import registry
-from repro.config import NoiseConfig
+from repro.config import registry
+from repro.config.schema import NoiseConfig
 from repro.data.types import Labels, Matrix
 
 

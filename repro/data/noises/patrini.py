@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro import registry
-from repro.config import NoiseConfig
+from repro.config import registry
+from repro.config.fields import setting
+from repro.config.schema import NoiseConfig
 from repro.data.types import Labels, Matrix
-from repro.determinism import Stream
 from repro.errors import UserError
-from repro.fields import setting
+from repro.randomness import Stream
 
 #: truck -> automobile, bird -> airplane, cat <-> dog, deer -> horse; five classes stay.
 _CIFAR10 = {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro import registry
-from repro.config import NoiseConfig
+from repro.config import registry
+from repro.config.fields import setting
+from repro.config.schema import NoiseConfig
 from repro.data.types import Labels, Matrix
-from repro.determinism import Stream
-from repro.fields import setting
+from repro.randomness import Stream
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""Datasets, one a file: being there is enough (:mod:`repro.registry`)."""
+"""Datasets, one a file: being there is enough (:mod:`repro.config.registry`)."""

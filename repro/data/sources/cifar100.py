@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from repro import registry
+from repro.config import registry
 from repro.data.parts import CIFARConfig
 from repro.data.published_files import PublishedFiles, cifar_dataset
 from repro.data.types import RawDataset
 
 _FOLDER = "cifar-100-python"
 
+#: The training images, the test images and the names of the classes, in this order.
 FILES = PublishedFiles(
     dataset="cifar100",
     torchvision_class="CIFAR100",
@@ -31,22 +32,17 @@ class CIFAR100Config(CIFARConfig):
     published: ClassVar[tuple[int, int, int]] = (100, 500, 100)
 
 
-@registry.dataset("cifar100", config=CIFAR100Config, overrides={"model": "resnet18", "augment": "crop_flip"})
+@registry.dataset(
+    "cifar100",
+    config=CIFAR100Config,
+    overrides={"model": "resnet18", "augment": "crop_flip"},
+    size=registry.DatasetSize(50_000, 10_000, (3, 32, 32), 100),
+)
 def build(config: CIFAR100Config, folder: Path) -> RawDataset:
     """Return 50,000 training and 10,000 test images (3, 32, 32) with their fine labels from ``folder/cifar-100-python``.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    published = cifar_dataset(
-        FILES.read(folder),
-        train=(f"{_FOLDER}/train",),
-        test=f"{_FOLDER}/test",
-        meta=f"{_FOLDER}/meta",
-        label_key="fine_labels",
-        names_key="fine_label_names",
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-        superclass_key="coarse_labels",
-    )
+    published = cifar_dataset(FILES.read(folder), kind="fine_", mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
     return config.part_of(published)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from repro import registry
-from repro.config import DatasetConfig
+from repro.config import registry
+from repro.config.fields import setting
+from repro.config.schema import DatasetConfig
 from repro.data.parts import part_of
 from repro.data.splits import draw
 from repro.data.types import ImageSet, RawDataset
-from repro.determinism import Stream
 from repro.errors import UserError
-from repro.fields import setting
+from repro.randomness import Stream
 
 NUM_TEST = 360
 
@@ -32,6 +32,7 @@ class DigitsConfig(DatasetConfig):
     config=DigitsConfig,
     overrides={"model": "digits_cnn", "split": "clean_meta_100"},
     values={"meta": {"batch_size": 100}},
+    size=registry.DatasetSize(1437, 360, (1, 8, 8), 10),
 )
 def build(config: DigitsConfig, folder: Path) -> RawDataset:
     """Return 1,437 training and 360 test images (1, 8, 8).

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro import registry
-from repro.config import DatasetConfig
-from repro.data.published_files import PublishedFiles, idx_images, idx_labels
+import numpy as np
+
+from repro.config import registry
+from repro.config.schema import DatasetConfig
+from repro.data.published_files import PublishedFiles
 from repro.data.types import ImageSet, RawDataset
 
 _FOLDER = "FashionMNIST/raw"
@@ -32,18 +34,23 @@ class FashionMNISTConfig(DatasetConfig):
     """Nothing to set."""
 
 
-@registry.dataset("fashion_mnist", config=FashionMNISTConfig, overrides={"model": "resnet18", "augment": "none"})
+@registry.dataset(
+    "fashion_mnist",
+    config=FashionMNISTConfig,
+    overrides={"model": "resnet18", "augment": "none"},
+    size=registry.DatasetSize(60_000, 10_000, (1, 28, 28), 10),
+)
 def build(config: FashionMNISTConfig, folder: Path) -> RawDataset:
     """Return 60,000 training and 10,000 test images (1, 28, 28) from ``folder/FashionMNIST/raw``.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    content = FILES.read(folder)
+    train, train_labels, test, test_labels = FILES.read(folder).values()
+    return RawDataset(_part(train, train_labels), _part(test, test_labels), CLASS_NAMES, mean=(0.2860,), std=(0.3530,))
 
-    def part(name: str) -> ImageSet:
-        return ImageSet(
-            idx_images(content[f"{_FOLDER}/{name}-images-idx3-ubyte"]), idx_labels(content[f"{_FOLDER}/{name}-labels-idx1-ubyte"])
-        )
 
-    return RawDataset(train=part("train"), test=part("t10k"), class_names=CLASS_NAMES, mean=(0.2860,), std=(0.3530,))
+def _part(images: bytes, labels: bytes) -> ImageSet:
+    """Return what idx files hold: behind a header of 16 bytes one byte a pixel, behind one of 8 bytes one byte a label."""
+    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    return ImageSet(pixels.copy(), np.frombuffer(labels, np.uint8, offset=8).astype(np.int64))

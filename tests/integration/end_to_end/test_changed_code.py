@@ -27,7 +27,7 @@ class Copy:
         self.folder, self.runs = folder / "suite", folder / "runs"
         for package in ("repro", "sweeps"):
             shutil.copytree(ROOT / package, self.folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-        self.method = self.folder / "repro" / "methods" / "one_hot.py"
+        self.method = self.folder / "repro" / "methods" / "fixed" / "one_hot.py"
 
     def call(self, *command: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(self.folder), "XDG_CACHE_HOME": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
@@ -58,14 +58,14 @@ def test_edited_code_of_a_method_is_not_done_already(copy: Copy) -> None:
     copy.method.write_text(text + "\nFACTOR = 2.0\n")
     refused = copy.train()
     assert refused.returncode == 2
-    assert "these differ: repro/methods/one_hot.py. Nothing was changed." in refused.stderr
+    assert "these differ: repro/methods/fixed/one_hot.py. Nothing was changed." in refused.stderr
     assert "Traceback" not in refused.stderr
     assert copy.document("code.json") == first
 
 
 WARM = """
 import json, multiprocessing, pathlib, sys, time
-from sweeps.worker import enter, start_server, train
+from sweeps.local.worker import enter, start_server, train
 
 if __name__ == "__main__":
     runs, method, overrides = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:]
@@ -85,21 +85,22 @@ def test_a_server_that_imported_before_an_edit_records_what_it_trains_with(copy:
     (copy.folder / "warm.py").write_text(WARM)
     before = copy.call(
         "-c",
-        "from repro.code import code_of; import json; print(json.dumps(dict(code_of(dict("
+        "from repro.runs.code import code_of; import json; print(json.dumps(dict(code_of(dict("
         "method='one_hot', dataset='digits', model='digits_cnn', noise='none')).files)))",
     )
     result = copy.call("warm.py", str(copy.runs), str(copy.method), *RUN, f"paths.runs={copy.runs}", "exec.threads=1")
     assert json.loads(result.stdout) == [2, 0], result.stderr + (copy.runs / "worker.log").read_text()
     log = (copy.runs / "worker.log").read_text()
-    assert "edited since this process began, and used as it was then: repro/methods/one_hot.py." in log
+    assert "edited since this process began, and used as it was then: repro/methods/fixed/one_hot.py." in log
     assert copy.document("code.json")["files"] == json.loads(before.stdout)
     # A new process has the edit, and does not take the run for its own.
-    assert "these differ: repro/methods/one_hot.py." in copy.train().stderr
+    assert "these differ: repro/methods/fixed/one_hot.py." in copy.train().stderr
 
 
 STATES = """
 import importlib, json, pathlib, subprocess, sys
-from repro import provenance, registry
+from repro.config import registry
+from repro.runs import provenance
 
 checkout = pathlib.Path.cwd()
 git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
@@ -125,9 +126,9 @@ importlib.import_module("repro.methods.mine")
 state("untracked")
 (checkout / ".gitignore").write_text("mine.py\\n")
 state("ignored")
-(checkout / "repro" / "methods" / "focal.py").open("a").write("# edited\\n")
+(checkout / "repro" / "methods" / "fixed" / "focal.py").open("a").write("# edited\\n")
 state("unstaged")
-subprocess.run([*git, "add", "repro/methods/focal.py"], check=True)
+subprocess.run([*git, "add", "repro/methods/fixed/focal.py"], check=True)
 state("staged")
 print(json.dumps(found))
 """

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from repro.__main__ import main
-from repro.compose import compose
+from repro.config.compose import compose
 from repro.errors import UserError
-from repro.run import execute
+from repro.training.run import execute
 
 SMALL = ["method=one_hot", "dataset=digits", "seed=0", "optim.epochs=1", "tracker=none", "exec.threads=1"]
 
@@ -41,17 +42,6 @@ def test_last_line_is_the_run_folder_and_nothing_else_is_left(tmp_path: Path) ->
     assert not list(work.iterdir())
 
 
-def test_flags_of_hydra(tmp_path: Path) -> None:
-    helped = command("--help", runs=tmp_path)
-    assert helped.returncode == 0
-    assert "instance_labels" in helped.stdout
-    assert "learning_rate" in helped.stdout
-    printed = command(*SMALL, "--cfg", "job", runs=tmp_path)
-    assert printed.returncode == 0
-    assert "epochs: 1" in printed.stdout
-    assert not list(tmp_path.iterdir())
-
-
 def test_multirun_trains_each(tmp_path: Path) -> None:
     result = command("-m", *SMALL[:2], "seed=0,1", *SMALL[3:], runs=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -61,8 +51,6 @@ def test_multirun_trains_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=one_hot", "dataset=digits"], "error: not set: seed"),
-        ([*SMALL, "optim.epoch=3"], "Did you mean 'optim.epochs'?"),
         (["method=one_hot", "dataset=cifar100", "seed=0", "tracker=none"], "cifar-100-python"),
         ([*SMALL, "exec.device=cuda"], "error: exec.device=cuda"),
         (["method=instance_labels", *SMALL[1:3], "meta.batch_size=101", "tracker=none"], "error: meta.batch_size=101"),
@@ -94,6 +82,8 @@ def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
         ([*SMALL, "--config-dir=/tmp"], "there is no option --config-dir"),
         (["--experimental-rerun", "config.pickle"], "there is no option --experimental-rerun"),
         (["--learning_rate=3"], "Did you mean 'optim.learning_rate'?"),
+        (["--lr=3"], "Did you mean 'optim.learning_rate'?"),
+        (["--hlep"], "Did you mean '--help'?"),
         (["--hydra-help"], "`python -m repro --help`"),
         (["--resolve"], "only --cfg job"),
         (["--package", "optim"], "only --cfg job"),
@@ -145,12 +135,27 @@ def test_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "epochs: 1" in show(*SMALL[:2], "--cfg", "job", *SMALL[2:])
 
 
+def test_help_names_choices_and_settings(tmp_path: Path) -> None:
+    """In a process of its own, since Hydra configures logging, which belongs to pytest here."""
+    helped = command("--help", "optim.epochs=7", runs=tmp_path).stdout
+    assert all(words in helped for words in ("model: alexnet, cnn_9", "optim: alexnet", "name: instance_labels", "epochs: 7"))
+
+
 @pytest.mark.parametrize("what", [[], ["config"], ["defaults"], ["defaults-tree"], ["plugins"], ["searchpath"]])
 def test_info(tmp_path: Path, what: list[str]) -> None:
     shown = command("--info", *what, runs=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout
     assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize(("option", "code"), [("--help", 128 + signal.SIGPIPE), ("--info", 0)])
+def test_a_reader_that_has_seen_enough_is_no_error(option: str, code: int) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    ended = subprocess.run([sys.executable, "-m", "repro", option], stdout=writes, stderr=subprocess.PIPE, timeout=300, check=False)
+    os.close(writes)
+    assert (ended.returncode, ended.stderr) == (code, b"")
 
 
 @pytest.mark.parametrize("place", ["loop", "loop/below", "file", "file/below", "a" * 300, "a/" * 3000])
@@ -172,26 +177,17 @@ def test_a_home_that_nobody_has(tmp_path: Path) -> None:
         execute(compose([*arguments, "paths.data='~nobody_here/data'"]))
 
 
-def test_folder_of_another_run_is_refused_by_field(tmp_path: Path) -> None:
-    first = Path(command(*SMALL, runs=tmp_path).stdout.splitlines()[-1])
-    second = Path(command(*SMALL[:2], "seed=1", *SMALL[3:], runs=tmp_path).stdout.splitlines()[-1])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_folder_that_is_not_the_runs_is_refused_and_left_alone(tmp_path: Path, foreign: bool) -> None:
+    first, second = (execute(compose([*SMALL[:2], f"seed={seed}", *SMALL[3:], f"paths.runs={tmp_path}"])) for seed in (0, 1))
     shutil.rmtree(first)
     second.rename(first)
+    if foreign:
+        (first / "identity.json").unlink()
     before = sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
-    result = command(*SMALL, runs=tmp_path)
-    assert result.returncode == 2
-    assert "seed: there 1, here 0" in result.stderr
-    assert "Traceback" not in result.stderr
+    with pytest.raises(UserError, match="no run folder of ours" if foreign else "seed: there 1, here 0"):
+        execute(compose([*SMALL, f"paths.runs={tmp_path}"]))
     assert before == sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
-
-
-def test_foreign_folder_is_refused(tmp_path: Path) -> None:
-    folder = Path(command(*SMALL, runs=tmp_path).stdout.splitlines()[-1])
-    (folder / "identity.json").unlink()
-    result = command(*SMALL, runs=tmp_path)
-    assert result.returncode == 2
-    assert "no run folder of ours" in result.stderr
-    assert (folder / "final.json").exists()
 
 
 @pytest.fixture
@@ -207,7 +203,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk(small_disk: Path) -> None:
-    """The error names the file; what was saved stays whole; with room, the same command goes on."""
+    """The error names the file; what was saved stays whole; with room, the same command resumes."""
     arguments = [
         "dataset=digits",
         "seed=0",

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from repro import registry
-from repro.compose import compose
-from repro.config import Config
+from repro.config import registry
+from repro.config.compose import compose
+from repro.config.schema import Config
 from repro.data.prepare import prepare
-from repro.inputs import open_inputs
-from repro.loop import Training
-from repro.run import build, execute
+from repro.runs.inputs import open_inputs
+from repro.training.loop import Training
+from repro.training.run import build, execute
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from metric_rows import read_metrics
 
-from repro.compose import compose
+from repro.config.compose import compose
 from repro.errors import EXIT_USER_ERROR
-from repro.run import execute
-from repro.rundir import read_metrics, read_state
+from repro.runs.state import read_state
+from repro.training.run import execute
 
 #: Loaded before the C library: flock, and the locks of fcntl, fail as on NFS without its lock service.
 SHIM = r"""
@@ -49,9 +50,9 @@ WRAP(fcntl64)
 #: A run that waits after its third row until it is ended.
 WAITING = """
 import sys, time
-from repro.compose import compose
-from repro.monitor import Monitor
-from repro.run import execute
+from repro.config.compose import compose
+from repro.training.monitor import Monitor
+from repro.training.run import execute
 evaluated = Monitor.evaluated
 def wait(self, row):
     evaluated(self, row)

@@ -14,13 +14,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
+from metric_rows import read_metrics
 
-from repro.rundir import read_metrics, read_state
+from repro.runs.state import read_state
 
 KILLS = int(os.environ.get("REPRO_KILLS", "30"))
 
@@ -63,12 +63,8 @@ FILES = {
     "checkpoint": ("checkpoint.pt", "checkpoint.previous.pt", ".checkpoint.new.tmp"),
     "finish": ("model.safetensors", "final.json", "cost.json"),
 }
-#: Victims with the moments at which they are killed; ``any`` is a moment that nothing announces.
-MOMENTS = {
-    "planner": ("plan", "import", "train", "checkpoint", "finish", "any"),
-    "server": ("import", "train", "checkpoint", "finish", "any"),
-    "worker": ("import", "train", "checkpoint", "finish", "any"),
-}
+#: Two more that nothing announces: while the sweep plans and imports, and any.
+MOMENTS = (*FILES, "start", "any")
 #: How often each is chosen.
 WEIGHTS = {"planner": 2, "server": 2, "worker": 6}
 
@@ -99,74 +95,33 @@ def results(runs: Path) -> dict[str, bytes]:
     return found
 
 
-@dataclass
-class Family:
-    """The server and the workers of one planner, also when what started them has been killed."""
-
-    planner: psutil.Process
-    roles: dict[psutil.Process, str] = field(default_factory=dict)
-
-    def look(self) -> None:
-        """Find the processes below those that are known."""
-        known = [self.planner, *self.roles]
-        for parent in known:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for child in parent.children():
-                    if child not in self.roles:
-                        self._add(child, parent)
-
-    def _add(self, child: psutil.Process, parent: psutil.Process) -> None:
-        if self.roles.get(parent) == "server":
-            self.roles[child] = "worker"
-        elif parent == self.planner and "forkserver" in " ".join(child.cmdline()):
-            # Only now: at its very start a child still looks like its parent.
-            self.roles[child] = "server"
-
-    def living(self, role: str) -> list[psutil.Process]:
-        if role == "planner":
-            return [self.planner] if alive(self.planner) else []
-        return [process for process, known in self.roles.items() if known == role and alive(process)]
+def living(planner: psutil.Process) -> dict[str, list[psutil.Process]]:
+    """Return the processes of a sweep that live, by their role."""
+    found: dict[str, list[psutil.Process]] = {"planner": [planner], "server": [], "worker": []}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # At its very start a child still looks like its parent.
+        found["server"] = [child for child in planner.children() if "forkserver" in " ".join(child.cmdline())]
+        found["worker"] = [worker for server in found["server"] for worker in server.children()]
+    return found
 
 
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def holder(folder: Path) -> int:
-    """The process that trains a run, as the run says; 0 when it does not."""
-    try:
-        return int(json.loads((folder / "status.json").read_text())["pid"])
-    except (OSError, ValueError, KeyError):
-        return 0
-
-
-def changed(runs: Path, moment: str, seen: dict[Path, int]) -> Path | None:
-    """Return the folder of a run whose files have changed as the moment wants it since the last look."""
-    found = None
-    for folder in runs.glob("*-*"):
-        for name in FILES[moment]:
-            path = folder / name
-            try:
-                now = path.stat().st_mtime_ns
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if seen.get(path) != now:
-                seen[path] = now
-                found = folder
+def changes(runs: Path, moment: str) -> dict[Path, int]:
+    """Return when the files that a moment is about were changed."""
+    found = {}
+    for name in FILES[moment]:
+        for path in runs.glob(f"*-*/{name}"):
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = path.stat().st_mtime_ns
     return found
 
 
 class Killer:
     """Kills one victim after the other while a sweep runs, and counts."""
 
-    def __init__(self, chance: random.Random, planning_s: float) -> None:
-        self.chance = chance
-        self.planning_s = planning_s
+    def __init__(self, chance: random.Random) -> None:
+        self.chance, self.start_s = chance, 1.0
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.families: list[Family] = []
+        self.known: set[psutil.Process] = set()
 
     @property
     def kills(self) -> int:
@@ -174,73 +129,32 @@ class Killer:
 
     def session(self, process: subprocess.Popen[bytes], runs: Path) -> int:
         """Kill until the planner has ended, by itself or by us; return how many were hit."""
-        before = self.kills
-        family = Family(psutil.Process(process.pid))
-        self.families.append(family)
-        first = True
+        before, planner = self.kills, psutil.Process(process.pid)
         while process.poll() is None and self.kills < KILLS:
             victim = self.chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-            moment = self.chance.choice([known for known in MOMENTS[victim] if first or known != "plan"])
-            target = self._wait(process, family, runs, victim, moment)
-            if target is not None and alive(target):
-                target.kill()
-                self.counts[victim, moment] += 1
-                # Readable while it goes on, which takes long.
-                (runs.parent / "counts.json").write_text(json.dumps({" ".join(pair): count for pair, count in sorted(self.counts.items())}))
-            first = False
-        return self.kills - before
-
-    def _wait(self, process: subprocess.Popen[bytes], family: Family, runs: Path, victim: str, moment: str) -> psutil.Process | None:
-        """Wait for the moment, and return the process to be killed, if there is one."""
-        if moment in ("plan", "any"):
-            self._sleep(process, self.chance.uniform(0.0, self.planning_s if moment == "plan" else 2.0))
-            family.look()
-            return self._one_of(family.living(victim))
-        seen: dict[Path, int] = {}
-        if moment in FILES:
-            changed(runs, moment, seen)
-        else:
-            family.look()
-        others = set(family.roles)
-        while process.poll() is None:
+            moment = self.chance.choice(MOMENTS)
+            old = changes(runs, moment) if moment in FILES else {}
+            end = time.monotonic() + self.chance.uniform(0.0, self.start_s if moment == "start" and self.kills == before else 2.0)
+            while process.poll() is None and (changes(runs, moment) == old if moment in FILES else time.monotonic() < end):
+                time.sleep(POLL_S)
             if moment in FILES:
-                folder = changed(runs, moment, seen)
-                if folder is not None:
-                    family.look()
-                    time.sleep(self.chance.uniform(0.0, 0.03))
-                    pid = holder(folder)
-                    workers = [one for one in family.living("worker") if one.pid == pid]
-                    return self._one_of(workers if victim == "worker" else family.living(victim))
-            else:
-                family.look()
-                new = [one for one in family.roles if one not in others and family.roles[one] in ("server", "worker")]
-                if new:
-                    time.sleep(self.chance.uniform(0.0, 0.3))
-                    return self._one_of([one for one in new if family.roles[one] == victim] or family.living(victim))
-            time.sleep(POLL_S)
-        return None
-
-    def _sleep(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while process.poll() is None and time.monotonic() < end:
-            time.sleep(POLL_S)
-
-    def _one_of(self, candidates: list[psutil.Process]) -> psutil.Process | None:
-        return self.chance.choice(candidates) if candidates else None
-
-    def end(self) -> None:
-        """Kill what is left, when the test fails."""
-        for family in self.families:
-            for process in [family.planner, *family.roles]:
-                if alive(process):
-                    process.kill()
+                time.sleep(self.chance.uniform(0.0, 0.03))
+            family = living(planner)
+            self.known.update(*family.values())
+            if family[victim] and process.poll() is None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self.chance.choice(family[victim]).kill()
+                    self.counts[victim, moment] += 1
+        return self.kills - before
 
 
 @pytest.fixture
 def killer() -> Iterator[Killer]:
-    made = Killer(random.Random(int(os.environ.get("REPRO_KILLS_SEED", "0"))), 1.0)
+    made = Killer(random.Random(int(os.environ.get("REPRO_KILLS_SEED", "0"))))
     yield made
-    made.end()
+    for process in made.known:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.mark.slow
@@ -250,12 +164,11 @@ def test_kills_change_no_byte(tmp_path: Path, killer: Killer, capsys: pytest.Cap
     spec.write_text(SPEC)
     log = tmp_path / "log"
     whole = begin(spec, tmp_path / "whole", log)
-    family, started = Family(psutil.Process(whole.pid)), time.monotonic()
-    while not family.living("worker"):
+    started = time.monotonic()
+    while not living(psutil.Process(whole.pid))["worker"]:
         assert whole.poll() is None, log.read_text()
-        family.look()
         time.sleep(POLL_S)
-    killer.planning_s = time.monotonic() - started
+    killer.start_s = time.monotonic() - started
     assert whole.wait() == 0, log.read_text()
     expected = results(tmp_path / "whole")
 
@@ -275,12 +188,7 @@ def test_kills_change_no_byte(tmp_path: Path, killer: Killer, capsys: pytest.Cap
         assert [name for name in found if found[name] != expected[name]] == []
         sweeps_done += 1
     assert "Traceback" not in log.read_text()
-    by = {index: Counter[str]() for index in (0, 1)}
-    for pair, count in killer.counts.items():
-        for index in by:
-            by[index][pair[index]] += count
     with capsys.disabled():
         print(f"\n{killer.kills} kills in {sessions} calls of {sweeps_done} sweeps of {len(list(runs.glob('*/identity.json')))} runs")
-        print("victims:", dict(by[0]), "moments:", dict(by[1]))
-        print("both:", {" ".join(pair): count for pair, count in sorted(killer.counts.items())})
-    assert set(by[0]) == set(WEIGHTS)
+        print({" ".join(pair): count for pair, count in sorted(killer.counts.items())})
+    assert {victim for victim, _ in killer.counts} == set(WEIGHTS)

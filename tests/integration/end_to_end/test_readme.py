@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from repro.config import registry
+
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    ")]
@@ -22,6 +24,12 @@ def run(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *words[1:]], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@pytest.mark.parametrize("group", ["method", "dataset", "model", "noise"])
+def test_every_choice_is_in_the_table_of_choices(group: str) -> None:
+    (line,) = re.findall(rf"^\| (?:\[`{group}`\]\(\S+\)|`{group}`) \|.*$", README, re.MULTILINE)
+    assert [name for name in registry.choices(group) if f"`{name}`" not in line] == []
 
 
 def test_length() -> None:
@@ -85,6 +93,15 @@ def test_links_lead_somewhere() -> None:
 def test_make_targets_exist(command: str) -> None:
     target = command.split()[1]
     assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_setup_says_what_it_does() -> None:
+    """Gigabytes are downloaded: a line before them, and pip's own progress."""
+    command = ["make", "--no-print-directory", "--dry-run", "--always-make", "setup"]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert told.startswith("echo ")
+    assert "pip install" in told
+    assert "quiet" not in told
 
 
 def test_python_snippet() -> None:

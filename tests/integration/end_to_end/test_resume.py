@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from metric_rows import read_metrics
 
-from repro import checkpoint
-from repro.compose import compose
+from repro.config.compose import compose
+from repro.config.identity import run_id
 from repro.errors import Interrupted, UserError
-from repro.identity import run_id
-from repro.manifest import open_manifest
-from repro.monitor import Monitor
-from repro.run import execute
-from repro.rundir import read_metrics, read_state
+from repro.runs import checkpoint
+from repro.runs.manifest import open_manifest
+from repro.runs.state import read_state
+from repro.training.monitor import Monitor
+from repro.training.run import execute
 
 RESULTS = ("final.json", "model.safetensors", "labels/layout.json", "labels/indices.i64")
 
 # Children that have PyTorch imported already: a kill test spends its time training, not importing.
 forkserver = multiprocessing.get_context("forkserver")
-forkserver.set_forkserver_preload(["repro.run"])
+forkserver.set_forkserver_preload(["repro.training.run"])
 
 
 def settings(runs: Path, *more: str) -> list[str]:
@@ -138,13 +138,6 @@ def test_stop_signal_saves_and_leaves(tmp_path: Path, stop: signal.Signals) -> N
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(9))
 
 
-def train_with_exit_code(overrides: list[str]) -> None:
-    try:
-        execute(compose(overrides))
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
-
-
 def train_until_asked(overrides: list[str]) -> None:
     """Train, and wait after the third row until a signal asks the run to stop: a fast run would be done before it comes."""
     evaluated = Monitor.evaluated
@@ -155,57 +148,16 @@ def train_until_asked(overrides: list[str]) -> None:
             time.sleep(0.01)
 
     Monitor.evaluated = wait  # type: ignore[method-assign]  # in a process of its own
-    train_with_exit_code(overrides)
+    try:
+        execute(compose(overrides))
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
 
 
 def wait_for_rows(folder: Path, count: int, process: Any) -> None:
     while len(read_metrics(folder)) < count:
         assert process.is_alive()
         time.sleep(0.01)
-
-
-def preempt_in_process(overrides: list[str]) -> Path:
-    """Leave a run with a mid-training checkpoint behind."""
-    folder = folder_of(overrides)
-    process = start(overrides, train_until_asked)
-    wait_for_rows(folder, 3, process)
-    os.kill(process.pid, signal.SIGTERM)
-    process.join()
-    assert read_state(folder) == "preempted"
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return results(execute(compose(settings(tmp_path_factory.mktemp("whole"), "optim.epochs=6"))))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "foreign", "empty", "code"])
-def test_damaged_checkpoint_is_named_and_the_previous_one_used(
-    tmp_path: Path, damage: str, whole_run: dict[str, bytes], caplog: pytest.LogCaptureFixture
-) -> None:
-    # Of two states that are saved there must be two files: one is saved after each step.
-    overrides = settings(tmp_path / "damaged", "optim.epochs=6", "exec.checkpoint_interval_s=0")
-    folder = preempt_in_process(overrides)
-    newest = folder / "checkpoint.pt"
-    assert (folder / "checkpoint.previous.pt").exists()
-    content = newest.read_bytes()
-    if damage == "truncated":
-        newest.write_bytes(content[: len(content) // 2])
-    elif damage == "flipped bit":
-        middle = len(content) // 2
-        newest.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif damage == "foreign":
-        torch.save({"run_id": "another-run", "schema": checkpoint.SCHEMA}, newest)
-        (folder / "checkpoint.previous.pt").write_bytes(content)
-    elif damage == "empty":
-        newest.write_bytes(b"")
-    else:
-        torch.save({"run_id": folder.name, "schema": 1, "epoch": Path("/")}, newest)
-    execute(compose(overrides))
-    assert str(newest) in caplog.text
-    assert "is not used" in caplog.text
-    assert results(folder) == whole_run
 
 
 def test_finished_run_is_left_alone(tmp_path: Path) -> None:

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from metric_rows import read_metrics
 
-from repro.compose import compose
+from repro.config.compose import compose
 from repro.data.prepare import prepare
 from repro.errors import UserError
-from repro.labels import open_trajectory
-from repro.loop import Training
-from repro.run import build, execute
-from repro.rundir import read_metrics
+from repro.labels.trajectory import open_trajectory
+from repro.training.run import build, execute
+from tests.integration.end_to_end.test_every_method import Watcher
 
 EPOCHS = 3
-
-
-class Silent:
-    """Watches a training and does nothing."""
-
-    def evaluated(self, row: dict[str, Any]) -> None:
-        pass
-
-    def between_steps(self, training: Training) -> None:
-        pass
 
 
 def record(tmp_path: Path, *more: str) -> Path:
@@ -45,7 +34,7 @@ def test_instance_labels_at_their_last_visit_are_the_final_labels(tmp_path: Path
     assert training.recorder is not None
     training.recorder.begin(data.train_indices, completed_epochs=0)
     for _ in range(EPOCHS):
-        training._train_epoch(Silent())
+        training._train_epoch(Watcher())
     trajectory = open_trajectory(tmp_path / "labels", unfinished=True)
     assert trajectory.kind == "instance"
     assert (trajectory.epochs, trajectory.rows, trajectory.num_classes) == (EPOCHS, 1337, 10)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -32,8 +33,8 @@ def missing(*, accounting: bool = False) -> str | None:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of ``count`` free ports in a row."""
-    for base in range(21000 + os.getpid() % 500 * 60, 60000, 60):
+    """Return the first of ``count`` free ports in a row, below those that Linux gives to connections."""
+    for base in range(21000 + os.getpid() % 300 * 20, 32700, 20):
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(base, base + count):
@@ -57,7 +58,7 @@ class Box:
     def __init__(self, folder: Path, *, accounting: bool = False, settings: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.accounting = accounting
-        self._port = free_ports(40)
+        self._port = free_ports(len(NODES) + 10)
         self._settings = settings or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = os.environ | {
@@ -85,7 +86,7 @@ class Box:
         munge = self.folder / "munge"
         places = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         self._spawn("munged", ["munged", "--foreground", *(f"--{option}={munge / name}" for option, name in places.items())])
-        wait_until(lambda: self._works(["munge", "-S", str(munge / "socket"), "-n"]), 20, "munge")
+        self._wait_for("munge", "-S", str(munge / "socket"), "-n")
         if self.accounting:
             self._start_accounting()
         self.start_controller()
@@ -117,7 +118,7 @@ class Box:
 
     def start_controller(self) -> None:
         self._spawn("slurmctld", ["slurmctld", "-D", "-f", str(self.config)])
-        wait_until(lambda: "is UP" in self._output(["scontrol", "ping"]), 30, "slurmctld")
+        wait_until(lambda: "is UP" in self.run("scontrol", "ping", check=False), 30, "slurmctld")
 
     def start_node(self, node: str) -> None:
         self._spawn(node, ["slurmd", "-D", "-f", str(self.config), "-N", node])
@@ -141,7 +142,7 @@ class Box:
     # -- configuration ---------------------------------------------------------------------------------------------------------
 
     def _write_config(self) -> None:
-        folder, port, user, host = self.folder, self._port, _user(), socket.gethostname().partition(".")[0]
+        folder, port, user, host = self.folder, self._port, pwd.getpwuid(os.getuid()).pw_name, socket.gethostname().partition(".")[0]
         lines = {
             "ClusterName": "box",
             "SlurmctldHost": f"{host}(127.0.0.1)",
@@ -149,12 +150,11 @@ class Box:
             "SlurmUser": user,
             "SlurmdUser": user,
             "MailProg": "/bin/true",
-            "AuthType": "auth/munge",
             # A requeued job waits until the credential of its last attempt has expired, two minutes otherwise.
             "AuthInfo": f"socket={folder}/munge/socket,cred_expire=5",
-            "CredType": "cred/munge",
+            # No SrunPortRange: both nodes are one machine, and in a short range a restarted job's srun soon has a port of the one before,
+            # to which an orphan still reports its end; SLURM then takes that for the end of the restarted job.
             "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
-            "SrunPortRange": f"{port + 20}-{port + 39}",
             "StateSaveLocation": f"{folder}/spool/ctld",
             "SlurmdSpoolDir": f"{folder}/spool/%n",
             "SlurmctldPidFile": f"{folder}/run/slurmctld.pid",
@@ -166,27 +166,19 @@ class Box:
             "JobAcctGatherType": "jobacct_gather/linux",
             "JobAcctGatherFrequency": "task=1",
             "JobAcctGatherParams": "OverMemoryKill",
-            "MpiDefault": "none",
-            "SwitchType": "switch/none",
             "SelectType": "select/cons_tres",
             "SelectTypeParameters": "CR_CPU_Memory",
             "SlurmdParameters": "config_overrides",
-            "SchedulerType": "sched/backfill",
             "SchedulerParameters": "bf_interval=1,batch_sched_delay=0,sched_interval=1",
             "PriorityType": "priority/basic",
             "PreemptType": "preempt/partition_prio",
             "PreemptMode": "REQUEUE",
-            "JobRequeue": 1,
             "ReturnToService": 2,
             "SlurmctldTimeout": 10,
             "SlurmdTimeout": 10,
             "KillWait": 5,
-            "MinJobAge": 300,
-            "MessageTimeout": 10,
             "TCPTimeout": 5,
-            "MaxArraySize": 1001,
             "GresTypes": "gpu",
-            "AccountingStorageType": "accounting_storage/none",
         }
         if self.accounting:
             lines |= {
@@ -195,17 +187,16 @@ class Box:
                 "AccountingStoragePort": port + 3,
                 "AccountingStoragePass": f"{folder}/munge/socket",
             }
-        text = [f"{key}={value}" for key, value in (lines | self._settings).items()]
+        settings = lines | self._settings
+        grace = settings.pop("grace", "0")
+        text = [f"{key}={value}" for key, value in settings.items()]
         for index, node in enumerate(NODES):
             text.append(
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 10 + index} "
                 f"CPUs=8 RealMemory=16000 Gres=gpu:fake:{GPUS} State=UNKNOWN"
             )
-        grace = self._settings.get("grace", "0")
-        text = [line for line in text if not line.startswith("grace=")]
-        text.append(
-            f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=1-0 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}"
-        )
+        main = f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=1-0 PriorityTier=1"
+        text.append(f"{main} PreemptMode=REQUEUE GraceTime={grace}")
         text.append(f"PartitionName=urgent Nodes={','.join(NODES)} MaxTime=1-0 PriorityTier=10 PreemptMode=OFF")
         self.config.write_text("\n".join(text) + "\n")
         devices = ["AutoDetect=off"]
@@ -224,7 +215,7 @@ class Box:
             return f"/dev/tty[{20 + index * GPUS}-{20 + index * GPUS + GPUS - 1}]"
 
     def _start_accounting(self) -> None:
-        folder, port, user = self.folder, self._port, _user()
+        folder, port, user = self.folder, self._port, pwd.getpwuid(os.getuid()).pw_name
         text = {
             "AuthType": "auth/munge",
             "AuthInfo": f"socket={folder}/munge/socket",
@@ -247,56 +238,35 @@ class Box:
         config.chmod(0o600)
         data, sock = folder / "mysql", folder / "run" / "mysql.sock"
         admin = ["--no-defaults", "-u", user, f"--socket={sock}"]
-        self._call(
-            [
-                *("mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=socket"),
-                *(f"--auth-root-socket-user={user}", "--skip-test-db", f"--user={user}"),
-            ]
-        )
-        self._spawn(
-            "mariadbd",
-            [
-                *("mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", f"--socket={sock}", f"--port={port + 4}"),
-                *("--bind-address=127.0.0.1", "--skip-log-bin", "--innodb-buffer-pool-size=64M"),
-            ],
-        )
-        wait_until(lambda: self._works(["mariadb-admin", *admin, "ping"]), 60, "mariadb")
-        grants = [f"create user 'slurm'@'{host}' identified by 'slurm'" for host in ("127.0.0.1", "localhost")]
-        grants += [f"grant all on slurm_acct.* to 'slurm'@'{host}'" for host in ("127.0.0.1", "localhost")]
-        self._call(["mariadb", *admin, "-e", "; ".join(["create database slurm_acct", *grants])])
+        owner = ["--auth-root-authentication-method=socket", f"--auth-root-socket-user={user}", "--skip-test-db"]
+        self.run("mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={data}", *owner)
+        server = [f"--socket={sock}", f"--port={port + 4}", "--bind-address=127.0.0.1", "--skip-log-bin", "--innodb-buffer-pool-size=64M"]
+        self._spawn("mariadbd", ["mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", *server])
+        self._wait_for("mariadb-admin", *admin, "ping")
+        grants = [f"grant all on slurm_acct.* to 'slurm'@'{host}' identified by 'slurm'" for host in ("127.0.0.1", "localhost")]
+        self.run("mariadb", *admin, "-e", "; ".join(["create database slurm_acct", *grants]))
         self._spawn("slurmdbd", ["slurmdbd", "-D"])
-        wait_until(lambda: self._works(["sacctmgr", "-n", "-i", "list", "cluster"]), 60, "slurmdbd")
-        self._call(["sacctmgr", "-i", "add", "cluster", "box"])
+        self._wait_for("sacctmgr", "-n", "-i", "list", "cluster")
+        self.run("sacctmgr", "-i", "add", "cluster", "box")
 
     # -- use -------------------------------------------------------------------------------------------------------------------
 
-    def _call(self, command: Sequence[str]) -> str:
-        return subprocess.run(command, env=self._environment, check=True, capture_output=True, text=True, timeout=60).stdout
-
-    def _output(self, command: Sequence[str]) -> str:
-        return subprocess.run(command, env=self._environment, check=False, capture_output=True, text=True, timeout=60).stdout
-
-    def _works(self, command: Sequence[str]) -> bool:
-        return subprocess.run(command, env=self._environment, check=False, capture_output=True, timeout=60).returncode == 0
-
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, check: bool = True) -> str:
         """Run a command of SLURM and return its output."""
-        return self._call(command)
+        return subprocess.run(command, env=self._environment, check=check, capture_output=True, text=True, timeout=60).stdout
+
+    def _wait_for(self, *command: str) -> None:
+        """Wait until a command succeeds."""
+        wait_until(lambda: subprocess.run(command, env=self._environment, check=False, capture_output=True).returncode == 0, 60, command[0])
 
     def nodes(self) -> list[str]:
-        return self._output(["sinfo", "-h", "-N", "-p", "main", "-o", "%T"]).split()
+        return self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T", check=False).split()
 
-    def jobs(self, *states: str) -> list[str]:
-        """Return the ids of the jobs in the queue, in one of ``states`` (PD, R, CG) or in any."""
-        return self._output(["squeue", "-h", "-r", "-o", "%i", *(["-t", ",".join(states)] if states else [])]).split()
+    def jobs(self) -> list[str]:
+        """Return the ids of the jobs in the queue."""
+        return self.run("squeue", "-h", "-r", "-o", "%i", check=False).split()
 
     def empty(self) -> None:
         """Cancel everything and wait until it is gone."""
-        self._output(["scancel", "--me"])
+        self.run("scancel", "--me", check=False)
         wait_until(lambda: not self.jobs(), 40, "an empty queue")
-
-
-def _user() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.getuid()).pw_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,43 +10,33 @@ from typing import Any
 
 from box import Box, wait_until
 
-from repro.compose import compose
+from repro.config.compose import compose
 from repro.files import read_json
-from repro.run import execute
+from repro.training.run import execute
 from slurm.__main__ import main
-from slurm.states import JobStates, RunView
-from sweeps.plan import Plan, make_plan
-from sweeps.spec import PAPER, load_spec
+from slurm.jobs.states import JobStates, RunView
+from sweeps.plan.plan import Plan, make_plan
+from sweeps.spec.load import PAPER, load_spec
 
-#: Folds that learn labels, and finals that replay them.
-FOLDS = """
-title: Learned labels on digits
+SPEC = """
+title: Labels on digits
 kind: table
 caption: A table.
 common: {{dataset: digits, model: digits_cnn, optim.epochs: {epochs}}}
+{runs}
+columns: [{{label: Digits}}]
+repeats: {{seed: {seeds}}}
+value: {{metric: test/accuracy, epoch: last, scale: percent, decimals: 1, better: higher}}
+cell: {{statistic: mean, spread: sample_sd}}
+"""
+FOLDS = """
 runs:
   folds:
     set: {{method: instance_labels, split: fold, method.learning_rate: 50.0, split.num_folds: {folds}}}
     each: {{split.fold: {numbers}}}
 rows: [{{label: Ours, set: {{method: replay, split: full}}, inputs: {{labels: folds}}}}]
-columns: [{{label: Digits}}]
-repeats: {{seed: {seeds}}}
-value: {{metric: test/accuracy, epoch: last, scale: percent, decimals: 1, better: higher}}
-cell: {{statistic: mean, spread: sample_sd}}
 """
-
-#: Runs that read nothing.
-PLAIN = """
-title: One-hot labels on digits
-kind: table
-caption: A table.
-common: {{dataset: digits, model: digits_cnn, optim.epochs: {epochs}, split: fold, split.fold: 0}}
-rows: [{{label: Plain, set: {{method: instance_labels, method.learning_rate: 50.0}}}}]
-columns: [{{label: Digits}}]
-repeats: {{seed: {seeds}}}
-value: {{metric: test/accuracy, epoch: last, scale: percent, decimals: 1, better: higher}}
-cell: {{statistic: mean, spread: sample_sd}}
-"""
+PLAIN = "rows: [{label: Plain, set: {method: instance_labels, split: fold, split.fold: 0, method.learning_rate: 50.0}}]"
 
 CLUSTER = {
     "kind": "slurm",
@@ -55,6 +46,7 @@ CLUSTER = {
     "memory": "{default: 3G}",
     "warning_s": "30",
     "wandb": "none",
+    "check_data": "false",
     "settings": "{exec.device: cpu, exec.threads: 1, exec.heartbeat_s: 0.5, exec.checkpoint_interval_s: 0.3}",
 }
 
@@ -63,13 +55,13 @@ RESULTS = ("final.json", "model.safetensors", "labels/instances.f16")
 
 
 def folds(number: int, *, seeds: int, epochs: int) -> str:
-    """Return the spec of so many folds and their final for each of so many seeds."""
-    return FOLDS.format(folds=number, numbers=list(range(number)), seeds=list(range(seeds)), epochs=epochs)
+    """Return the spec of so many folds, which learn labels, and the final that replays them, for each of so many seeds."""
+    return SPEC.format(runs=FOLDS.format(folds=number, numbers=list(range(number))), seeds=list(range(seeds)), epochs=epochs)
 
 
 def plain(number: int, *, epochs: int) -> str:
     """Return the spec of so many runs that read nothing."""
-    return PLAIN.format(seeds=list(range(number)), epochs=epochs)
+    return SPEC.format(runs=PLAIN, seeds=list(range(number)), epochs=epochs)
 
 
 class Lab:
@@ -96,6 +88,12 @@ class Lab:
     def submit(self, *more: str) -> int:
         return self.call("submit", str(self.spec), "--yes", *more)
 
+    def begun(self, *, epoch: int = -1) -> list[str]:
+        """Submit everything, wait until the first run has completed ``epoch``, and return the ids of the runs."""
+        assert self.submit() == 0
+        wait_until(lambda: self.epoch(self.ids[0]) >= epoch, 120.0, f"epoch {epoch} of {self.ids[0]}")
+        return self.ids
+
     # -- looking ---------------------------------------------------------------------------------------------------------------
 
     def views(self) -> dict[str, RunView]:
@@ -118,22 +116,20 @@ class Lab:
     def wait(self, condition: Callable[[], object], timeout_s: float = 240.0) -> None:
         wait_until(condition, timeout_s, "what was asked for")
 
-    def wait_for_epoch(self, name: str, epoch: int, timeout_s: float = 120.0) -> None:
-        wait_until(lambda: self.epoch(name) >= epoch, timeout_s, f"epoch {epoch}: {self.views()[name]}")
-
     def wait_until_over(self, timeout_s: float = 400.0) -> None:
         wait_until(lambda: not self.box.jobs(), timeout_s, "the end of all jobs")
 
     # -- judging ---------------------------------------------------------------------------------------------------------------
 
-    def assert_done(self, *, attempts: Sequence[int] = (1,)) -> None:
-        """Everything is done, in one of so many attempts, and each result is that of an undisturbed run, to the byte."""
+    def assert_done(self, *, attempts: Sequence[int] = (1,), timeout_s: float = 400.0) -> None:
+        """In the end everything is done, in one of so many attempts, and each result is that of an undisturbed run, to the byte."""
+        self.wait_until_over(timeout_s)
         assert self.counts() == {"done": len(self.ids)}, [view for view in self.views().values() if view.state != "done"]
         self.assert_same(self.ids)
         for name in self.ids:
             assert self.status(name)["attempt"] in attempts, self.status(name)
-            epochs = [row["epoch"] for row in _rows(self.runs / name)]
-            assert epochs == list(range(self.plan.runs[name].epochs + 1))
+            rows = (self.runs / name / "metrics.jsonl").read_text().splitlines()
+            assert [json.loads(row)["epoch"] for row in rows] == list(range(self.plan.runs[name].epochs + 1))
 
     def assert_same(self, names: Sequence[str]) -> None:
         reference = self.folder / "undisturbed"
@@ -150,12 +146,6 @@ class Lab:
 
 
 QUIET = ("tracker=none", "exec.device=cpu", "exec.threads=1")
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    from repro.rundir import read_metrics
-
-    return read_metrics(folder)
 
 
 def alive(pid: int) -> bool:

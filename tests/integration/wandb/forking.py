@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from repro.rundir import read_metrics
+from repro.runs.folder import parse_metrics
 
 
 class ForkServer:
@@ -90,23 +90,23 @@ def killed_and_finished(
 
 
 def _rows(runs: Path) -> int:
-    return sum(len(read_metrics(path.parent)) for path in runs.glob("*/metrics.jsonl"))
+    return sum(len(parse_metrics(path.read_bytes())) for path in runs.glob("*/metrics.jsonl"))
 
 
 def _serve() -> None:
-    from repro.compose import compose
+    from repro.config.compose import compose
     from repro.data.prepare import prepare
     from repro.errors import Interrupted
-    from repro.run import choose_device, execute
+    from repro.training.run import choose_device, execute
 
     # What every run would import and read first.
     prepare(compose(["method=one_hot", "dataset=digits", "seed=0", "tracker=none"]), choose_device("cpu"))
     import wandb  # noqa: F401
 
-    from repro.tracker import client, environment
+    from repro.tracker import client, server
 
     # As in PATIENCE of short_runs.
-    environment.PROBE_S, client.INIT_TIMEOUT_S, client.FINISH_TIMEOUT_S = 120.0, 120, 120
+    server.CONNECT_S, client.INIT_TIMEOUT_S, client.FINISH_TIMEOUT_S = 120, 120, 120
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -61,8 +61,6 @@ class Fault:
     times: float = float("inf")
     delay_s: float = 0.0
     close: bool = False
-    after: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Backend:
@@ -170,12 +168,9 @@ class Backend:
         with self._guard:
             self.requests.append(what)
             for fault in self._faults:
-                if re.search(fault.what, what):
-                    if fault.after > 0:
-                        fault.after -= 1
-                    elif fault.times > 0:
-                        fault.times -= 1
-                        return fault
+                if re.search(fault.what, what) and fault.times > 0:
+                    fault.times -= 1
+                    return fault
         return None
 
     def graphql(self, operation: str, values: dict[str, Any], query: str) -> dict[str, Any]:
@@ -277,17 +272,6 @@ class Backend:
         run = self.runs.get((values["project"], values["name"]))
         return {"project": {"run": None if run is None else self._node(run)}}
 
-    def on_runs(self, values: dict[str, Any]) -> dict[str, Any]:
-        found = [run for run in self.runs.values() if run.project == values["project"]]
-        if not found:
-            return {"project": None}
-        first = int(values.get("cursor") or 0)
-        page = found[first : first + int(values.get("perPage") or 50)]
-        end = first + len(page)
-        edges = [{"node": self._node(run), "cursor": str(first + index + 1)} for index, run in enumerate(page)]
-        page_info = {"endCursor": str(end), "hasNextPage": end < len(found)}
-        return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False, "runs": {"edges": edges, "pageInfo": page_info}}}
-
     def on_getdefaultentity(self, values: dict[str, Any]) -> dict[str, Any]:
         return self.on_viewer(values)
 
@@ -339,10 +323,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         return gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
 
-    def _answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+    def _answer(self, status: int, content: bytes) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **(headers or {}), "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
@@ -363,7 +347,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     self.connection.shutdown(socket.SHUT_RDWR)
                 return
             if fault.status is not None:
-                self._answer(fault.status, b'{"errors": [{"message": "as the test wants it"}]}', fault.headers)
+                self._answer(fault.status, b'{"errors": [{"message": "as the test wants it"}]}')
                 return
         if request:
             allowed = base64.b64decode((self.headers.get("Authorization") or "Basic Og==").partition(" ")[2]).endswith(backend.key.encode())

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from metric_rows import read_metrics
 
-from repro.compose import compose
-from repro.run import execute
-from repro.rundir import RunFolder, read_metrics
-from repro.tracker.fragments import fragments
+from repro.config.compose import compose
+from repro.runs.folder import RunFolder
+from repro.training.run import execute
 
 EPOCHS = 5
 #: Time limits (s) of the client, so long that only a server that never answers exceeds them, however busy the machine is.
 PATIENCE = {
-    "repro.tracker.environment.PROBE_S": 120.0,
+    "repro.tracker.server.CONNECT_S": 120,
     "repro.tracker.client.INIT_TIMEOUT_S": 120,
     "repro.tracker.client.FINISH_TIMEOUT_S": 120,
 }
@@ -37,9 +40,22 @@ def results(folder: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
     return (folder / "final.json").read_bytes(), (folder / "model.safetensors").read_bytes(), rows
 
 
+def offline_files(folder: Path) -> list[Path]:
+    """Return W&B's offline files, that of the first attempt first."""
+    return sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    """Return the records of a W&B file, as W&B's own reader has them; it stops where a kill has cut a record short."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
 def offline_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of all offline fragments, in the order they were written."""
-    return [row for fragment in fragments(folder) for row in fragment.rows()]
+    """Return the rows in the file of the last offline attempt."""
+    files = offline_files(folder)
+    return [record["history"]["item"] for record in records(files[-1]) if record["type"] == "history"] if files else []
 
 
 def offline_epochs(folder: Path) -> list[int]:

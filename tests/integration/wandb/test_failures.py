@@ -16,25 +16,24 @@ import wandb
 from loopback import Backend
 from short_runs import EPOCHS, PATIENCE, at_epoch, offline_epochs, results, train
 
-from repro.rundir import read_state
-from repro.tracker import client, environment
+from repro.runs.state import read_state
+from repro.tracker import client, server
+from repro.tracker.contents import Contents, compare
 from repro.tracker.server import Server
 from repro.tracker.sync import Outcome, sync
-from repro.tracker.verify import verify
 
 EXPECTED = list(range(EPOCHS + 1))
 
 #: The time limits as they are shipped.
-SHIPPED = dict(zip(PATIENCE, (environment.PROBE_S, client.INIT_TIMEOUT_S, client.FINISH_TIMEOUT_S), strict=True))
+SHIPPED = dict(zip(PATIENCE, (server.CONNECT_S, client.INIT_TIMEOUT_S, client.FINISH_TIMEOUT_S), strict=True))
 
 
 def synced(folder: Path, backend: Backend) -> Outcome:
     """Sync, and check what the backend has against the truth, not against what sync says."""
-    server = Server("soft-labels-repro", None)
-    outcome = sync(folder, server, limit_s=300)
+    outcome = sync(folder, Server("soft-labels-repro", None), limit_s=300)
     assert outcome.state in ("synced", "up to date"), outcome
     assert backend.run(folder.name).epochs() == EXPECTED
-    assert verify(folder, server) == []
+    assert compare(Contents(folder).rows(), backend.run(folder.name).rows(), finished=True) == []
     assert backend.run(folder.name).state == "finished"
     assert backend.unknown == []
     return outcome
@@ -98,6 +97,8 @@ SYNCED_HERE = ("down at start", "500 three times", "403 for all rows", "dies dur
 def test_server_and_network(case: str, backend: Backend, untracked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare, falls_back, complete = CASES[case]
     # The time limits themselves are measured by the slow test below; short ones where nothing answers.
+    if case in ("down at start", "429 at start"):
+        monkeypatch.setattr(server, "CONNECT_S", 2)
     if case == "silent once it has started":
         monkeypatch.setattr(client, "INIT_TIMEOUT_S", 2)
     if case == "dies during the run":
@@ -112,6 +113,7 @@ def test_server_and_network(case: str, backend: Backend, untracked: Any, tmp_pat
     stored = backend.runs.get(("soft-labels-repro", folder.name))
     assert (stored is not None and stored.epochs() == EXPECTED) == complete
     end_fault()
+    monkeypatch.setattr(server, "CONNECT_S", PATIENCE["repro.tracker.server.CONNECT_S"])
     if case in SYNCED_HERE:
         synced(folder, backend)
 
@@ -165,7 +167,7 @@ def test_full_disk(backend: Backend, untracked: Any, tmp_path: Path, small_disk:
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
     (folder / "wandb").symlink_to(small_disk)
-    monkeypatch.setattr("repro.run._check_folder", lambda *known: None)
+    monkeypatch.setattr("repro.training.run._check_folder", lambda *known: None)
     at_epoch(monkeypatch, 1, lambda: (small_disk / "ballast").write_bytes(bytes(_free(small_disk) - 4096)))
     assert train(tmp_path / "runs", "offline") == folder
     assert results(folder) == untracked
@@ -179,8 +181,16 @@ def _free(place: Path) -> int:
 
 
 @pytest.mark.parametrize("tracker", ["offline", "online"])
+@pytest.mark.parametrize("kind", ["a file", "read-only"])
 def test_a_folder_that_w_and_b_cannot_write(
-    tracker: str, backend: Backend, untracked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kind: str,
+    tracker: str,
+    backend: Backend,
+    untracked: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> None:
     """W&B would write to the system's temporary folder instead; nothing may go there."""
     temporary = tmp_path / "temporary"
@@ -188,9 +198,14 @@ def test_a_folder_that_w_and_b_cannot_write(
     monkeypatch.setenv("TMPDIR", str(temporary))
     folder = tmp_path / "runs" / train(tmp_path / "first", "none").name
     folder.mkdir(parents=True)
-    # A file in its place: root, as whom tests may run, can write to any folder.
-    (folder / "wandb").touch()
-    monkeypatch.setattr("repro.run._check_folder", lambda *known: None)
+    # Root, as whom tests may run, can write to any folder of a file system that can be written.
+    if kind == "a file":
+        (folder / "wandb").touch()
+    else:
+        place = request.getfixturevalue("small_disk")
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        (folder / "wandb").symlink_to(place)
+    monkeypatch.setattr("repro.training.run._check_folder", lambda *known: None)
     with caplog.at_level(logging.WARNING):
         train(tmp_path / "runs", tracker)
     assert "training goes on without the mirror" in caplog.text

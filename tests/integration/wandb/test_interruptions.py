@@ -16,14 +16,13 @@ import psutil
 import pytest
 from forking import ForkServer, killed_and_finished
 from loopback import Backend
-from short_runs import SETTINGS, offline_epochs, offline_rows
+from metric_rows import read_metrics
+from short_runs import SETTINGS, offline_epochs, offline_files, offline_rows, records
 
-from repro.rundir import read_metrics, read_state
-from repro.tracker.contents import Contents
-from repro.tracker.fragments import fragments
+from repro.runs.state import read_state
+from repro.tracker.contents import Contents, compare
 from repro.tracker.server import Server
 from repro.tracker.sync import sync
-from repro.tracker.verify import compare, verify
 
 EPOCHS = 12
 #: A checkpoint after every step would hide that an epoch is repeated after a kill; one now and then does not.
@@ -37,20 +36,20 @@ def server() -> Iterator[ForkServer]:
     started.close()
 
 
-def killed(tracker: str, repetition: int, server: ForkServer, backend: Backend, place: Path) -> Path:
-    """Four attempts of one run, the first three killed; return its folder."""
-    runs = place / f"{tracker}-{repetition}" / "runs"
-    runs.mkdir(parents=True)
+#: Three, and with the slow tests twenty.
+REPETITIONS = [*range(3), *(pytest.param(number, marks=pytest.mark.slow) for number in range(3, 20))]
+
+
+@pytest.mark.parametrize("tracker", ["offline", "online"])
+@pytest.mark.parametrize("repetition", REPETITIONS)
+def test_killed_three_times(tracker: str, repetition: int, server: ForkServer, backend: Backend, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
     settings = [*KILLED, f"seed={repetition}", f"tracker={tracker}"]
     chance = random.Random(f"{tracker} {repetition}")
     folder = killed_and_finished(server, settings, backend.environment(), runs, kills=3, chance=chance)
     assert read_state(folder) == "done"
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(EPOCHS + 1))
-    return folder
-
-
-def check_killed(tracker: str, repetition: int, server: ForkServer, backend: Backend, place: Path) -> None:
-    folder = killed(tracker, repetition, server, backend, place)
     if tracker == "offline":
         assert offline_epochs(folder) == list(range(EPOCHS + 1))
         outcome = sync(folder, Server("soft-labels-repro", None), limit_s=300)
@@ -58,22 +57,9 @@ def check_killed(tracker: str, repetition: int, server: ForkServer, backend: Bac
     stored = backend.run(folder.name)
     assert stored.epochs() == list(range(EPOCHS + 1))
     assert [row["_step"] for row in stored.rows()] == stored.epochs()
-    assert verify(folder, Server("soft-labels-repro", None)) == []
+    assert compare(read_metrics(folder), stored.rows(), finished=True) == []
     assert stored.state == "finished"
     assert backend.unknown == []
-
-
-@pytest.mark.parametrize("tracker", ["offline", "online"])
-@pytest.mark.parametrize("repetition", range(3))
-def test_killed_three_times(tracker: str, repetition: int, server: ForkServer, backend: Backend, tmp_path: Path) -> None:
-    check_killed(tracker, repetition, server, backend, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tracker", ["offline", "online"])
-@pytest.mark.parametrize("repetition", range(20))
-def test_killed_three_times_twenty_times(tracker: str, repetition: int, server: ForkServer, backend: Backend, tmp_path: Path) -> None:
-    check_killed(tracker, repetition, server, backend, tmp_path)
 
 
 @pytest.mark.parametrize("tracker", ["offline", "online"])
@@ -94,9 +80,10 @@ def test_preempted(tracker: str, server: ForkServer, backend: Backend, tmp_path:
         assert stored.epochs() == list(range(written))
         assert (stored.exit_codes, stored.preempted > 0) == ([143], True)
     else:
-        records = fragments(folder)[0].records()
-        assert [record["exit"]["exit_code"] for record in records if record["type"] == "exit"] == [143]
-        assert [record["type"] for record in records].count("preempting") == 1
+        (file,) = offline_files(folder)
+        found_records = records(file)
+        assert [record["exit"]["exit_code"] for record in found_records if record["type"] == "exit"] == [143]
+        assert [record["type"] for record in found_records].count("preempting") == 1
         assert offline_epochs(folder) == list(range(written))
         # The rows so far can be sent before the run goes on; what comes later joins them.
         outcome = sync(folder, Server("soft-labels-repro", None), limit_s=300)
@@ -104,29 +91,21 @@ def test_preempted(tracker: str, server: ForkServer, backend: Backend, tmp_path:
         assert backend.run(folder.name).epochs() == list(range(written))
 
 
-def in_parallel(count: int, server: ForkServer, backend: Backend, place: Path) -> None:
-    settings = [*SETTINGS, "optim.epochs=3", "tracker=online", f"paths.runs={place}"]
-    started = [server.start([*settings, f"seed={seed}"], backend.environment(), place / f"log{seed}") for seed in range(count)]
+@pytest.mark.parametrize("count", [4, pytest.param(15, marks=pytest.mark.slow)])
+def test_many_at_once(count: int, server: ForkServer, backend: Backend, tmp_path: Path) -> None:
+    settings = [*SETTINGS, "optim.epochs=3", "tracker=online", f"paths.runs={tmp_path}"]
+    started = [server.start([*settings, f"seed={seed}"], backend.environment(), tmp_path / f"log{seed}") for seed in range(count)]
     assert [server.wait(pid) for pid in started] == [0] * count
     assert sorted(run.epochs() for run in backend.runs.values()) == [[0, 1, 2, 3]] * count
-    for path in place.glob("*/identity.json"):
+    for path in tmp_path.glob("*/identity.json"):
         contents = Contents(path.parent)
-        assert compare(contents, backend.run(contents.run_id).rows(), whole=True) == []
-
-
-def test_four_at_once(server: ForkServer, backend: Backend, tmp_path: Path) -> None:
-    in_parallel(4, server, backend, tmp_path)
-
-
-@pytest.mark.slow
-def test_fifteen_at_once(server: ForkServer, backend: Backend, tmp_path: Path) -> None:
-    in_parallel(15, server, backend, tmp_path)
+        assert compare(contents.rows(), backend.run(contents.run_id).rows(), finished=True) == []
 
 
 #: The runs of -m are trained one after the other in one process; the job of seed 1 raises after its second row.
 MULTIRUN = """
 import sys
-from repro import monitor
+from repro.training import monitor
 from repro.__main__ import main
 evaluated = monitor.Monitor.evaluated
 def raising(self, row):
@@ -138,33 +117,26 @@ main()
 """
 
 
-def multirun(jobs: int, place: Path) -> None:
+@pytest.mark.parametrize("jobs", [4, pytest.param(15, marks=pytest.mark.slow)])
+def test_multirun_with_a_job_that_raises(jobs: int, tmp_path: Path) -> None:
     seeds = ",".join(map(str, range(jobs)))
-    settings = [*SETTINGS, "optim.epochs=2", "tracker=offline", f"paths.runs={place / 'runs'}"]
+    settings = [*SETTINGS, "optim.epochs=2", "tracker=offline", f"paths.runs={tmp_path / 'runs'}"]
     settings = [setting for setting in settings if not setting.startswith("seed=")]
     command = [sys.executable, "-c", MULTIRUN, "-m", *settings, f"seed={seeds}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=place, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path, check=False)
     assert result.returncode != 0
     assert "as the test wants it" in result.stderr
     found: dict[int, Any] = {}
-    for path in (place / "runs").glob("*/identity.json"):
+    for path in (tmp_path / "runs").glob("*/identity.json"):
         contents = Contents(path.parent)
         found[contents.config["seed"]] = contents
     assert sorted(found) == list(range(jobs))
     for seed, contents in found.items():
         rows = offline_rows(contents.folder)
         assert [row["epoch"] for row in rows] == ([0, 1] if seed == 1 else [0, 1, 2])
-        assert compare(contents, rows, whole=True) == []
-        (record,) = (record for record in fragments(contents.folder)[0].records() if record["type"] == "run")
+        assert compare(contents.rows(), rows, finished=True) == []
+        (file,) = offline_files(contents.folder)
+        (record,) = (record for record in records(file) if record["type"] == "run")
         assert record["run"]["run_id"] == contents.run_id
-    failed = found[1].folder
-    assert [record["exit"]["exit_code"] for record in fragments(failed)[0].records() if record["type"] == "exit"] == [1]
-
-
-def test_multirun_with_a_job_that_raises(tmp_path: Path) -> None:
-    multirun(4, tmp_path)
-
-
-@pytest.mark.slow
-def test_multirun_of_fifteen_with_a_job_that_raises(tmp_path: Path) -> None:
-    multirun(15, tmp_path)
+    (file,) = offline_files(found[1].folder)
+    assert [record["exit"]["exit_code"] for record in records(file) if record["type"] == "exit"] == [1]

@@ -1,21 +1,26 @@
-"""``python -m repro.tracker sync``, ``verify`` and ``publish`` against the loopback backend."""
+"""``python -m repro.tracker sync`` against the loopback backend."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from loopback import Backend
+from metric_rows import read_metrics
 from short_runs import EPOCHS, offline_epochs, train
 
 from repro.files import read_json, write_json
-from repro.rundir import metrics_line, read_metrics
+from repro.runs.folder import metrics_line
+from repro.runs.lock import HeldError
+from repro.runs.state import now
 from repro.tracker.__main__ import main
-from repro.tracker.fragments import fragments
-from repro.tracker.locks import owner_lock, writer_lock
+from repro.tracker.environment import upload_lock
 from repro.tracker.server import Remote, Server
 
 EXPECTED = list(range(EPOCHS + 1))
@@ -23,7 +28,7 @@ EXPECTED = list(range(EPOCHS + 1))
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with one offline fragment, to be copied."""
+    """A finished run, to be copied."""
     import wandb
 
     wandb.teardown()
@@ -43,18 +48,14 @@ def tracker(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
 
 
 def test_twice_sends_once(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tracker(capsys, "verify", folder) == (0, f"{folder.name}: as metrics.jsonl\n")
     code, said = tracker(capsys, "sync", folder.parent)
     assert (code, "synced" in said) == (0, True), said
     stored = backend.run(folder.name)
     assert stored.epochs() == EXPECTED
     assert stored.state == "finished"
-    # Pictures at every second epoch and the last; no label of a single image anywhere.
+    # Pictures at every second epoch and the last.
     assert [row["epoch"] for row in stored.rows() if "label/heatmap" in row] == [0, 2, 4, 5]
-    assert [row["epoch"] for row in stored.rows() if "label/entropy_histogram" in row] == [2, 4, 5]
     assert sum(name.endswith(".png") for name in stored.files) == 4
-    counts = stored.rows()[-1]["label/entropy_histogram"]["values"]
-    assert (len(counts), sum(counts)) == (64, read_json(folder / "labels" / "layout.json")["num_instances"])
     before = len(backend.requests)
     assert tracker(capsys, "sync", folder.parent, "--quiet") == (0, "")
     # The ledger answers; only who we are is asked.
@@ -62,19 +63,18 @@ def test_twice_sends_once(folder: Path, backend: Backend, capsys: pytest.Capture
     code, said = tracker(capsys, "sync", folder, "--again")
     assert (code, "up to date" in said) == (0, True), said
     (folder / "sync.json").write_text("{ torn")
-    assert tracker(capsys, "sync", folder)[0] == 0
+    code, said = tracker(capsys, "sync", folder)
+    assert (code, "up to date" in said) == (0, True), said
     assert stored.epochs() == EXPECTED
-    assert tracker(capsys, "verify", "--online", folder)[0] == 0
 
 
 def test_an_upload_that_says_it_worked(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    """W&B's own upload ends with success when every row was refused; ours does not, and the next call completes."""
+    """W&B's client ends with success when every row was refused; `sync` does not, and the next call completes."""
     backend.fault("file_stream", status=403)
     code, said = tracker(capsys, "sync", folder)
     assert (code, "failed" in said) == (1, True), said
-    assert f"0 of {EPOCHS + 1} rows of 1 offline fragments arrived" in said
     assert backend.run(folder.name).epochs() == []
-    assert "verified" not in read_json(folder / "sync.json") if (folder / "sync.json").exists() else True
+    assert "mark" not in read_json(folder / "sync.json")
     backend.clear()
     assert tracker(capsys, "sync", folder)[0] == 0
     assert backend.run(folder.name).epochs() == EXPECTED
@@ -106,48 +106,28 @@ def test_a_run_goes_to_its_own_project(backend: Backend, tmp_path: Path, capsys:
     assert backend.run(folder.name, "third").epochs() == [0, 1]
 
 
-def test_time_limit(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B's upload never ends while the server answers 500."""
+def test_time_limit(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """The client would try for ever while the server answers 500."""
     backend.fault("file_stream", status=500)
-    # So much is left when the upload begins, however long what comes before it took.
-    monkeypatch.setattr("repro.tracker.sync._left", lambda deadline: 5.0)
-    code, said = tracker(capsys, "sync", folder)
-    assert (code, "did not end within" in said) == (1, True), said
-
-
-def test_a_torn_end_and_an_empty_fragment(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    (fragment,) = fragments(folder)
-    whole = fragment.path.read_bytes()
-    fragment.path.write_bytes(whole[: len(whole) * 2 // 3])
-    held = offline_epochs(folder)
-    assert 0 < len(held) < len(EXPECTED)
-    empty = folder / "wandb" / "offline-run-20200101_000000-x" / "run-x.wandb"
-    empty.parent.mkdir()
-    empty.write_bytes(whole[:7])
-    code, said = tracker(capsys, "verify", folder)
-    assert (code, f"epochs {held[-1] + 1}" in said) == (1, True), said
-    code, said = tracker(capsys, "sync", folder)
-    assert code == 0, said
+    code, said = tracker(capsys, "sync", folder, "--limit", "5")
+    assert (code, "W&B failed: " in said) == (1, True), said
+    backend.clear()
+    assert tracker(capsys, "sync", folder)[0] == 0
     assert backend.run(folder.name).epochs() == EXPECTED
-    noted = read_json(folder / "sync.json")["fragments"]
-    assert noted[fragment.name]["state"] == "sent"
-    assert noted[fragment.name]["cut_bytes"] > 0
-    assert noted[empty.parent.name]["state"] == "empty"
 
 
-def test_a_living_run_is_sent_from_the_truth(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its W&B files are left alone; when it has ended, what came later joins without a row twice."""
+def test_a_run_that_is_under_way(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rows so far are sent; what comes later joins without a row twice."""
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     status = read_json(folder / "status.json")
     final = (folder / "final.json").read_bytes()
     (folder / "final.json").unlink()
-    (folder / "metrics.jsonl").write_text("".join(lines[:3]))
-    write_json(folder / "status.json", status | {"state": "preempted"})
-    with owner_lock(folder):
-        code, said = tracker(capsys, "sync", folder)
-    assert code == 0, said
+    # The last line is half written.
+    (folder / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    write_json(folder / "status.json", status | {"state": "running", "pid": os.getpid(), "heartbeat": now()})
+    code, said = tracker(capsys, "sync", folder)
+    assert (code, "3 rows" in said, "the run is running" in said) == (0, True, True), said
     assert backend.run(folder.name).epochs() == [0, 1, 2]
-    assert not (fragments(folder)[0].path.parent / f"{fragments(folder)[0].path.name}.synced").exists()
     (folder / "metrics.jsonl").write_text("".join(lines))
     (folder / "final.json").write_bytes(final)
     write_json(folder / "status.json", status)
@@ -155,48 +135,82 @@ def test_a_living_run_is_sent_from_the_truth(folder: Path, backend: Backend, cap
     assert code == 0, said
     assert backend.run(folder.name).epochs() == EXPECTED
     assert backend.run(folder.name).state == "finished"
-    assert read_json(folder / "sync.json")["fragments"][fragments(folder)[0].name]["state"] == "covered"
 
 
 def test_two_at_once(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    with writer_lock(folder):
+    with upload_lock(folder):
         code, said = tracker(capsys, "sync", folder)
     assert (code, "another process is sending it" in said) == (0, True), said
     assert backend.runs == {}
 
 
-def test_no_server(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_online_attempt_leaves_a_run_that_is_being_sent(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(folder: Path, *, timeout_s: float) -> None:
+        raise HeldError(folder)
+
+    monkeypatch.setattr("repro.tracker.session.upload_lock", held)
+    folder = train(tmp_path / "runs", "online")
+    assert backend.runs == {}
+    assert offline_epochs(folder) == EXPECTED
+
+
+def test_two_processes_at_once(folder: Path, backend: Backend) -> None:
+    """Whichever comes second waits for its turn or finds everything there."""
+    backend.fault("UpsertBucket", delay_s=1.0, times=1)
+    command = [sys.executable, "-m", "repro.tracker", "sync", str(folder)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert any("synced" in words for words in said), said
+    assert backend.run(folder.name).epochs() == EXPECTED
+
+
+def test_no_server(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.tracker.server.CONNECT_S", 2)
     backend.stop()
     code, said = tracker(capsys, "sync", folder)
-    assert (code, "Nothing was sent" in said) == (2, True), said
+    assert (code, "W&B cannot be used" in said) == (2, True), said
     code, said = tracker(capsys, "sync", folder.parent / "elsewhere")
     assert (code, "no run folder" in said) == (2, True), said
 
 
-def test_drift_and_a_gap_are_named_and_published_anew(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_spoilt_run_is_sent_anew(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
     assert tracker(capsys, "sync", folder)[0] == 0
     stored = backend.run(folder.name)
-    changed = stored.rows()[2] | {"test/accuracy": 0.125}
-    stored.history[2] = json.dumps(changed)
-    code, said = tracker(capsys, "verify", "--online", folder)
-    assert (code, "epoch 2: test/accuracy is 0.125, not" in said) == (1, True), said
-    del stored.history[2]
-    code, said = tracker(capsys, "verify", "--online", folder)
-    assert (code, "epoch 2 missing" in said) == (1, True), said
+    whole = list(stored.history)
+    stored.history[2] = json.dumps(stored.rows()[2] | {"test/accuracy": 0.125})
     code, said = tracker(capsys, "sync", folder, "--again")
-    assert (code, "`publish` makes a clean copy" in said) == (1, True), said
-    code, said = tracker(capsys, "publish", folder)
-    assert code == 0, said
-    assert said.strip().endswith(f"{folder.name}-2")
-    assert backend.run(f"{folder.name}-2").epochs() == EXPECTED
-    code, said = tracker(capsys, "publish", folder, "--id", folder.name)
-    assert (code, "Choose another --id" in said) == (2, True), said
+    assert (code, "epoch 2: test/accuracy is 0.125, not" in said, "`sync --as NEW_ID`" in said) == (1, True, True), said
+    stored.history[:] = [*whole, json.dumps(json.loads(whole[2]) | {"_step": len(whole)})]
+    code, said = tracker(capsys, "sync", folder, "--again")
+    assert (code, "epochs [2] more than once" in said) == (1, True), said
+    stored.history[:] = [*whole[:2], *whole[3:]]
+    code, said = tracker(capsys, "sync", folder, "--again")
+    assert (code, "lacks epochs [2] before its last" in said, "`sync --as NEW_ID`" in said) == (1, True, True), said
+    assert len(stored.history) == EPOCHS
+    backend.on_upsertbucket({"project": stored.project, "name": "taken"})
+    code, said = tracker(capsys, "sync", folder, "--as", "taken")
+    assert (code, "Choose another id" in said) == (1, True), said
+    # Cut short, then called again.
+    backend.fault("file_stream", status=403)
+    assert tracker(capsys, "sync", folder, "--as", "clean")[0] == 1
+    backend.clear()
+    code, said = tracker(capsys, "sync", folder, "--as", "clean")
+    assert (code, "synced" in said) == (0, True), said
+    assert backend.run("clean").epochs() == EXPECTED
+    # From then on the run is that one.
+    assert tracker(capsys, "sync", folder, "--as", "clean")[0] == 0
+    code, said = tracker(capsys, "sync", folder, "--again")
+    assert (code, "up to date" in said) == (0, True), said
+    assert (len(stored.history), backend.run("clean").epochs()) == (EPOCHS, EXPECTED)
+    shutil.copytree(folder, folder.parent / "copy")
+    assert tracker(capsys, "sync", folder.parent, "--as", "third")[0] == 2
 
 
 def test_an_online_attempt_continues_what_was_synced(backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Offline, stopped, synced, then online: the server's last epoch is where the second attempt begins."""
     from repro.errors import Interrupted
-    from repro.monitor import Monitor
+    from repro.training.monitor import Monitor
 
     def stop(self: Monitor, training: object) -> None:
         if len(self.rows) == 3:
@@ -216,7 +230,7 @@ def test_an_online_attempt_continues_what_was_synced(backend: Backend, tmp_path:
     assert backend.run(folder.name).epochs() == EXPECTED
     assert [row["job/attempt"] for row in backend.run(folder.name).rows()] == [1, 1, 1, 2, 2, 2]
     assert tracker(capsys, "sync", folder)[0] == 0
-    assert tracker(capsys, "verify", "--online", folder)[0] == 0
+    assert backend.run(folder.name).epochs() == EXPECTED
 
 
 def test_a_row_that_was_refused_goes_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,12 +249,6 @@ def test_a_row_that_was_refused_goes_before_the_next(tmp_path: Path, monkeypatch
     folder = train(tmp_path / "runs", "offline")
     assert offline_epochs(folder) == EXPECTED
     assert refused == []
-
-
-def test_locks_are_freed_with_the_run(folder: Path) -> None:
-    for lock in (owner_lock(folder), writer_lock(folder)):
-        with lock:
-            pass
 
 
 def test_a_line_of_metrics_reads_back() -> None:

@@ -1,0 +1,1 @@
+"""Figures: curves over epochs and panels of images."""

@@ -1,0 +1,267 @@
+"""Curves over epochs: a line for each row, or for each chosen class of a row, and the published values beside them."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.panels import COLORS, DASHES, GRAY, RULE, csv_row, drawn, legend_columns, look, marked
+from analysis.reading.cells import Collected
+from analysis.reading.images import TrainingSets
+from analysis.reading.runs import read_curves
+from analysis.reading.stats import Summary, factor, summarize
+from repro.metric_names import definition_of
+from sweeps.spec.load import FigureSpec, Panel, Reported, Sample
+
+#: Classes that a panel shows where its spec says nothing.
+MOST_CLASSES = 10
+#: Letters of a y axis' label that fit beside a panel; inches below one for the names of classes, and of an entry without its name.
+_LABEL_LETTERS = 32
+_LEGEND_INCHES, _HANDLE_INCHES = 3.5, 0.55
+_START = re.compile(r"(\d+(?:\.\d+)?) at the start")
+_PUBLISHED: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 5,
+    "markerfacecolor": "none",
+    "markeredgecolor": GRAY,
+    "markeredgewidth": 1.2,
+    "linestyle": "none",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of one panel: by completed epochs, what the cell's runs say together.
+
+    A point exists for every epoch that any of the runs has; where another one has no finite value there, its mean is NaN and
+    the line has a gap.
+
+    Attributes:
+        metric: what is plotted; of a series per class, that of one class.
+        number: which class; ``None`` where the metric is no series per class.
+        class_name: its name.
+    """
+
+    cell: Collected
+    panel: Panel
+    metric: str
+    number: int | None
+    class_name: str | None
+    points: dict[int, Summary]
+    num_runs: int
+
+    @property
+    def num_diverged(self) -> int:
+        """How many of its runs diverged before the end."""
+        return self.points[max(self.points)].diverged if self.points else 0
+
+    @property
+    def name(self) -> str:
+        """The row's label, and what its runs lack."""
+        return marked(self.cell.row, n=self.num_runs, expected=len(self.cell.repeats), diverged=self.num_diverged)
+
+
+def is_family(panel: Panel) -> bool:
+    """Say whether the panel shows a series per class."""
+    return "{k}" in panel.metric
+
+
+def read_panels(spec: FigureSpec, cells: Sequence[Collected], sets: TrainingSets) -> tuple[list[Curve], dict[Panel, tuple[int, ...]]]:
+    """Return all lines of all curve panels, and for each panel with a series per class the classes that it shows.
+
+    These are those it lists; else drawn among the classes that all done runs have in all such panels, so that panels with the same
+    ``{count, seed}`` show the same classes; else the first ten of these.
+
+    Raises:
+        UserError: a done run's metrics are damaged, or its dataset is.
+    """
+    panels = [panel for panel in spec.panels if panel.type == "curve"]
+    if not panels:
+        return [], {}
+    metrics = tuple(panel.metric for panel in panels)
+    read = {cell.place: [read_curves(run, metrics) for run in cell.done] for cell in cells if cell.skip is None}
+    shown = [(cell, panel) for cell in cells if cell.skip is None for panel in panels if cell.row in panel.rows]
+    found = [
+        numbers
+        for cell, panel in shown
+        if is_family(panel)
+        for run in read[cell.place]
+        if (numbers := {int(name.rpartition("/")[2]) for name in run if name.startswith(panel.metric.removesuffix("{k}"))})
+    ]
+    candidates = sorted(set.intersection(*found)) if found else []
+    classes = {panel: _chosen(panel, candidates) for panel in panels if is_family(panel)}
+    curves = []
+    for cell, panel in shown:
+        for number in classes.get(panel, (None,)):
+            metric = panel.metric if number is None else panel.metric.replace("{k}", f"{number:03d}")
+            name = sets.class_name(cell.done[0], number) if number is not None and cell.done else None
+            series = [run[metric] for run in read[cell.place] if run.get(metric)]
+            epochs = sorted(set().union(*series))
+            points = {epoch: summarize([one.get(epoch, math.nan) for one in series], expected=len(cell.repeats)) for epoch in epochs}
+            curves.append(Curve(cell, panel, metric, number, name, points, len(series)))
+    return curves, classes
+
+
+def _chosen(panel: Panel, candidates: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(panel.classes, Sample):
+        return drawn(candidates, panel.classes)
+    return panel.classes if panel.classes is not None else tuple(candidates[:MOST_CLASSES])
+
+
+def published(spec: FigureSpec, panel: Panel) -> list[tuple[Reported, float | None, float]]:
+    """Return the published numbers of a panel as fractions: the entry, its value at the start, at the end.
+
+    An entry holds one number, that at the end; one at the start is read from the words ``40 at the start`` of its source.
+    """
+    found = []
+    for item in spec.reported:
+        if panel.type == "curve" and item.column == panel.label and item.row in panel.rows:
+            unit = 0.01 if item.unit == "percent" else 1.0
+            start = _START.search(item.source)
+            found.append((item, float(start[1]) * unit if start else None, item.mean * unit))
+    return found
+
+
+def draw_curves(
+    axes: Axes, spec: FigureSpec, panel: Panel, curves: Sequence[Curve], *, title: str, looks: dict[str, dict[str, Any]]
+) -> None:
+    """Draw one panel; ``curves`` are its lines, ``looks`` what the line of each row looks like."""
+    scale = factor(panel.scale)
+    for curve in curves:
+        style = looks[curve.cell.row] if curve.number is None else _class_look(curve, curves)
+        epochs = list(curve.points)
+        means = scale * np.array([math.nan if point.mean is None else point.mean for point in curve.points.values()])
+        axes.plot(epochs, means, **style)
+        sds = scale * np.array([math.nan if point.sd is None else point.sd for point in curve.points.values()])
+        if spec.spread != "none" and not np.isnan(sds).all():
+            low, high = means - sds, means + sds
+            if definition_of(panel.metric.replace("{k}", "000")).unit == "fraction":
+                # No run could be there.
+                low, high = np.clip(low, 0.0, scale), np.clip(high, 0.0, scale)
+            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    for _, start, end in published(spec, panel):
+        for place, value in ((0.0, start), (1.0, end)):
+            if value is not None:
+                # At the edges: the published runs have as many epochs as the paper's, whatever these have.
+                axes.plot([place], [value * scale], transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, **_PUBLISHED)
+    if not any(curve.points for curve in curves):
+        text = "no done run has this metric" if any(curve.cell.done for curve in curves) else "no run is done"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GRAY)
+        axes.set_xticks([])
+        if not published(spec, panel):
+            axes.set_yticks([])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if is_family(panel):
+            _class_legend(axes, curves)
+    axes.set_xlabel("Epoch")
+    axes.set_ylabel(_broken(panel.label))
+    axes.margins(x=0.01)
+    if title:
+        axes.set_title(title)
+
+
+def _broken(label: str) -> str:
+    """Return the label of an axis in lines that fit beside a panel, broken after a comma where there is one."""
+    parts = [label] if len(label) <= _LABEL_LETTERS else label.replace(", ", ",\n", 1).split("\n")
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, _LABEL_LETTERS))
+
+
+def _class_look(curve: Curve, curves: Sequence[Curve]) -> dict[str, Any]:
+    """Return the look of a class's line: with several rows, colours tell classes and dashes rows, as long as there are enough of both."""
+    numbers = list(dict.fromkeys(other.number for other in curves))
+    rows = list(dict.fromkeys(other.cell.row for other in curves))
+    number, row = numbers.index(curve.number), rows.index(curve.cell.row)
+    if len(rows) > 1 and len(numbers) <= len(COLORS) and len(rows) <= len(DASHES):
+        return {"color": COLORS[number], "linestyle": DASHES[row]}
+    return look(row * len(numbers) + number)
+
+
+def _class_legend(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Name the classes below the panel, under the name of their row and what its runs lack."""
+    labels = _class_labels(curves)
+    handles = [Line2D([], [], label=label, **_class_look(curve, curves)) for label, curve in zip(labels, curves, strict=True)]
+    axes.legend(
+        handles=handles,
+        title=" / ".join(dict.fromkeys(curve.name for curve in curves)),
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.2),
+        ncols=legend_columns(labels, _LEGEND_INCHES, _HANDLE_INCHES),
+        handlelength=2.2,
+        columnspacing=1.2,
+    )
+
+
+def _class_labels(curves: Sequence[Curve]) -> list[str]:
+    several = len({curve.cell.row for curve in curves}) > 1
+    return [f"{curve.class_name}, {curve.cell.row}" if several else str(curve.class_name) for curve in curves]
+
+
+def legend_lines(panel: Panel, curves: Sequence[Curve]) -> int:
+    """Return how many lines of text stand below the panel whose lines are ``curves``, for its classes."""
+    if not is_family(panel) or not curves:
+        return 0
+    return 1 + -(-len(curves) // legend_columns(_class_labels(curves), _LEGEND_INCHES, _HANDLE_INCHES))
+
+
+def published_handle() -> Line2D:
+    """Return the legend's entry of published numbers."""
+    return Line2D([], [], label="published", **_PUBLISHED)
+
+
+def curve_rows(spec: FigureSpec, cells: Sequence[Collected], curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Return what is plotted, for the CSV: every point of every line, then the published numbers, which have no epoch but the last."""
+    rows = [
+        csv_row(spec, curve.panel, curve.cell, point, metric=curve.metric, epoch=epoch)
+        | {"class": curve.number, "class_name": curve.class_name}
+        for curve in curves
+        for epoch, point in curve.points.items()
+    ]
+    for panel in spec.panels:
+        for item, start, end in published(spec, panel):
+            cell = next(cell for cell in cells if cell.row == item.row)
+            for epoch, value in (("start", start), ("end", end)):
+                if value is not None:
+                    number = Summary(0, 0, 0, value, None)
+                    line = csv_row(spec, panel, cell, number, metric=panel.metric, epoch=epoch, source="published")
+                    rows.append(line | {"n": None, "expected": None, "diverged": None})
+    return rows
+
+
+def curve_notes(spec: FigureSpec, curves: Sequence[Curve], classes: dict[Panel, tuple[int, ...]]) -> list[str]:
+    """Return how to read the curves, for the page."""
+    panels = [panel for panel in spec.panels if panel.type == "curve"]
+    if not panels:
+        return []
+    metrics = ", ".join(f"`{panel.metric}`" for panel in panels)
+    notes = [f"Lines: mean of {metrics} over the runs, after each completed epoch; epoch 0 is the untrained model."]
+    for panel, numbers in classes.items():
+        names = {curve.number: curve.class_name for curve in curves if curve.panel == panel}
+        listed = [
+            f"class {number}" if (name := names.get(number)) in (None, f"class {number}") else f"{name} ({number})" for number in numbers
+        ]
+        how = "as the figure lists them" if panel.classes is not None else f"the first {MOST_CLASSES} that all done runs have"
+        if isinstance(panel.classes, Sample):
+            how = f"{panel.classes.count} drawn with seed {panel.classes.seed} among the classes that all done runs have: {RULE}"
+        notes.append(f"Classes of {panel.label}: {', '.join(listed) or 'none yet'}; {how}.")
+    if any(curve.num_runs < len(curve.cell.repeats) for curve in curves):
+        notes.append("(n/N): only n of the line's N runs are done and have the metric; nothing stands in for the others.")
+    if any(curve.num_diverged for curve in curves):
+        notes.append("div (d/n): d of the line's n runs diverged; the line ends where the first of them did.")
+    for panel in panels:
+        for item, start, end in published(spec, panel):
+            scale = factor(panel.scale)
+            begin = "" if start is None else f"{start * scale:g} at the start, "
+            notes.append(
+                f"Published (hollow markers at the edges): {panel.label}, {item.row}: {begin}{end * scale:g} at the end ({item.source})."
+            )
+    return notes

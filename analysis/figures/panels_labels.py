@@ -1,0 +1,220 @@
+"""The labels of single images: the classes that converged labels find likely (Figure 2), and the labels put right (Figure 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.figures.panels import RULE, cells_of, csv_row, drawn, marked
+from analysis.figures.tiles import Bar, Tile, Tiles
+from analysis.reading.cells import Collected, Repeat
+from analysis.reading.images import TrainingSet, TrainingSets, annotated_classes, name_of
+from analysis.reading.stats import Summary, factor, summarize
+from repro.errors import UserError
+from repro.labels.trajectory import Trajectory
+from sweeps.spec.load import FigureSpec, Panel, Sample
+
+#: So many classes a chart.
+TOP = 5
+#: Where the spec does not say which images.
+DEFAULT_TOP, DEFAULT_EXAMPLES = Sample(count=4, seed=0), Sample(count=8, seed=0)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The instance labels of one done run.
+
+    Attributes:
+        training_set: ``None`` where the dataset is not on this machine.
+        diverged: whether it ended early, or its labels are not all finite; then its labels say nothing.
+    """
+
+    repeat: Repeat
+    labels: Trajectory
+    training_set: TrainingSet | None
+    diverged: bool
+
+    def annotated(self) -> npt.NDArray[np.int64]:
+        """Return the annotated classes (N,); without the dataset, the most probable ones at the first visit, which may differ (B1)."""
+        if self.training_set is None:
+            first: npt.NDArray[np.int64] = np.argmax(self.labels.block(0), axis=1)
+            return first
+        return annotated_classes(self.repeat.run, self.training_set, self.labels.indices)
+
+    def final(self) -> npt.NDArray[np.float32]:
+        """Return the labels (N, K) at the last visits."""
+        return self.labels.block(self.labels.epochs - 1)
+
+
+def _read_learned(cell: Collected, sets: TrainingSets, made: Tiles) -> list[Learned]:
+    """Return the instance labels of the cell's done runs that recorded any, and add the cell's row to the heading of the panel.
+
+    Raises:
+        UserError: recorded labels are damaged, or the dataset is another than the runs'.
+    """
+    found = []
+    for repeat in cell.repeats:
+        labels = repeat.run.labels()
+        if labels is not None and labels.kind == "instance":
+            loss = repeat.run.final.get("train/loss", {}).get("last", 0.0)
+            ended_early = labels.epochs < labels.planned or not math.isfinite(loss)
+            diverged = labels.epochs == 0 or ended_early or not bool(np.isfinite(labels.block(labels.epochs - 1)).all())
+            found.append(Learned(repeat, labels, sets.of(repeat.run), diverged))
+    made.rows_shown.append(marked(cell.row, n=len(found), expected=len(cell.repeats), diverged=sum(one.diverged for one in found)))
+    return found
+
+
+def top_classes(spec: FigureSpec, panel: Panel, column: str, cells: Sequence[Collected], sets: TrainingSets) -> Tiles:
+    """Return the panel: for each chosen image the mean over the runs of its most probable classes but the annotated one.
+
+    The spread is the standard deviation over the runs that trained on the image; one that diverged leaves the image without a chart.
+
+    Raises:
+        UserError: recorded labels are damaged, the dataset is another than the runs', or the runs of a cell have different ones.
+    """
+    here = cells_of(panel, column, cells)
+    made = Tiles(panel, column, series=("",), limit=None, message=_message_without_tiles(here))
+    made.notes.append(
+        f"{panel.label}: the {TOP} most probable classes but the annotated one, at the last visit; mean over the runs that trained on the "
+        "image, each chart with an axis of its own; above it the annotated class with its mean probability"
+        + ("." if spec.spread == "none" else "; whiskers: ± spread.")
+    )
+    wanted = DEFAULT_TOP if panel.instances is None else panel.instances
+    for cell in here:
+        learned = _read_learned(cell, sets, made)
+        if not learned:
+            continue
+        if len({id(one.training_set) for one in learned}) > 1:
+            raise UserError(
+                f"{spec.path}: panel '{panel.label}': the runs of {cell.label} have different datasets. Draw them in rows of their own."
+            )
+        common = set.intersection(*(set(one.labels.indices.tolist()) for one in learned))
+        if isinstance(wanted, Sample):
+            positions = drawn(common, wanted)
+            how = f"drawn with seed {wanted.seed} among the {len(common)} that every done run trained on: {RULE}"
+        else:
+            positions, how = wanted, "as the figure lists them"
+        made.chosen.update(positions)
+        made.run_ids += [one.repeat.run.run_id for one in learned]
+        made.notes.append(f"Images of {cell.label}: {', '.join(map(str, positions))}, {how}.")
+        if learned[0].training_set is None:
+            made.notes.append(f"{cell.label}: the annotated class is taken to be the most probable one at the first visit.")
+        _add_top(made, spec, cell, learned, positions, title=cell.row + ", " if len(here) > 1 else "")
+    return made
+
+
+def _message_without_tiles(cells: Sequence[Collected]) -> str:
+    """Return why a panel shows no image."""
+    if not cells:
+        return "left out"
+    return "no done run has instance labels" if any(cell.done for cell in cells) else "no run is done"
+
+
+def _add_top(made: Tiles, spec: FigureSpec, cell: Collected, learned: Sequence[Learned], positions: Sequence[int], *, title: str) -> None:
+    """Add a tile for each position, and its lines of the CSV."""
+    panel, training_set, expected = made.panel, learned[0].training_set, len(cell.repeats)
+    asked = np.asarray(positions, dtype=np.int64)
+    # Of a run's labels, (N, K) numbers, only the chosen rows are kept.
+    rows = [one.labels.rows_of(asked) for one in learned]
+    annotated = [one.annotated()[row] for one, row in zip(learned, rows, strict=True)]
+    final = [None if one.diverged else one.final()[row] for one, row in zip(learned, rows, strict=True)]
+    for index, position in enumerate(positions):
+        having = [run for run in range(len(learned)) if rows[run][index] >= 0]
+        targets = sorted({int(annotated[run][index]) for run in having})
+        known = [labels[index] for run in having if (labels := final[run]) is not None]
+        summaries: dict[int, Summary] = {}
+        if known and len(known) == len(having):
+            summaries = {
+                number: summarize([float(one[number]) for one in known], expected=expected)
+                for number in range(learned[0].labels.num_classes)
+            }
+        names = " / ".join(_with_mean(name_of(training_set, number), summaries.get(number), panel) for number in targets)
+        heading = f"annotated: {names}" if names else "no run"
+        heading = title + marked(heading, n=len(having), expected=expected, diverged=len(having) - len(known))
+        others = [number for number in summaries if number not in targets]
+        top = sorted(others, key=lambda number: (-(summaries[number].mean or 0.0), number))[:TOP]
+        image = training_set.image(position) if training_set is not None and position < len(training_set.labels) else None
+        message = "" if top else ("no done run trained on it" if not having else "diverged")
+        bars = tuple(Bar(name_of(training_set, number), (summaries[number],)) for number in top)
+        made.tiles.append(Tile(position, image, heading, bars, message))
+        made.rows += [
+            csv_row(spec, panel, cell, summaries[number], metric="label_probability", instance=position, epoch="last")
+            | {"class": number, "class_name": name_of(training_set, number), "annotated": " ".join(map(str, targets))}
+            for number in (*(number for number in targets if number in summaries), *top)
+        ]
+
+
+def _with_mean(name: str, summary: Summary | None, panel: Panel) -> str:
+    return name if summary is None or summary.mean is None else f"{name}, {summary.mean * factor(panel.scale):.3g}"
+
+
+def examples(spec: FigureSpec, panel: Panel, column: str, cells: Sequence[Collected], sets: TrainingSets) -> Tiles:
+    """Return the panel: corrected images of the first repeat that is done and did not diverge, a row of the figure after the other.
+
+    Beside each image stand the probabilities of its annotated and of its true class at its first and its last recorded visit. The first
+    one comes after the first update, unless the run has ``trajectory.when=before``.
+
+    Raises:
+        UserError: recorded labels are damaged, or the dataset is another than the run's.
+    """
+    here = cells_of(panel, column, cells)
+    made = Tiles(panel, column, series=("first epoch", "last epoch"), limit=1.0, message=_message_without_tiles(here))
+    when: set[str] = set()
+    for cell in here:
+        learned = _read_learned(cell, sets, made)
+        first = next((one for one in learned if not one.diverged), None)
+        if first is None:
+            made.message = "every done run diverged" if learned else made.message
+            continue
+        where = f"{panel.label}: {cell.label}, {first.repeat.label} (`{first.repeat.run.run_id}`)"
+        if first.training_set is None or first.repeat.run.fields.get("noise.name", "none") == "none":
+            made.message = (
+                "the dataset is not on this machine, so the true classes are not known"
+                if first.training_set is None
+                else "the run has no label noise, so no label is wrong"
+            )
+            made.notes.append(f"{where}: {made.message}.")
+            continue
+        made.run_ids.append(first.repeat.run.run_id)
+        annotated, true, final = first.annotated(), first.training_set.labels[first.labels.indices], first.final()
+        wrong = annotated != true
+        # Of classes that are equally probable none is the label's choice.
+        right = (final >= np.take_along_axis(final, true[:, None], axis=1)).sum(axis=1) == 1
+        candidates = first.labels.indices[wrong & right].tolist()
+        count = f"{len(candidates)} of its {wrong.sum()} wrongly annotated images were corrected, out of {len(true)} training images"
+        wanted = DEFAULT_EXAMPLES if panel.instances is None else panel.instances
+        if isinstance(wanted, Sample):
+            positions = drawn(candidates, wanted)
+            how = f"{len(positions)} of them drawn with seed {wanted.seed}: {RULE}"
+        else:
+            positions = tuple(position for position in wanted if position in set(candidates))
+            others = ", ".join(str(position) for position in wanted if position not in positions)
+            how = f"shown as the figure lists them{f', but not {others}, no corrected images' if others else ''}"
+        made.notes.append(f"{where}: {count}; {how}.")
+        made.message = "no wrong label was corrected"
+        made.chosen.update(positions)
+        when.add(first.labels.when)
+        # (visits, N, K)
+        epochs = (1, first.labels.epochs)
+        visits = [first.labels.block(0), final]
+        for position, row in zip(positions, first.labels.rows_of(np.asarray(positions, dtype=np.int64)), strict=True):
+            pair = {"annotated": int(annotated[row]), "true": int(true[row])}
+            bars = []
+            for kind, number in pair.items():
+                name = name_of(first.training_set, number)
+                values = tuple(summarize([float(visit[row, number])], expected=1) for visit in visits)
+                bars.append(Bar(f"{name}\n({kind})", values))
+                made.rows += [
+                    csv_row(spec, panel, cell, value, metric="label_probability", instance=position, epoch=epoch)
+                    | {"repeat": first.repeat.label, "class": number, "class_name": name, **pair}
+                    for epoch, value in zip(epochs, values, strict=True)
+                ]
+            made.tiles.append(Tile(position, first.training_set.image(position), cell.row if len(here) > 1 else "", tuple(bars)))
+    if made.tiles:
+        visit = " or ".join(sorted(when))
+        made.notes.append(f"First and last epoch: the label {visit} the update at the image's visit in that epoch; one run, so no spread.")
+    return made

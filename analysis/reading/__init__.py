@@ -1,0 +1,1 @@
+"""Run folders, plans and evidence: reading them."""

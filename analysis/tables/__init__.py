@@ -1,0 +1,1 @@
+"""Tables and the claims, as Markdown, CSV and LaTeX."""

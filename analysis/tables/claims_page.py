@@ -1,0 +1,123 @@
+"""The page and the table of the claims; how they are answered stands in :mod:`analysis.tables.claims`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.reading.stats import rounded
+from analysis.tables.claims import Outcome, Tested, examine
+from analysis.tables.formats import csv_bytes, grid_lines
+from analysis.tables.page import stamp_lines
+from sweeps.claims import Claim, Claims, load_claims
+from sweeps.spec.load import Scale, load_scale
+
+#: The files, below the folder of the pages.
+PAGE, TABLE = "claims.md", "claims.csv"
+
+
+def claims_files(runs: Path, claims: Claims | None = None) -> dict[str, bytes]:
+    """Return the page and the table of the claims from the run folders and plans in ``runs``: name -> content.
+
+    Raises:
+        UserError: the claims have a mistake; a plan does not fit its spec.
+    """
+    claims = load_claims() if claims is None else claims
+    tested = [examine(claims, load_scale(name), runs) for name in claims.scales]
+    return {PAGE: _page(claims, tested).encode(), TABLE: csv_bytes(_rows(tested))}
+
+
+def _page(claims: Claims, tested: Sequence[Tested]) -> str:
+    count = len(claims.claims)
+    lines = [
+        "# What the paper claims, and what these runs say",
+        "",
+        f"{count} claims, each in our own words and each with its test, stand in `sweeps/claims.yaml`. The rule was fixed before the runs:",
+        "",
+        "- The difference of a claim is the mean of all its comparisons, each a difference between the means of two cells, in points of "
+        "test accuracy (%) unless the claim says otherwise. Published differences are made of the published means in the same way.",
+        "- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict is "
+        f"given by the interval at {100 * (1 - claims.level / count):.2f}%, so that all {count} verdicts of a scale hold together at "
+        f"{100 * (1 - claims.level):g}%.",
+        "- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. "
+        "*Undecided*: it holds the margin, or a run diverged. *Not run*: runs are missing. *Withheld*: a sanity check of the scale is "
+        "contradicted.",
+        "- A claim that must hold in every comparison shows the one that supports it least; its verdict is that of all.",
+        "- Scales are never pooled. What stands behind each line, comparison by comparison, is in [claims.csv](claims.csv).",
+        "",
+    ]
+    for item in tested:
+        lines += [f"## Scale: {item.scale.title}", "", *stamp_lines(item.scale)]
+        lines += ["Sanity:", "", *_grid(item.sanity), "", "Claims:", "", *_grid(item.claims), ""]
+    lines += ["---", "", "- To make this page again: `python -m analysis claims`."]
+    return "\n".join(lines) + "\n"
+
+
+def short_table(scale: Scale, runs: Path) -> list[str]:
+    """Return the lines of a Markdown table of the claims at one scale, for the README."""
+    tested = examine(load_claims(), scale, runs)
+    body = [[claim.text, _published(claim, outcome), _difference(outcome), outcome.verdict] for claim, outcome in tested.claims]
+    return grid_lines(["claim", "paper", "here (95% interval)", "verdict"], body)
+
+
+def _grid(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[str]:
+    body = [
+        [
+            claim.text,
+            claim.source,
+            _published(claim, outcome),
+            _difference(outcome),
+            f"{outcome.runs} of {outcome.planned}",
+            outcome.verdict,
+        ]
+        for claim, outcome in outcomes
+    ]
+    return grid_lines(["claim", "where", "paper", "difference (95% interval)", "runs", "verdict"], body, left=2)
+
+
+def _published(claim: Claim, outcome: Outcome) -> str:
+    return claim.published or ("—" if outcome.published is None else f"{outcome.published:+.1f}")
+
+
+def _difference(outcome: Outcome) -> str:
+    if outcome.difference is None:
+        return "—"
+    if math.isnan(outcome.difference):
+        return "diverged"
+    digits = 1 if abs(outcome.difference) >= 1.0 else 2
+    if outcome.interval is None:
+        return f"{outcome.difference:+.{digits}f}"
+    return f"{outcome.difference:+.{digits}f} ({' to '.join(rounded(bound, 1.0, digits) for bound in outcome.interval)})"
+
+
+def _rows(tested: Sequence[Tested]) -> list[dict[str, object]]:
+    return [
+        _row(item.scale, kind if outcome is whole else f"comparison of {kind}", claim, outcome)
+        for item in tested
+        for kind, outcomes in (("sanity", item.sanity), ("claim", item.claims))
+        for claim, whole in outcomes
+        for outcome in (whole, *(whole.parts if len(whole.parts) > 1 else ()))
+    ]
+
+
+def _row(scale: Scale, kind: str, claim: Claim, outcome: Outcome) -> dict[str, object]:
+    low, high = outcome.interval or (None, None)
+    adjusted_low, adjusted_high = outcome.adjusted or (None, None)
+    return {
+        "scale": scale.title,
+        "kind": kind,
+        "id": claim.id,
+        "comparison": outcome.label,
+        "difference": outcome.difference,
+        "low_95": low,
+        "high_95": high,
+        "low_adjusted": adjusted_low,
+        "high_adjusted": adjusted_high,
+        "margin": claim.margin,
+        "direction": claim.direction,
+        "runs": outcome.runs,
+        "runs_planned": outcome.planned,
+        "published": outcome.published,
+        "verdict": outcome.verdict,
+    }

@@ -1,0 +1,209 @@
+"""What the steps of every method, network and execution ask of CUDA: launches, copies, waits and memory, on a driver that does nothing.
+
+``REPRO_NULL_CUDA=FOLDER python benchmarks/launches.py --models resnet18 --executions audit,graphs`` (:mod:`benchmarks.common.null_cuda`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
+
+from benchmarks.common.arguments import list_of, run
+from benchmarks.common.clock import say
+from benchmarks.common.null_cuda import ROOT, counting, environment, folder, loaded, no_waiting
+from benchmarks.common.page import Page, Table
+from repro.command import whole_number
+from repro.config import registry
+from repro.config.compose import compose
+from repro.data import prepare as preparing
+from repro.doctor import made_images
+from repro.errors import UserError
+from repro.randomness import make_deterministic
+from repro.runs.inputs import open_inputs
+from repro.training.build import build
+from repro.training.run import execute
+
+#: Ways of execution, and their settings.
+EXECUTIONS = {
+    "audit": ["exec=audit"],
+    "tf32": ["exec=audit", "exec.allow_tf32=true"],
+    "bfloat16": ["exec=audit", "exec.precision=bfloat16", "exec.channels_last=true"],
+    "graphs": ["exec=audit", "exec.cuda_graphs=true"],
+    "bfloat16+graphs": ["exec=audit", "exec.precision=bfloat16", "exec.channels_last=true", "exec.cuda_graphs=true"],
+    "compile": ["exec=audit", "exec.compile=true"],
+    "fast": ["exec=fast"],
+}
+
+#: Steps before the one that is counted: libraries, the allocator and graphs do things once.
+WARM_UP = 3
+
+
+@dataclass
+class Counted:
+    """What one step asked of the driver, or why there is none.
+
+    Attributes:
+        method: registered name.
+        model: registered name.
+        execution: one of :data:`EXECUTIONS`.
+        events: how often what happened, by kind.
+        forbidden: waits, copies and broken rules of capture, with the lines of the project that caused them.
+        reserved_mib: memory that the allocator holds.
+        host_ms: time of the host for a step.
+        error: why there is no step.
+    """
+
+    method: str
+    model: str
+    execution: str
+    events: dict[str, int] = field(default_factory=dict)
+    forbidden: dict[str, int] = field(default_factory=dict)
+    reserved_mib: float = 0.0
+    host_ms: float = 0.0
+    error: str | None = None
+
+
+def count_step(method: str, model: str, execution: str, *, batch: int, meta_batch: int, more: Sequence[str] = ()) -> Counted:
+    """Take steps of a real training on made images and count the last one. On a GPU nothing is counted, and a wait is an error."""
+    raw = made_images(8 * batch + meta_batch + 32)
+    # For the runs that the method reads, too.
+    preparing._read = lambda config: raw
+    settings = [
+        *("dataset=cifar100", "noise=uniform", "noise.rate=0.4", "seed=0", "tracker=none", "augment=crop_flip", "optim.epochs=2"),
+        *(f"split.meta_size={meta_batch}", f"meta.batch_size={meta_batch}", f"optim.batch_size={batch}"),
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        settings += [f"paths.runs={name}"]
+        read = _inputs(method, settings)
+        config = compose(
+            [f"method={method}", f"model={model}", "optim=standard", *settings, "exec.device=cuda", *read, *EXECUTIONS[execution], *more]
+        )
+        device = torch.device("cuda")
+        make_deterministic(threads=1, allow_tf32=config.exec.allow_tf32)
+        training = build(config, preparing.prepare(config, device), device, Path(name), open_inputs(config))
+        plan = training.begin_epoch()
+        for training.batch in range(WARM_UP):
+            training.take_step(plan)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        training.take_step(plan)
+        host_ms = 1e3 * (time.perf_counter() - start)
+        with counting() if loaded() else no_waiting() as counts:
+            training.take_step(plan)
+        reserved = torch.cuda.max_memory_reserved() / 2**20
+    return Counted(method, model, execution, dict(counts.events), counts.forbidden, round(reserved, 1), round(host_ms, 2))
+
+
+def _inputs(method: str, settings: Sequence[str]) -> list[str]:
+    """Train what ``method`` reads, on the CPU and small, and return the overrides that name it."""
+    reads = registry.get("method", method).build.reads_inputs(registry.get("method", method).config())
+    small = ["optim=standard", *settings, "model=small_cnn", "model.width=2", "exec.device=cpu"]
+    found = []
+    if "labels" in reads:
+        found += [f"inputs.labels=[{execute(compose(['method=instance_labels', *small])).name}]"]
+    if "teacher" in reads:
+        found += [f"inputs.teacher={execute(compose(['method=one_hot', *small])).name}"]
+    return found
+
+
+def in_a_process(method: str, model: str, execution: str, *, batch: int, meta_batch: int) -> Counted:
+    """Count a step in a process of its own: PyTorch's settings and a broken capture would outlive it."""
+    null = folder()
+    assert null is not None
+    sizes = ["--batch", str(batch), "--meta-batch", str(meta_batch)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        __file__,
+        "--methods",
+        method,
+        "--models",
+        model,
+        "--executions",
+        execution,
+        *sizes,
+        "--here",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment(null), capture_output=True, text=True, check=False)
+    try:
+        return Counted(**json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return Counted(method, model, execution, error=last)
+
+
+COLUMNS = (
+    "method",
+    "network",
+    "execution",
+    "launches",
+    "library calls",
+    "graph launches",
+    "waits, copies, violations",
+    "reserved MiB",
+    "host ms",
+)
+
+
+def row(counted: Counted) -> list[str]:
+    """Return the cells of :data:`COLUMNS`."""
+    names = [counted.method, counted.model, counted.execution]
+    if counted.error is not None:
+        return [*names, counted.error[:60], *[""] * (len(COLUMNS) - 4)]
+    events = [str(counted.events.get(kind, 0)) for kind in ("launch", "library call", "graph launch")]
+    return [*names, *events, str(sum(counted.forbidden.values())), f"{counted.reserved_mib:.0f}", f"{counted.host_ms:.1f}"]
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    methods, models = list(registry.choices("method")), list(registry.choices("model"))
+    parser.add_argument("--methods", type=list_of(["all", *methods]), default=["all"])
+    parser.add_argument("--models", type=list_of(["all", *models]), default=["resnet18"])
+    parser.add_argument("--executions", type=list_of(["all", *EXECUTIONS]), default=["audit"])
+    parser.add_argument("--batch", type=whole_number, default=128)
+    parser.add_argument("--meta-batch", type=whole_number, default=256)
+    parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
+    parser.add_argument("--here", action="store_true", help="count one step in this process and print it as JSON")
+    arguments = parser.parse_args()
+    if folder() is None:
+        raise UserError("REPRO_NULL_CUDA is not set: it names the folder of a CUDA driver that does nothing.")
+    sizes = {"batch": arguments.batch, "meta_batch": arguments.meta_batch}
+    if arguments.here:
+        assert loaded()
+        print(json.dumps(asdict(count_step(arguments.methods[0], arguments.models[0], arguments.executions[0], **sizes))))
+        return
+    found = []
+    for model in models if "all" in arguments.models else arguments.models:
+        for method in methods if "all" in arguments.methods else arguments.methods:
+            for execution in EXECUTIONS if "all" in arguments.executions else arguments.executions:
+                found.append(in_a_process(method, model, execution, **sizes))
+                say(" ".join(row(found[-1])))
+                for place, times in found[-1].forbidden.items():
+                    say(f"    {times} x {place}")
+    table = Table(COLUMNS, [row(counted) for counted in found])
+    print(table)
+    if arguments.page:
+        page = Page(
+            f"launches-{'-'.join(arguments.models)}",
+            "What a step asks of CUDA",
+            [table],
+            ["Counted on a CUDA driver that does nothing: the host's code runs for real, kernels do not. A driver's own time is missing."],
+        )
+        print(page.write(torch.device("cpu")))
+
+
+if __name__ == "__main__":
+    run(main)

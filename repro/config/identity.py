@@ -1,0 +1,89 @@
+"""Who a run is: the canonical form of its scientific settings, and the id that follows from it.
+
+Two runs with one id are the same experiment. The id covers *every* field outside ``exec``, ``tracker`` and ``paths``, defaults
+included, and the hand-raised version of each choice; so a changed default gives another id and can never silently reuse an old
+result. The folder stores the full list of fields, and reuse compares it.
+
+A field that is added later declares ``neutral``, the value at which the code behaves as before the field existed; at that value
+the field is left out, so that finished runs keep their ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from repro.config import registry
+from repro.config.schema import NOT_SCIENTIFIC, Config
+from repro.errors import UserError
+from repro.files import read_json
+
+SCHEMA = 1
+
+
+def scientific_fields(config: Config) -> dict[str, Any]:
+    """Return every field of the identity as a flat ``{"optim.epochs": 60, ...}``, sorted by name."""
+    flat: dict[str, Any] = {}
+    for section in dataclasses.fields(config):
+        if section.name not in NOT_SCIENTIFIC:
+            value = getattr(config, section.name)
+            _flatten(section.name, value, dict(section.metadata), flat)
+    for group in registry.GROUPS:
+        flat[f"{group}.version"] = registry.get(group, getattr(config, group).name).version
+    return dict(sorted(flat.items()))
+
+
+def _flatten(name: str, value: Any, metadata: dict[str, Any], flat: dict[str, Any]) -> None:
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            _flatten(f"{name}.{field.name}", getattr(value, field.name), dict(field.metadata), flat)
+    elif "neutral" not in metadata or value != metadata["neutral"]:
+        flat[name] = list(value) if isinstance(value, list | tuple) else value
+
+
+def canonical_json(fields: dict[str, Any]) -> str:
+    """Return the one JSON text of ``fields``: sorted keys, no spaces, floats by their shortest exact form."""
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def run_id(config: Config) -> str:
+    """Return ``<method>-<dataset>-<12 hex>``."""
+    return _run_id(scientific_fields(config))
+
+
+def _run_id(fields: dict[str, Any]) -> str:
+    digest = hashlib.sha256(canonical_json(fields).encode()).hexdigest()
+    return f"{fields['method.name']}-{fields['dataset.name']}-{digest[:12]}"
+
+
+def identity_document(config: Config) -> dict[str, Any]:
+    """Return what ``identity.json`` holds."""
+    fields = scientific_fields(config)
+    return {"schema": SCHEMA, "run_id": _run_id(fields), "fields": fields}
+
+
+def check_same(folder: Path, config: Config) -> None:
+    """Check that ``folder`` holds the run of ``config``.
+
+    Raises:
+        UserError: it holds another one; the message names each field that differs.
+    """
+    try:
+        stored = read_json(folder / "identity.json")
+        fields, name = stored["fields"], stored["run_id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'identity.json'} cannot be read ({error}), so its owner is unknown. Move the folder away, or delete it."
+        ) from error
+    wanted = scientific_fields(config)
+    differing = sorted(key for key in fields.keys() | wanted.keys() if fields.get(key, "absent") != wanted.get(key, "absent"))
+    wanted_name = _run_id(wanted)
+    if differing or name != wanted_name:
+        listed = "; ".join(f"{key}: there {fields.get(key, 'absent')!r}, here {wanted.get(key, 'absent')!r}" for key in differing)
+        raise UserError(
+            f"{folder} holds another run (identity.json: {name}), not {wanted_name}: {listed or 'the id differs'}. "
+            "Nothing was changed. Move that folder away, or set paths.runs to another place."
+        )

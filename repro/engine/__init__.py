@@ -1,0 +1,1 @@
+"""The look-ahead, the training step and the optimiser: one step of a run."""

@@ -1,0 +1,1 @@
+"""Label trajectories: recorded while a run trains, read by everyone else."""

@@ -1,0 +1,144 @@
+"""Label trajectories: what the labels of a run were, over its training.
+
+``instances.f16`` holds float16 of shape (epochs, N, K): the target of each training instance at its visit in each epoch (every
+instance is visited exactly once an epoch, so this is well defined in every run); ``trajectory.dtype=float32`` makes it
+``instances.f32`` (C8). ``classes.f32`` holds float32 of shape (steps, K): the per-class parameters after each step. ``layout.json``
+says which of them there is, its shape, and which published training image each row is. One epoch is one block at a fixed place, so
+a resumed run writes the same bytes to the same place, and a reader reads a block at a time. Reading: :mod:`repro.labels.trajectory`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from repro.engine.method import Method
+from repro.errors import UserError
+from repro.files import json_text, write_bytes
+from repro.labels.trajectory import SCHEMA
+from repro.runs.manifest import Entry, entry_of
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of a trajectory: ``rows`` is N for instance labels, steps an epoch for class labels, whose numbers are always float32."""
+
+    kind: str
+    epochs: int
+    rows: int
+    num_classes: int
+    precision: str = "float16"
+
+    @property
+    def dtype(self) -> np.dtype[np.floating[Any]]:
+        """Type of the stored numbers, little-endian."""
+        return np.dtype("<f2" if self.kind == "instance" and self.precision == "float16" else "<f4")
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in the run's ``labels`` folder."""
+        return f"{'instances' if self.kind == 'instance' else 'classes'}.f{8 * self.dtype.itemsize}"
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one epoch."""
+        return self.rows * self.num_classes * self.dtype.itemsize
+
+
+class Recorder:
+    """Records the labels of one run, a block an epoch. The open block lives on the device and in the checkpoint."""
+
+    def __init__(self, folder: Path, layout: Layout, method: Method, *, when: str) -> None:
+        self._folder = folder
+        self._layout = layout
+        self._method = method
+        self._when = when
+        dtype = torch.float16 if layout.dtype.itemsize == 2 else torch.float32
+        self._digests: list[str] = []
+        self._entries: dict[str, Entry] = {}
+        self._block = torch.zeros((layout.rows, layout.num_classes), dtype=dtype, device=method.context.device)
+
+    @property
+    def block(self) -> Tensor:
+        """The open block, on the device; it is changed in place."""
+        return self._block
+
+    def note(self, moment: str, rows: Tensor, step: Tensor) -> None:
+        """Note the labels of the batch's ``rows``, if ``moment``, before or after the update, is what is recorded (C3).
+
+        Eq. 6 trains on the labels after the update. ``step`` (1,) counts within the epoch.
+        """
+        if moment != self._when:
+            return
+        instance = self._layout.kind == "instance"
+        labels = self._method.targets(rows) if instance else self._method.class_parameters().unsqueeze(0)
+        self._block.index_copy_(0, rows if instance else step, labels.to(self._block.dtype))
+
+    def begin(self, train_indices: npt.NDArray[np.int64], *, completed_epochs: int) -> None:
+        """Open the trajectory of a run that has completed so many epochs; what was written after them is cut off.
+
+        Raises:
+            UserError: an epoch that a resumed run has written is not there as it was written: labels cannot be made anew from a checkpoint.
+        """
+        self._folder.mkdir(exist_ok=True)
+        layout = self._layout
+        described = {
+            "schema": SCHEMA,
+            "kind": layout.kind,
+            "file": layout.file_name,
+            "dtype": layout.dtype.str,
+            "when": self._when,
+            "shape": [layout.epochs, layout.rows, layout.num_classes],
+            "indices": "indices.i64",
+            "num_instances": len(train_indices),
+        }
+        small = {"indices.i64": train_indices.astype("<i8").tobytes(), "layout.json": json_text(described).encode()}
+        for name, content in small.items():
+            write_bytes(self._folder / name, content)
+            self._entries[f"labels/{name}"] = entry_of(content)
+        path = self._path()
+        path.touch()
+        with path.open("r+b") as file:
+            for epoch in range(completed_epochs):
+                if hashlib.sha256(file.read(layout.block_bytes)).hexdigest() != self._digests[epoch]:
+                    raise UserError(
+                        f"{path}: epoch {epoch + 1} of the {completed_epochs} that the checkpoint knows is not what the run wrote: the "
+                        "file was cut, damaged or replaced. Move the run folder away to train the run anew."
+                    )
+            file.truncate(completed_epochs * layout.block_bytes)
+        del self._digests[completed_epochs:]
+
+    def end_epoch(self, completed_epochs: int) -> None:
+        """Write the block of the epoch that makes ``completed_epochs`` complete, and force it to the disk."""
+        content = self._block.cpu().numpy().astype(self._layout.dtype, copy=False).tobytes()
+        self._digests = [*self._digests[: completed_epochs - 1], hashlib.sha256(content).hexdigest()]
+        with self._path().open("r+b") as file:
+            file.seek((completed_epochs - 1) * self._layout.block_bytes)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _path(self) -> Path:
+        return self._folder / self._layout.file_name
+
+    def entries(self) -> dict[str, Entry]:
+        """Return what the manifest says of the files: path in the run folder -> entry."""
+        size, digests = self._layout.block_bytes, tuple(self._digests)
+        return {**self._entries, f"labels/{self._layout.file_name}": Entry(size * len(digests), block_bytes=size, blocks=digests)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the open block, and the sha256 of those that were written."""
+        return {"block": self._block, "digests": list(self._digests)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the open block, and what is known of those that were written."""
+        self._block.copy_(state["block"])
+        self._digests = list(state["digests"])

@@ -1,0 +1,1 @@
+"""Methods that correct the loss by the transition matrix of the noise."""

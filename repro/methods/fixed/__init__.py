@@ -1,0 +1,1 @@
+"""Methods whose targets are not learned."""

@@ -1,0 +1,1 @@
+"""Methods that learn labels, or parameters of the data."""

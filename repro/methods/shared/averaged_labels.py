@@ -1,0 +1,197 @@
+"""The labels of several runs, averaged: what the final run of the two-stage protocol trains on (section 3.1, C1-C4, C9).
+
+Stage 1 holds out one fold after the other and records how the labels of the rest move; stage 2 trains on everything with the
+average over those runs. The paper does not say how moments of a shorter epoch are matched with those of a longer one (C2). Here:
+
+* instance labels, ``visit``: every instance is visited once an epoch in every run, so its label in epoch e is the average of its
+  labels at its visits in epoch e; ``fraction`` interpolates between visits at equal fractions of training, which also serves runs
+  of different length;
+* class labels, ``fraction``: the numbers are interpolated at equal fractions of training.
+
+A run that holds an instance out has no label for it, and its average is over the others (C1). One epoch of each run is read at a
+time, so memory does not grow with the length of training.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from repro.config.fields import setting
+from repro.config.schema import MethodConfig
+from repro.engine.method import Context, smoothed
+from repro.errors import UserError
+from repro.labels.trajectory import Trajectory, open_trajectory
+
+#: Below this a probability counts as this in a mean of logarithms: what float16 can just tell from 0.
+SMALLEST = 2.0**-24
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass
+class AveragedLabelsConfig(MethodConfig):
+    """Which labels of the inputs are averaged, and how."""
+
+    folds: str = setting(
+        "trained",
+        help="average over the inputs that trained on the image, or over all; the others keep its first label (C1)",
+        choices=("trained", "all"),
+    )
+    mean: str = setting("probability", help="what is averaged (C4)", choices=("probability", "logit"))
+
+
+class AveragedLabels(ABC):
+    """Targets for the training instances of a run, averaged over the labels of its inputs.
+
+    Attributes:
+        align: how moments are matched (C2), resolved.
+        epochs: of labels that the inputs have.
+    """
+
+    def __init__(self, trajectories: list[Trajectory], context: Context, *, align: str, mean: str) -> None:
+        self.align = align
+        self.epochs = trajectories[0].epochs
+        self._trajectories = trajectories
+        self._context = context
+        self._mean = mean
+
+    @abstractmethod
+    def at(self, rows: Tensor, epoch: int, step: int) -> Tensor:
+        """Return the distributions (len(rows), K) of the training instances at ``rows`` at that step of that epoch, both from 0."""
+
+    def converged(self, last_epochs: int) -> Tensor:
+        """Return the distributions (N, K) of all instances at the end, averaged over the last epochs (C9)."""
+        total = torch.zeros((len(self._context.observed), self._context.num_classes), device=self._context.device)
+        for epoch in range(self.epochs - last_epochs, self.epochs):
+            total += self._last_of(epoch)
+        return total / last_epochs
+
+    @abstractmethod
+    def _last_of(self, epoch: int) -> Tensor:
+        """Return the distributions (N, K) that an epoch left behind."""
+
+    def _input_time(self, epoch: int, step: int, points: int) -> tuple[int, int, float]:
+        """Return which two of an input's ``points`` equal stretches of training lie around the same fraction, and the second one's weight.
+
+        A step stands for the middle of its stretch, in both runs.
+        """
+        steps = self._context.steps_per_epoch
+        fraction = (epoch * steps + step + 0.5) / (self._context.epochs * steps)
+        place = min(max(fraction * points - 0.5, 0.0), points - 1.0)
+        first = int(place)
+        return first, min(first + 1, points - 1), place - first
+
+
+def averaged_labels(context: Context, *, align: str = "auto", mean: str = "probability", folds: str = "trained") -> AveragedLabels:
+    """Return the averaged labels of ``context.inputs.labels``; one input alone is its own average.
+
+    Raises:
+        UserError: an input recorded no labels, or its trajectory is damaged or cut short; the inputs do not fit each other or the
+            run: kinds, classes, lengths, an instance that no input or not as many inputs have a label for.
+    """
+    inputs = context.inputs.labels
+    trajectories = [open_trajectory(run.folder / "labels") for run in inputs]
+    kind, epochs = trajectories[0].kind, trajectories[0].epochs
+    if any(trajectory.kind != kind for trajectory in trajectories):
+        raise UserError("inputs.labels: some inputs have instance labels and some class labels; they cannot be averaged.")
+    for run, trajectory in zip(inputs, trajectories, strict=True):
+        if trajectory.num_classes != context.num_classes:
+            raise UserError(f"input {run.run_id} has labels of {trajectory.num_classes} classes, this run has {context.num_classes}.")
+        if trajectory.epochs != epochs or epochs == 0:
+            raise UserError(f"input {run.run_id} has {trajectory.epochs} epochs of labels, the first input {epochs}.")
+    aligned = ("visit", "fraction") if kind == "instance" else ("fraction",)
+    if align not in ("auto", *aligned):
+        raise UserError(f"method.align={align}: {kind} labels can be aligned by {', '.join(aligned)}.")
+    align = aligned[0] if align == "auto" else align
+    if kind == "class":
+        return _ClassLabels(trajectories, context, align=align, mean=mean)
+    return _InstanceLabels(trajectories, context, align=align, mean=mean, held_out_too=folds == "all")
+
+
+class _InstanceLabels(AveragedLabels):
+    def __init__(self, trajectories: list[Trajectory], context: Context, *, align: str, mean: str, held_out_too: bool) -> None:
+        super().__init__(trajectories, context, align=align, mean=mean)
+        assert context.data is not None
+        # Row of each of this run's instances in each input, or -1 where the input held it out.
+        self._local = [trajectory.rows_of(context.data.train_indices) for trajectory in trajectories]
+        counts = np.sum([local >= 0 for local in self._local], axis=0)
+        if counts.min() == 0:
+            raise UserError(f"inputs.labels: {int((counts == 0).sum())} of the {len(counts)} training images have a label in no input.")
+        if counts.min() < counts.max():
+            raise UserError(
+                f"inputs.labels: some images have labels in {counts.min()} inputs and some in {counts.max()}: a fold is missing, or two "
+                "inputs hold out the same one."
+            )
+        self._held_out_too = held_out_too
+        self._count = len(trajectories) if held_out_too else int(counts.max())
+        self._observed = context.observed.cpu()
+        # Two epochs: `fraction` looks at both sides of a moment.
+        self._epoch = lru_cache(maxsize=2)(self._read_epoch)
+
+    def at(self, rows: Tensor, epoch: int, step: int) -> Tensor:
+        if self.align == "visit":
+            return self._epoch(epoch)[rows]
+        first, second, weight = self._input_time(epoch, step, self.epochs)
+        return torch.lerp(self._epoch(first)[rows], self._epoch(second)[rows], weight)
+
+    def _last_of(self, epoch: int) -> Tensor:
+        return self._epoch(epoch)
+
+    def _read_epoch(self, epoch: int) -> Tensor:
+        """Return the mean (N, K) of the labels at the visits of an epoch, on the device."""
+        total = np.zeros((len(self._observed), self._context.num_classes), np.float32)
+        for run, trajectory, local in zip(self._context.inputs.labels, self._trajectories, self._local, strict=True):
+            there = local >= 0
+            total[there] += self._summand(trajectory.block(epoch)[local[there]])
+            if self._held_out_too:
+                # Their labels before training.
+                first = smoothed(
+                    self._observed[torch.from_numpy(~there)],
+                    float(run.fields["method.initial_target_probability"]),
+                    self._context.num_classes,
+                )
+                total[~there] += self._summand(first.float().numpy())
+        mean = torch.from_numpy(total).to(self._context.device) / self._count
+        if self._mean == "logit":
+            return torch.softmax(mean, dim=1)
+        # Stored numbers are rounded, so a row's sum is 1 only nearly.
+        return mean / mean.sum(dim=1, keepdim=True)
+
+    def _summand(self, distributions: Floats) -> Floats:
+        return distributions if self._mean == "probability" else np.log(np.maximum(distributions, np.float32(SMALLEST)))
+
+
+class _ClassLabels(AveragedLabels):
+    def __init__(self, trajectories: list[Trajectory], context: Context, *, align: str, mean: str) -> None:
+        super().__init__(trajectories, context, align=align, mean=mean)
+        self._block = lru_cache(maxsize=2 * len(trajectories))(lambda index, epoch: trajectories[index].block(epoch))
+
+    def at(self, rows: Tensor, epoch: int, step: int) -> Tensor:
+        parameters: list[Floats] = []
+        for index, trajectory in enumerate(self._trajectories):
+            first, second, weight = self._input_time(epoch, step, self.epochs * trajectory.rows)
+            before, after = (self._block(index, place // trajectory.rows)[place % trajectory.rows] for place in (first, second))
+            parameters.append(before + np.float32(weight) * (after - before))
+        return self._targets(self._context.observed[rows], parameters)
+
+    def _last_of(self, epoch: int) -> Tensor:
+        return self._targets(self._context.observed, [trajectory.block(epoch)[-1] for trajectory in self._trajectories])
+
+    def _targets(self, observed: Tensor, parameters: list[Floats]) -> Tensor:
+        """Return the distributions (B, K) of images annotated ``observed`` (B,) by the mean of the inputs' alphas (K,)."""
+        num_classes = self._context.num_classes
+        target = 1.0 - np.stack(parameters)
+        if self._mean == "probability":
+            share = target.mean(axis=0)
+        else:
+            on = np.exp(np.log(np.maximum(target, SMALLEST)).mean(axis=0))
+            off = np.exp(np.log(np.maximum((1.0 - target) / (num_classes - 1), SMALLEST)).mean(axis=0))
+            share = on / (on + (num_classes - 1) * off)
+        return smoothed(observed, torch.from_numpy(share.astype(np.float32)).to(observed.device)[observed].unsqueeze(1), num_classes)

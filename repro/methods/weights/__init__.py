@@ -1,0 +1,1 @@
+"""Methods that weigh or select training images."""

@@ -1,0 +1,318 @@
+"""Training a model from its first to its last epoch. No file and no W&B call stands here: results and states go to :class:`Observer`.
+
+All randomness of an epoch is drawn when it begins, from streams named by the seed and the epoch, and lies on the device; so a run
+that stops between any two steps resumes from the model's, the optimiser's and the method's state and a position.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from repro.config.schema import Config
+from repro.data.prepare import LabelledImages, RunData, as_inputs
+from repro.engine.label_gradient import GradientDirections
+from repro.engine.method import Method, Visit
+from repro.engine.optimizer import Optimizer
+from repro.engine.schedule import Schedule
+from repro.engine.step import NO_WEIGHT, MetaBatch, TrainingStep, steps_per_epoch
+from repro.errors import UserError
+from repro.labels.recorder import Recorder
+from repro.randomness import Stream, visit_order
+from repro.training.evaluate import Evaluation, evaluate
+from repro.training.metrics import label_metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Who the loop reports to and asks."""
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        """Take the metrics of an epoch."""
+
+    def between_steps(self, training: Training) -> None:
+        """Save ``training.state()`` if it is time; raise :class:`repro.errors.Interrupted` to stop."""
+
+
+@dataclass
+class EpochPlan:
+    """Everything random about an epoch, on the device.
+
+    Attributes:
+        order: training rows (N,) in the order of their visits.
+        observed: their labels (N,) as annotated.
+        steps: the numbers (steps,) of the epoch's steps.
+        draws: the augmentation of each visit (N, 3).
+        meta_order: meta rows (meta steps * M,), batch after batch.
+        meta_draws: the augmentation of each of them.
+    """
+
+    order: Tensor
+    observed: Tensor
+    steps: Tensor
+    draws: Tensor | None
+    meta_order: Tensor | None
+    meta_draws: Tensor | None
+
+
+class Training:
+    """One run in memory: the model, its optimiser, its method, and how far they are."""
+
+    def __init__(
+        self, config: Config, data: RunData, model: nn.Module, optimizer: Optimizer, method: Method, recorder: Recorder | None
+    ) -> None:
+        self.config = config
+        self.data = as_inputs(data)
+        self.model = model
+        self.optimizer = optimizer
+        self.method = method
+        self.recorder = recorder
+        self.epoch = 0
+        self.batch = 0
+        self.diverged = False
+        self._directions = GradientDirections(method, data.observed, data.true) if config.trajectory.gradient else None
+        self._step = TrainingStep(
+            model, optimizer, method, config.optim, config.meta, observe=None if self._directions is None else self._directions.count
+        )
+        self._take = self._programs() if config.exec.compile or config.exec.cuda_graphs else self._take_eagerly
+        self._schedule = Schedule(config.optim)
+        self._device = data.observed.device
+        self.num_batches = steps_per_epoch(config.optim, len(data.observed))
+        self._visited = min(len(data.observed), self.num_batches * config.optim.batch_size)
+        # float64 sums on the device; mps has none.
+        exact = torch.float32 if self._device.type == "mps" else torch.float64
+        self._totals = {
+            "loss": torch.zeros((), dtype=exact, device=self._device),
+            "correct": torch.zeros((), dtype=torch.int64, device=self._device),
+            "weights": torch.zeros(2, dtype=exact, device=self._device),
+        }
+        # Set by the first step that measures weights; where a method's loss is more than its coefficients, an image has no one weight.
+        self._weighs = False
+        self._warned_of_weights = False
+        if method.uses_meta and data.meta is not None and config.meta.batch_size > len(data.meta):
+            raise UserError(f"meta.batch_size={config.meta.batch_size}: must be at most the {len(data.meta)} images of the meta set.")
+
+    # -- state -----------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs, as tensors and plain numbers."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+            "recorder": self.recorder.state_dict() if self.recorder else {},
+            **self._totals,
+            "directions": None if self._directions is None else self._directions.counts,
+            "random": [torch.get_rng_state(), *([torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [])],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(state["method"])
+        if self.recorder:
+            self.recorder.load_state_dict(state["recorder"])
+        for name, total in self._totals.items():
+            total.copy_(state[name])
+        if self._directions is not None:
+            self._directions.counts.copy_(state["directions"])
+        torch.set_rng_state(state["random"][0])
+        if self._device.type == "cuda" and state["random"][1:]:
+            # Of the run's own device: another machine may show other ones beside it.
+            torch.cuda.set_rng_state(state["random"][1], self._device)
+
+    # -- the loop --------------------------------------------------------------------------------------------------------------
+
+    def run(self, observer: Observer, *, first: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Train to the end, or until the observer stops it. The first row is that of the untrained model, epoch 0, with ``first``."""
+        if self.epoch == 0 and self.batch == 0:
+            observer.evaluated(self._row(dict(first)))
+        while self.epoch < self.config.optim.epochs and not self.diverged:
+            start = time.monotonic()
+            row = self._train_epoch(observer)
+            row = self._row(row)
+            observer.evaluated(row | {"time/epoch_s": time.monotonic() - start})
+            self.diverged = not math.isfinite(row["train/loss"])
+            observer.between_steps(self)
+
+    def _train_epoch(self, observer: Observer) -> dict[str, float]:
+        """Train from the present position to the epoch's end and return the train metrics."""
+        epoch = self.epoch
+        plan = self.begin_epoch()
+        while self.batch < self.num_batches:
+            self.take_step(plan)
+            self.batch += 1
+            if self.batch < self.num_batches:
+                observer.between_steps(self)
+        self.epoch, self.batch = epoch + 1, 0
+        if self.recorder:
+            self.recorder.end_epoch(self.epoch)
+        return {
+            "train/loss": float(self._totals["loss"]) / self._visited,
+            "train/accuracy": float(self._totals["correct"]) / self._visited,
+            "optim/learning_rate": self._schedule.learning_rate(epoch),
+            **self._weight_metrics(),
+            **({} if self._directions is None else self._directions.metrics()),
+        }
+
+    def begin_epoch(self) -> EpochPlan:
+        """Make ready for the steps of the present epoch that are left, and return all that is random about it."""
+        self._schedule.apply(self.optimizer, self.epoch)
+        if self.batch == 0:
+            for total in self._totals.values():
+                total.zero_()
+            # Only dropout draws from PyTorch's own generator; its state is in the checkpoint.
+            torch.manual_seed(Stream(self.config.seed, "method", "torch", self.epoch).torch_seed())
+        self.model.train()
+        return self._plan(self.epoch)
+
+    def _weight_metrics(self) -> dict[str, float]:
+        """Return what the epoch's weights were, of methods that weigh images; weights that have all but vanished are warned of, once."""
+        if not self._weighs:
+            return {}
+        mean, unused = (float(total) / self._visited for total in self._totals["weights"])
+        if mean < NO_WEIGHT and not self._warned_of_weights:
+            self._warned_of_weights = True
+            logger.warning(
+                "after epoch %d: the weights of the training images have all but vanished (mean %.1e, where 1 is unweighted), so next to "
+                "nothing is learned from them. The metric weight/mean shows since when.",
+                self.epoch,
+                mean,
+            )
+        return {"weight/mean": mean, "weight/unused": unused}
+
+    def take_step(self, plan: EpochPlan) -> None:
+        """Take the step at the present position of the epoch; the position stays."""
+        size = self.config.optim.batch_size
+        visits = slice(self.batch * size, (self.batch + 1) * size)
+        rows = plan.order[visits]
+        given = self.method.given(Visit(rows, plan.observed[visits], self.epoch, self.batch))
+        draws = None if plan.draws is None else plan.draws[visits]
+        self._take(rows, draws, *self._meta_visits(plan), plan.steps[self.batch : self.batch + 1], *given)
+
+    def _take_eagerly(
+        self, rows: Tensor, draws: Tensor | None, meta_rows: Tensor | None, meta_draws: Tensor | None, step: Tensor, *given: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Take the step on the training images at ``rows`` (B,) and the meta images at ``meta_rows`` (M,), and add up what it measures."""
+        data = self.data
+        inputs = data.transform(data.train.images.index_select(0, rows), draws)
+        observed = data.observed.index_select(0, rows)
+        meta = None
+        if meta_rows is not None:
+            assert data.meta is not None
+            images, targets = data.meta.images.index_select(0, meta_rows), data.meta.labels.index_select(0, meta_rows)
+            meta = MetaBatch(inputs=data.transform(images, meta_draws), targets=targets)
+        if self.recorder:
+            self.recorder.note("before", rows, step)
+        result = self._step.take(inputs, rows, observed, meta, given)
+        if self.recorder:
+            self.recorder.note("after", rows, step)
+        self._totals["loss"] += result.loss
+        self._totals["correct"] += result.correct
+        if result.weights is not None:
+            self._weighs = True
+            self._totals["weights"] += result.weights
+        return ()
+
+    def _programs(self) -> Callable[..., tuple[Tensor, ...]]:
+        """Return the step as programs that are repeated, or as it is where the method's steps cannot be."""
+        if not self.method.repeatable:
+            logger.warning("%s runs its steps one operation at a time: this method cannot be compiled.", type(self.method).__name__)
+            return self._take_eagerly
+        # Imports PyTorch's compiler.
+        from repro.engine.compiled import Programs
+
+        def state() -> list[Tensor]:
+            recorded = [] if self.recorder is None else [self.recorder.block]
+            return [*self._step.state(), *self._totals.values(), *recorded]
+
+        optimizers = (self.optimizer, *self.method.optimizers())
+        execution = self.config.exec
+        return Programs(self._take_eagerly, state, optimizers, compile_step=execution.compile, cuda_graphs=execution.cuda_graphs)
+
+    # -- randomness ------------------------------------------------------------------------------------------------------------
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        config, data = self.config, self.data
+        order = torch.from_numpy(visit_order(config.seed, epoch, len(data.observed))).to(self._device)
+        draws = data.transform.draw(Stream(config.seed, "augment", "train", epoch), len(order))
+        meta_order = meta_draws = None
+        if data.meta is not None and self.method.learns_at(epoch):
+            rows = self._meta_rows(epoch, data.meta)
+            meta_order = torch.from_numpy(rows).to(self._device)
+            if config.meta.augment:
+                meta_draws = data.transform.draw(Stream(config.seed, "augment", "meta", epoch), len(rows))
+        steps = torch.arange(self.num_batches, device=self._device)
+        return EpochPlan(order, data.observed.index_select(0, order), steps, draws, meta_order, meta_draws)
+
+    def _meta_rows(self, epoch: int, meta: LabelledImages) -> npt.NDArray[np.int64]:
+        """Return the meta rows of all meta steps of ``epoch``, batch after batch (A11).
+
+        ``cycle`` cuts one endless row of shuffled passes, numbered from the run's first step, into batches.
+        """
+        config = self.config
+        size, count = config.meta.batch_size, self._meta_steps(self.num_batches)
+        if config.meta.sampler == "fresh":
+            draws = [Stream(config.seed, "order", "meta", epoch, step).permutation(len(meta))[:size] for step in range(count)]
+            return np.concatenate(draws)
+        first = epoch * count * size
+        passes = range(first // len(meta), (first + count * size - 1) // len(meta) + 1)
+        shuffled = np.concatenate([Stream(config.seed, "order", "meta", index).permutation(len(meta)) for index in passes])
+        start = first - passes.start * len(meta)
+        return shuffled[start : start + count * size]
+
+    def _meta_steps(self, batches: int) -> int:
+        """Return the number of meta steps among the first ``batches`` batches of an epoch (B13)."""
+        return math.ceil(batches / self.config.meta.interval)
+
+    def _meta_visits(self, plan: EpochPlan) -> tuple[Tensor | None, Tensor | None]:
+        """Return the rows (M,) of the present meta batch and their draws; neither at a step without a look-ahead."""
+        meta = self.config.meta
+        if plan.meta_order is None or self.batch % meta.interval != 0:
+            return None, None
+        start = self._meta_steps(self.batch) * meta.batch_size
+        visits = slice(start, start + meta.batch_size)
+        return plan.meta_order[visits], None if plan.meta_draws is None else plan.meta_draws[visits]
+
+    # -- measuring -------------------------------------------------------------------------------------------------------------
+
+    def _row(self, train: dict[str, float]) -> dict[str, Any]:
+        data, batch_size = self.data, self.config.exec.eval_batch_size
+
+        def measure(images: LabelledImages, model: nn.Module = self.model) -> Evaluation:
+            return evaluate(model, images, data.transform, num_classes=data.num_classes, batch_size=batch_size)
+
+        row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * self.num_batches, **train}
+        row |= measure(data.test).row("test")
+        if data.meta is not None:
+            on_meta = measure(data.meta)
+            row |= on_meta.row("meta") | on_meta.class_row()
+        if data.validation is not None:
+            row |= (on_meta if data.validation is data.meta else measure(data.validation)).row("val")
+        for name, network in self.method.networks().items():
+            row |= measure(data.test, network).row(f"{name}_test")
+            if data.validation is not None:
+                row |= measure(data.validation, network).row(f"{name}_val")
+        return row | label_metrics(
+            self.method.targets,
+            data.observed,
+            data.true,
+            num_classes=data.num_classes,
+            noisy=self.config.noise.name != "none",
+            groups=data.superclasses,
+        )

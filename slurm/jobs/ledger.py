@@ -1,0 +1,146 @@
+"""What has been submitted: a folder ``<runs>/slurm/<token>`` for each call of sbatch, and for each spec the plan it came from.
+
+``batch.json`` is written before sbatch is called, with no job id. So a submission that was cut off at any moment is known, and its
+jobs, which carry the token as their comment, are found in the queue. Several users on several clusters may share a folder of runs, and
+ids of jobs mean something on one cluster only, so each submission names both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repro.errors import UserError
+from repro.files import read_json, write_json
+from repro.runs.lock import HeldError, UnwritableError, hold
+from slurm.jobs.batches import Batch
+from slurm.jobs.queue import this_user
+from sweeps.plan.plan import Plan
+
+SCHEMA = 1
+
+
+@dataclass
+class Submitted:
+    """One call of sbatch.
+
+    Attributes:
+        token: its folder and its jobs' comment; sorts by time.
+        tasks: for each job the ids of its runs.
+        jobs: the id of each job; empty while it is not known that SLURM has taken them.
+        after: ids of the runs that it waits for.
+        ended: by job id, the last state that SLURM named of a job that is over.
+        minutes: time limit.
+        slurm_cluster: SLURM's name of the cluster, ``cluster`` being that of its file; empty in ledgers that are older, like ``user``.
+        user: who submitted it.
+    """
+
+    token: str
+    name: str
+    cluster: str
+    code: str
+    tasks: list[list[str]]
+    after: list[str]
+    minutes: int
+    jobs: list[str] = field(default_factory=list)
+    ended: dict[str, str] = field(default_factory=dict)
+    slurm_cluster: str = ""
+    user: str = ""
+
+    def is_mine(self, slurm_cluster: str) -> bool:
+        """Say whether ``squeue --me`` on that cluster shows its jobs."""
+        return self.slurm_cluster in ("", slurm_cluster) and self.user in ("", this_user())
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each job that is known, with each of its runs."""
+        return [(job, name) for job, task in zip(self.jobs, self.tasks, strict=False) for name in task]
+
+    @property
+    def owner(self) -> str:
+        """Whose jobs these are, as a text."""
+        return f"{self.user} on {self.slurm_cluster}"
+
+
+class Ledger:
+    """The submissions of one folder of runs."""
+
+    def __init__(self, runs: Path) -> None:
+        self.folder = runs / "slurm"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let one process at a time decide what to submit; a second one waits.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with hold(self.folder / ".lock", timeout_s=600):
+                yield
+        except HeldError as error:
+            raise UserError(f"{self.folder}: another submission has been going on for ten minutes. Wait for it, or end it.") from error
+        except (PermissionError, UnwritableError) as error:
+            raise UserError(f"{self.folder} cannot be written: {error.strerror}. Set --runs to a folder you can write.") from error
+
+    def begin(self, batch: Batch, cluster: str, code: Path, minutes: int, slurm_cluster: str) -> Submitted:
+        """Note that ``batch`` is about to be submitted by this user."""
+        token = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(3)}"
+        tasks, after = [list(task) for task in batch.tasks], list(batch.after)
+        item = Submitted(token, batch.name, cluster, str(code), tasks, after, minutes, slurm_cluster=slurm_cluster, user=this_user())
+        self.folder_of(item).mkdir(parents=True)
+        self.save(item)
+        return item
+
+    def folder_of(self, item: Submitted) -> Path:
+        """Return where the texts, pickles and logs of a submission lie."""
+        return self.folder / item.token
+
+    def save(self, item: Submitted) -> None:
+        """Write what is known of a submission."""
+        write_json(self.folder_of(item) / "batch.json", {"schema": SCHEMA, **asdict(item)})
+
+    def read(self) -> list[Submitted]:
+        """Return every submission, oldest first."""
+        found = []
+        for path in sorted(self.folder.glob("*/batch.json")):
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+                document = read_json(path)
+                if document.pop("schema", None) == SCHEMA:
+                    found.append(Submitted(**document))
+        return found
+
+    # -- plans -----------------------------------------------------------------------------------------------------------------
+
+    def write_plans(self, plan: Plan) -> None:
+        """Keep what :mod:`slurm.watch` needs to know of each spec, so that watching composes nothing."""
+        for spec in plan.specs:
+            name = spec.name if plan.scale.stamp is None else f"{spec.name}@{plan.scale.title}"
+            runs = {
+                run.run_id: {"place": run.place, "epochs": run.epochs, "inputs": list(run.inputs), "stage": run.stage}
+                for run in plan.runs.values()
+                if spec.name in run.specs
+            }
+            cells = [{"row": cell.row, "column": cell.column, "runs": list(cell.run_ids)} for cell in plan.cells if cell.spec == spec.name]
+            document = {"schema": SCHEMA, "spec": name, "title": spec.title, "runs": runs, "cells": cells}
+            (self.folder / "plans").mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "plans" / f"{name}.json", document)
+
+    def plans(self, names: list[str] | None = None) -> list[Mapping[str, Any]]:
+        """Return the plans of the specs ``names`` that were submitted, or of all.
+
+        Raises:
+            UserError: one was not.
+        """
+        known = {path.stem: path for path in sorted((self.folder / "plans").glob("*.json"))}
+        for name in names or ():
+            if name not in known:
+                there = f"Submitted were: {', '.join(known)}." if known else "Nothing was."
+                raise UserError(f"{name} was not submitted from {self.folder.parent}. {there}")
+        return [read_json(path) for name, path in known.items() if not names or name in names]

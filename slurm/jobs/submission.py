@@ -1,0 +1,191 @@
+"""What a plan still needs of SLURM, and sending it: live runs are left alone, interrupted ones go on, failed ones wait to be asked for.
+
+One process at a time decides and submits, so two submissions of the same spec train nothing twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from repro.errors import UserError, did_you_mean, first_of
+from repro.runs.state import requeue
+from slurm.cluster import Cluster
+from slurm.jobs import queue, sbatch
+from slurm.jobs.batches import Batch, make_batches
+from slurm.jobs.job import RunJob
+from slurm.jobs.ledger import Ledger
+from slurm.jobs.snapshot import take_snapshot
+from slurm.jobs.states import ELSEWHERE, LIVE, JobStates, RunView
+from sweeps.plan.plan import Plan, PlannedRun
+
+_BEYOND = "beyond --limit"
+
+
+@dataclass
+class Choice:
+    """What is to be done about each run of a plan.
+
+    Attributes:
+        views: how far each run is.
+        send: the runs to submit, inputs before their readers.
+        left: run_id -> why it is not submitted, for runs that need somebody's attention.
+        batches: the calls of sbatch.
+    """
+
+    views: dict[str, RunView]
+    send: list[PlannedRun] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    batches: list[Batch] = field(default_factory=list)
+
+
+@dataclass
+class Sent:
+    """What a submission has done.
+
+    Attributes:
+        jobs: ids of the arrays and single jobs, one for each call of sbatch.
+        runs: number of runs.
+        error: why it stopped early.
+    """
+
+    jobs: list[str] = field(default_factory=list)
+    runs: int = 0
+    error: str | None = None
+
+
+def choose(plan: Plan, site: Cluster, cluster: JobStates, *, retry: bool, limit: int | None) -> Choice:
+    """Decide about every run of ``plan``."""
+    choice = Choice(cluster.views(plan.runs, {name: run.inputs for name, run in plan.runs.items()}))
+    waited_for: dict[str, list[str]] = {}
+    readers: defaultdict[str, list[str]] = defaultdict(list)
+    for name, run in plan.runs.items():
+        for other in run.inputs:
+            readers[other].append(name)
+        view = choice.views[name]
+        if (view.state in LIVE and not view.outside) or (not run.changed and (view.state == "done" or name in plan.spared)):
+            continue
+        why = _obstacle(run, view, choice, retry=retry)
+        if why is None and limit is not None and len(choice.send) >= limit:
+            why = f"{_BEYOND} {limit}"
+        if why is not None:
+            choice.left[name] = why
+        else:
+            choice.send.append(run)
+            waited_for[name] = [other for other in run.inputs if choice.views[other].state != "done"]
+    choice.batches = make_batches(choice.send, waited_for, readers, runs_per_gpu=site.runs_per_gpu, array_limit=site.array_limit)
+    return choice
+
+
+def _obstacle(run: PlannedRun, view: RunView, choice: Choice, *, retry: bool) -> str | None:
+    """Return why a run that no live job has, and that is not done as it should be, is not submitted all the same."""
+    if view.state.startswith(ELSEWHERE):
+        return f"{view.state}; it can be cancelled or submitted again from there only"
+    if view.outside:
+        host = (view.status or {}).get("host")
+        return f"a process on {host} trains it that no live job has started"
+    if run.changed:
+        return f"made by code that differs in {first_of(run.changed)}; `python -m sweeps run --changed-code` decides about it"
+    if view.state == "damaged" and not retry:
+        return view.why
+    if view.state == "failed" and not retry:
+        return f"failed before{f' ({view.why})' if view.why else ''}; --retry tries it again"
+    for name in run.inputs:
+        if name in choice.left:
+            return choice.left[name] if choice.left[name].startswith(_BEYOND) else f"its input {name} is not submitted"
+    return None
+
+
+def check_models(site: Cluster) -> None:
+    """Check that the models that the cluster file has limits for exist.
+
+    Raises:
+        UserError: one does not.
+    """
+    from repro.config import registry
+
+    known = registry.choices("model")
+    for key, values in (("time", site.minutes), ("memory", site.memory_mib)):
+        for name in values:
+            if name != "default" and name not in known:
+                raise site.error(key, f"{key}.{name}: there is no such model.{did_you_mean(name, known)}")
+
+
+def check_data(site: Cluster, datasets: Iterable[str]) -> None:
+    """Check that the published files of ``datasets`` are where the jobs look for them; some datasets need none.
+
+    Raises:
+        UserError: one is missing or damaged; the message says which and what to do.
+    """
+    from repro.config import registry
+
+    folder = sbatch.data_folder(site)
+    for name in sorted(set(datasets)) if site.check_data else ():
+        files = getattr(sys.modules[registry.get("dataset", name).build.__module__], "FILES", None)
+        if files is None:
+            continue
+        try:
+            files.read(folder)
+        except UserError as error:
+            raise UserError(
+                f"{error}\nOr set paths.data of {site.path}; check_data: false there if only the nodes see the files."
+            ) from error
+
+
+def send(plan: Plan, site: Cluster, *, retry: bool, limit: int | None) -> Sent:
+    """Submit what ``plan`` needs now. What SLURM refuses ends the submission; what it has taken stays, and the next call goes on.
+
+    Raises:
+        UserError: the folder cannot be written, SLURM does not answer.
+    """
+    ledger = Ledger(plan.folder)
+    sent = Sent()
+    with ledger.lock():
+        cluster = JobStates(plan.folder, always=True)
+        if cluster.answer is not None:
+            raise UserError(f"{cluster.answer} Nothing was submitted.")
+        cluster.save_ends()
+        for item in cluster.submitted:
+            if not item.jobs and item.is_mine(cluster.slurm_cluster):
+                # The call was cut off before it knew: what SLURM has of it has nothing to run.
+                queue.cancel([job.job for job in cluster.jobs.values() if job.comment == item.token and job.live])
+                shutil.rmtree(ledger.folder_of(item), ignore_errors=True)
+        choice = choose(plan, site, cluster, retry=retry, limit=limit)
+        ledger.write_plans(plan)
+        if not choice.batches:
+            return sent
+        code = take_snapshot(plan.folder)
+        jobs = {name: view.job for name, view in choice.views.items() if view.state in LIVE and view.job is not None}
+        for batch in choice.batches:
+            for name in batch.runs:
+                # A retry takes the mark of the failure away; the checkpoint stays.
+                requeue(plan.folder / name)
+            item = ledger.begin(batch, site.name, code, site.minutes_of(batch.model), cluster.slurm_cluster)
+            folder = ledger.folder_of(item)
+            runs = {name: site.overrides(plan.runs[name].overrides, on_gpu=site.gpu != "none") for name in batch.runs}
+            work = [RunJob({name: runs[name] for name in task}, plan.folder.resolve(), folder.resolve()) for task in batch.tasks]
+            after = dict.fromkeys(jobs[name] for name in batch.after)
+            try:
+                item.jobs = sbatch.send(site, batch, work, folder, code, after)
+            except UserError as error:
+                sent.error = str(error)
+                # A call that took too long may have been heard nevertheless: then the next submission finds the job by its comment.
+                if _refused(item.token):
+                    shutil.rmtree(folder, ignore_errors=True)
+                return sent
+            ledger.save(item)
+            jobs |= {name: job for job, names in zip(item.jobs, item.tasks, strict=True) for name in names}
+            sent.jobs.append(item.jobs[0].partition("_")[0])
+            sent.runs += len(batch.runs)
+    return sent
+
+
+def _refused(token: str) -> bool:
+    """Say whether SLURM is known not to have the jobs of a submission."""
+    try:
+        return all(job.comment != token for job in queue.read_queue().values())
+    except queue.NoAnswerError:
+        return False

@@ -1,0 +1,1 @@
+"""Executing the runs of a plan on this machine."""

@@ -1,0 +1,1 @@
+"""Which runs specs need, in which order, and what they cost."""

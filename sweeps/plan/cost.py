@@ -1,0 +1,334 @@
+"""How many GPU-hours a run takes: measured on finished runs of its kind, or counted; CPU-hours are measured only.
+
+Counted are the operations of one training step and of an evaluation (:mod:`sweeps.plan.counting`). Their time at the roofline of a GPU
+(:mod:`sweeps.plan.roofline`), times the steps of a run, is the least that it can take; it takes longer by the fraction of that speed which
+finished runs on such a GPU have reached, or which is assumed. What is planned is executed as ``exec=auto`` does it on that GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repro.config import registry
+from repro.config.schema import Config
+from repro.errors import UserError
+from repro.files import read_json
+from repro.runs.manifest import DamagedError, open_manifest
+from repro.runs.state import read_state
+from sweeps.plan.gpus import USUAL, Execution, Gpu, auto, known_gpu
+from sweeps.plan.plan import Plan, PlannedRun
+from sweeps.plan.roofline import Counted, Work
+
+logger = logging.getLogger(__name__)
+
+#: Fraction of the roofline's speed that a run is assumed to reach, where none has been measured.
+ASSUMED_REACHED = 0.5
+
+#: What an estimate can rest on.
+FINISHED = "finished runs"
+COUNTED = "counted steps"
+
+#: Images in a forward pass of an evaluation, as exec.eval_batch_size usually is.
+_EVALUATED = 1000
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of one run.
+
+    Attributes:
+        gpu_hours: ``None`` where there is no estimate.
+        basis: :data:`FINISHED` or :data:`COUNTED`; where there is no estimate, why not.
+        cpu_hours: hours of one core, from finished runs of its kind on a CPU; ``None`` where there are none.
+        work: what was counted of it, on a GPU.
+    """
+
+    gpu_hours: float | None
+    basis: str
+    cpu_hours: float | None = None
+    work: Work | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The cost of the runs of a plan.
+
+    Attributes:
+        runs: of each run, from its first to its last epoch, by id.
+        gpu: for which; ``None`` where none was named and all finished runs were on CPUs: then no run has GPU-hours.
+        reached: fraction of the roofline's speed that counted runs reach.
+        measured: number of finished runs on that GPU that have reached it together; 0 where it is not measured.
+        on_gpu: number of finished runs on that GPU, whatever can be told of them.
+        others: number of finished runs on GPUs whose roofline is not known, by name; they tell nothing.
+    """
+
+    runs: dict[str, Estimate]
+    gpu: Gpu | None
+    reached: float
+    measured: int
+    on_gpu: int
+    others: Counter[str]
+
+
+class _NoEstimateError(Exception):
+    """Why a run cannot be estimated."""
+
+
+def estimate(plan: Plan, *, gpu: Gpu | None = None, reached: float | None = None) -> Costs:
+    """Return what the runs of ``plan`` cost on ``gpu``, or on that of most finished runs, where these are on CPUs on none, else on an A100.
+
+    Counted runs reach the fraction ``reached`` of the roofline's speed; by default as finished runs do.
+    """
+    return _Cost(plan).of_all(gpu, reached)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished run; ``gpu`` is ``None`` on a CPU, where ``hours`` are those of one core."""
+
+    fields: Fields
+    epochs: int
+    hours: float
+    gpu: Gpu | None
+    execution: Execution
+
+
+class _Cost:
+    """What the finished runs of a folder say about the runs of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._known: dict[str, Fields | None] = {name: run.fields for name, run in plan.runs.items()}
+        self._others: Counter[str] = Counter()
+        self._finished = self._read_finished()
+
+    def of_all(self, named: Gpu | None, named_fraction: float | None) -> Costs:
+        """Return what :func:`estimate` returns."""
+        on_gpus = Counter(run.gpu for run in self._finished if run.gpu is not None)
+        cpu = self._medians(None)
+        gpu = named or next((known for known, _ in on_gpus.most_common(1)), None)
+        runs = self._plan.runs.values()
+        if gpu is None and not any(self._measured(run, cpu) for run in runs):
+            gpu = USUAL
+        at_roofline = self._hours_at_roofline(gpu) if gpu is not None and named_fraction is None else []
+        measured = sum(counted for counted, _ in at_roofline) / sum(hours for _, hours in at_roofline) if at_roofline else ASSUMED_REACHED
+        reached = named_fraction or measured
+        on_gpu = {} if gpu is None else self._medians(gpu)
+        found = {run.run_id: self._of(run, gpu, reached, on_gpu, cpu) for run in runs}
+        return Costs(found, gpu, reached, len(at_roofline), on_gpus[gpu] if gpu else 0, self._others)
+
+    def _of(self, run: PlannedRun, gpu: Gpu | None, reached: float, on_gpu: Mapping[str, float], cpu: Mapping[str, float]) -> Estimate:
+        cpu_hours = self._measured(run, cpu)
+        if gpu is None:
+            return Estimate(None, "no GPU was named", cpu_hours)
+        gpu_hours = self._measured(run, on_gpu)
+        try:
+            work = _work(run.fields, self._teacher(run.fields), run.epochs)
+        except _NoEstimateError as error:
+            return Estimate(gpu_hours, str(error) if gpu_hours is None else FINISHED, cpu_hours)
+        if gpu_hours is None:
+            return Estimate(work.hours(gpu, auto(gpu)) / reached, COUNTED, cpu_hours, work)
+        return Estimate(gpu_hours, FINISHED, cpu_hours, work)
+
+    def _measured(self, run: PlannedRun, medians: Mapping[str, float]) -> float | None:
+        """Return the hours of ``run`` by those that runs of its kind took for an epoch and a training image."""
+        with contextlib.suppress(_NoEstimateError):
+            each = medians.get(_kind(run.fields, self._teacher(run.fields)))
+            return None if each is None else each * _training_images(run.fields) * run.epochs
+        return None
+
+    def _medians(self, gpu: Gpu | None) -> dict[str, float]:
+        """Return the hours per epoch and training image of the finished runs on ``gpu``, or on CPUs, by kind."""
+        hours: defaultdict[str, list[float]] = defaultdict(list)
+        for run in self._finished:
+            # Other versions of the code may have had other settings; their runs tell nothing.
+            with contextlib.suppress(_NoEstimateError, KeyError):
+                if run.gpu == gpu:
+                    kind = _kind(run.fields, self._teacher(run.fields))
+                    hours[kind].append(run.hours / (run.epochs * _training_images(run.fields)))
+        return {kind: statistics.median(values) for kind, values in hours.items()}
+
+    def _hours_at_roofline(self, gpu: Gpu) -> list[tuple[float, float]]:
+        """Return of each finished run on ``gpu`` its hours at the roofline, executed as it was, and the hours that it took."""
+        found = []
+        for run in self._finished:
+            with contextlib.suppress(_NoEstimateError, KeyError):
+                if run.gpu == gpu:
+                    work = _work(run.fields, self._teacher(run.fields), run.epochs)
+                    found.append((work.hours(gpu, run.execution), run.hours))
+        return found
+
+    def _read_finished(self) -> list[_Finished]:
+        """Return the finished runs in the folder."""
+        finished = []
+        for name in sorted(entry.name for entry in os.scandir(self._plan.folder)) if self._plan.folder.is_dir() else ():
+            folder = self._plan.folder / name
+            if name in self._plan.runs and self._plan.runs[name].state != "done":
+                continue
+            if read_state(folder) != "done":
+                continue
+            hours, gpu, device = _read(folder / "cost.json", "gpu_hours"), None, ""
+            if hours:
+                device = str(_read(folder / "provenance.json", "device"))
+                gpu = known_gpu(device)
+            else:
+                wall_s, threads = _read(folder / "cost.json", "wall_s"), _read(folder / "provenance.json", "threads")
+                if not wall_s or not threads:
+                    continue
+                hours = wall_s * threads / 3600
+            try:
+                open_manifest(folder).read_bytes("cost.json")
+            except DamagedError as error:
+                logger.warning("%s It is not counted.", error)
+                continue
+            fields, epochs = self._fields(name), _read(folder / "status.json", "epoch")
+            if fields is None or not epochs:
+                continue
+            if device and gpu is None:
+                self._others[device] += 1
+                continue
+            finished.append(_Finished(fields, epochs, hours, gpu, _execution(_read(folder / "provenance.json", "execution") or {}, gpu)))
+        return finished
+
+    def _teacher(self, fields: Fields) -> Fields | None:
+        """Return the settings of the run that teaches, ``None`` for most runs."""
+        name = fields.get("inputs.teacher")
+        if name is None:
+            return None
+        teacher = self._fields(name)
+        if teacher is None:
+            raise _NoEstimateError(f"the settings of its teacher {name} are not known")
+        return teacher
+
+    def _fields(self, name: str) -> Fields | None:
+        if name not in self._known:
+            self._known[name] = _read(self._plan.folder / name / "identity.json", "fields")
+        return self._known[name]
+
+
+def _read(path: Path, key: str) -> Any:
+    """Return one value of a JSON file, ``None`` where the file has none or is none."""
+    try:
+        return read_json(path).get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _kind(fields: Fields, teacher: Fields | None) -> str:
+    """Return what two runs have in common that cost the same for an epoch and an image."""
+    kind = {key: value for key, value in fields.items() if key.startswith(("model.", "dataset.")) or key == "optim.batch_size"}
+    method = _method(fields["method.name"])
+    if method.uses_meta:
+        kind |= {key: fields[key] for key in ("meta.batch_size", "meta.interval")} | {"warmup": int(fields.get("method.warmup_epochs", 0))}
+    if method.num_networks > 1:
+        kind["networks"] = method.num_networks
+    if teacher is not None:
+        kind |= {f"teacher.{key}": value for key, value in teacher.items() if key.startswith("model.")}
+        kind["view"] = fields.get("method.target_view")
+    return json.dumps(kind, sort_keys=True)
+
+
+@functools.cache
+def _method(name: str) -> Any:
+    try:
+        return registry.get("method", name).build
+    except UserError as error:
+        # Of a finished run that another version of the code has trained.
+        raise _NoEstimateError(f"method={name} does not exist") from error
+
+
+def _work(fields: Fields, teacher: Fields | None, epochs: int) -> Work:
+    """Return what ``epochs`` epochs of a run ask of a GPU, their evaluations included."""
+    train, dataset, method = _training_images(fields), _dataset(fields), _method(fields["method.name"])
+    batch = int(fields["optim.batch_size"])
+    steps = train * epochs / batch
+    looking = 0.0
+    if method.uses_meta:
+        learning = max(0, epochs - int(fields.get("method.warmup_epochs", 0)))
+        looking = train * learning / batch / int(fields["meta.interval"])
+    # Everything that is held out is a meta or a validation set, and the untrained model is evaluated too.
+    evaluated = (dataset.test + dataset.train - train) * (epochs + 1) / _EVALUATED
+    parts = [
+        (method.num_networks * looking, fields, {"batch": batch, "meta_batch": int(fields["meta.batch_size"])}),
+        (method.num_networks * (steps - looking), fields, {"batch": batch}),
+        (method.num_networks * evaluated, fields, {"images": _EVALUATED}),
+    ]
+    if teacher is not None:
+        # Each image once as it is, and where it is augmented once an epoch as the student sees it.
+        predictions = epochs + 1 if fields.get("method.target_view") == "augmented" else 1
+        parts.append((predictions * train / _EVALUATED, teacher, {"images": _EVALUATED}))
+    counted = tuple((times, _counted(network, dataset, sizes)) for times, network, sizes in parts if times)
+    return Work(counted, 4 * train * dataset.num_classes if method.trajectory == "instance" else 0)
+
+
+def _training_images(fields: Fields) -> int:
+    """Return how many images are left to train on after the cut of :mod:`repro.data.splits`."""
+    total = _dataset(fields).train
+    split = fields["split.name"]
+    if split == "fold":
+        folds, fold = int(fields["split.num_folds"]), int(fields["split.fold"])
+        return total - total // folds - (1 if fold < total % folds else 0)
+    if split == "clean_meta":
+        return total - int(fields["split.meta_size"]) - int(fields.get("split.validation_size") or 0)
+    return total
+
+
+def _dataset(fields: Fields) -> registry.DatasetSize:
+    """Return the sizes of the part of a dataset that a run has; of fewer classes the share, exact where all are equally frequent."""
+    name = fields["dataset.name"]
+    whole = _whole(name)
+    if whole is None:
+        raise _NoEstimateError(f"dataset={name} was registered without its size")
+    classes = fields.get("dataset.num_classes") or whole.num_classes
+    side = fields.get("dataset.side")
+    return registry.DatasetSize(
+        train=fields.get("dataset.train_size") or whole.train * classes // whole.num_classes,
+        test=fields.get("dataset.test_size") or whole.test * classes // whole.num_classes,
+        image_shape=(whole.image_shape[0], side, side) if side else whole.image_shape,
+        num_classes=classes,
+    )
+
+
+def _whole(name: str) -> registry.DatasetSize | None:
+    known = registry.choices("dataset").get(name)
+    return None if known is None else known.size
+
+
+def num_classes(config: Config) -> int | None:
+    """Return how many classes the dataset of a run has; ``None`` where it is not known without its files."""
+    chosen: int | None = getattr(config.dataset, "num_classes", None)
+    known = _whole(config.dataset.name)
+    return chosen if chosen is not None or known is None else known.num_classes
+
+
+def _counted(fields: Fields, dataset: registry.DatasetSize, sizes: Mapping[str, int]) -> Counted:
+    """Return a step, or an evaluation, of the model of ``fields`` on images of ``dataset``."""
+    # With it comes PyTorch.
+    from sweeps.plan.counting import count_forward, count_step
+
+    settings = {key.removeprefix("model."): value for key, value in fields.items() if key.startswith("model.")}
+    settings = {key: value for key, value in settings.items() if key not in ("name", "version")}
+    count = count_forward if "images" in sizes else count_step
+    try:
+        return count(fields["model.name"], json.dumps(settings, sort_keys=True), dataset.image_shape, dataset.num_classes, **sizes)
+    except (UserError, RuntimeError, TypeError) as error:  # TypeError: a setting of another version of the code
+        raise _NoEstimateError(f"the network {fields['model.name']} cannot be counted: {str(error).splitlines()[0]}") from error
+
+
+def _execution(settings: Fields, gpu: Gpu | None) -> Execution:
+    """Return how a run was executed on ``gpu``, by the ``execution`` of its provenance.json."""
+    products = "bfloat16" if settings.get("precision") == "bfloat16" else "tf32" if settings.get("allow_tf32") else "float32"
+    has = gpu is None or gpu.peak(products) is not None
+    return Execution(products if has else "float32", graphs=bool(settings.get("cuda_graphs") or settings.get("compile")))

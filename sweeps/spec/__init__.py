@@ -1,0 +1,1 @@
+"""Tables and figures as data: reading their YAML files."""

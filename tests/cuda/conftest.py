@@ -1,0 +1,25 @@
+"""These tests need a CUDA device, or a CUDA driver that does nothing (``REPRO_NULL_CUDA``): ``make test-cuda`` runs them on either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks.common.null_cuda import folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.cuda)
+
+
+@pytest.fixture(autouse=True)
+def a_cuda_device() -> Iterator[None]:
+    if not torch.cuda.is_available():
+        where = "REPRO_NULL_CUDA is set: `make test-cuda` loads it" if folder() else "no CUDA device, and REPRO_NULL_CUDA names no driver"
+        pytest.skip(where)
+    deterministic = torch.get_deterministic_debug_mode()
+    yield
+    torch.set_deterministic_debug_mode(deterministic)

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from label_runs import FIELDS
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from run_folders import Suite, csv_rows, done_run, ended_run
+
+from analysis.__main__ import main
+from analysis.figures.curves import draw_curves
+from analysis.figures.panels import drawn, look
+from analysis.tables.page import Files
+from repro.errors import UserError
+from sweeps.spec.load import FigureSpec, Sample, load_scale
+
+SPEC = """\
+title: Curves
+kind: figure
+caption: What they show.
+rows:
+  - {label: One-hot, set: {method: one_hot}}
+  - {label: Instance, set: {method: instance_labels}}
+columns:
+  - {label: "40%", set: {noise: uniform}}
+repeats: {seed: [0, 1, 2]}
+x: epoch
+panels:
+  - {metric: noise/label_error, label: Label error (%), scale: percent}
+  - {metric: test/accuracy, label: Test accuracy (%), scale: percent}
+"""
+ERROR = [0.4, 0.3, 0.2]
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return Suite(tmp_path, SPEC)
+
+
+def folder_of(suite: Suite, row: str, seed: int) -> Path:
+    return suite.folder(row, "40%", seed)
+
+
+def done(suite: Suite, row: str, seed: int, error: list[float] | None = None) -> None:
+    error = [value + 0.01 * seed for value in (error or ERROR)]
+    done_run(folder_of(suite, row, seed), curve={"noise/label_error": error, "test/accuracy": [1 - value for value in error]})
+
+
+def fill(suite: Suite, *but: tuple[str, int]) -> None:
+    """Finish all runs but those."""
+    for row, _, seed in suite.names:
+        if (row, seed) not in but:
+            done(suite, row, seed)
+
+
+def plotted(files: Files) -> dict[tuple[str, str, int], dict[str, str]]:
+    return {(row["row"], row["metric"], int(row["epoch"])): row for row in csv_rows(files)}
+
+
+def size_of(files: Files) -> tuple[int, int]:
+    """Return width and height of the PNG."""
+    width, height = struct.unpack(">II", files.contents["tried.png"][16:24])
+    return width, height
+
+
+@pytest.fixture
+def drawn_text(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The entries of the figure's legend, and what stands outside its panels."""
+    seen: dict[str, list[str]] = {"legend": [], "text": []}
+    legend = Figure.legend
+
+    def noting(self: Figure, *arguments: Any, **options: Any) -> Any:
+        seen["legend"] = [handle.get_label() for handle in options["handles"]]
+        return legend(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "legend", noting)
+    monkeypatch.setattr(Figure, "text", lambda self, x, y, text, **options: seen["text"].append(text))
+    return seen
+
+
+def test_a_full_figure(suite: Suite) -> None:
+    fill(suite)
+    files = suite.make()
+    assert list(files.contents) == ["tried.png", "tried.svg", "tried.pdf", "tried.csv", "tried.provenance.json", "tried.md"]
+    points = plotted(files)
+    assert len(points) == 2 * 2 * 3
+    point = points["Instance", "noise/label_error", 2]
+    assert float(point["mean"]) == pytest.approx(0.21, rel=1e-12)
+    assert float(point["sd"]) == pytest.approx(0.01, rel=1e-12)
+    assert (point["n"], point["expected"], point["diverged"]) == ("3", "3", "0")
+    width, height = size_of(files)
+    assert width == 1440
+    assert height > 500
+    assert files.contents["tried.pdf"].startswith(b"%PDF")
+    page = files.page
+    assert "![Curves](tried.png)" in page
+    assert "Filled: 6 of 6 runs are done." in page
+    assert "`python -m analysis figures tried.yaml`" in page
+    lines = json.loads(files.contents["tried.provenance.json"])["lines"]
+    assert [run["run_id"] for run in lines[1]["runs"]] == [f"Instance-40-{seed}" for seed in range(3)]
+
+
+def test_missing_and_failed_runs_are_said_in_legend_and_page(suite: Suite, drawn_text: dict[str, list[str]]) -> None:
+    fill(suite, ("Instance", 0), ("Instance", 1))
+    ended_run(folder_of(suite, "Instance", 1), "failed", "ValueError: no")
+    # What an unfinished run has written so far is not plotted.
+    (folder_of(suite, "Instance", 1) / "metrics.jsonl").write_text('{"epoch": 1, "test/accuracy": 0.0}\n')
+    files = suite.make()
+    point = plotted(files)["Instance", "test/accuracy", 1]
+    assert (point["n"], point["expected"], point["sd"]) == ("1", "3", "")
+    assert "failed: Instance, 40%, seed=1 (`Instance-40-1`): ValueError: no" in files.page
+    assert "(n/N): only n of the line's N runs" in files.page
+    assert drawn_text["legend"] == ["One-hot", "Instance (1/3)"]
+
+
+def test_a_diverged_run_ends_the_line(suite: Suite, drawn_text: dict[str, list[str]]) -> None:
+    fill(suite, ("Instance", 1), ("One-hot", 2))
+    done(suite, "Instance", 1, [0.4, 0.3, math.nan])
+    done(suite, "One-hot", 2, [0.4, 0.3])
+    points = plotted(suite.make())
+    assert points["Instance", "test/accuracy", 2]["mean"] == "NaN"
+    assert points["Instance", "test/accuracy", 2]["diverged"] == "1"
+    # A run that has no such epoch any more is not averaged around either.
+    assert points["One-hot", "test/accuracy", 2]["mean"] == "NaN"
+    assert float(points["Instance", "test/accuracy", 1]["mean"]) == pytest.approx(0.69, rel=1e-12)
+    assert drawn_text["legend"] == ["One-hot div (1/3)", "Instance div (1/3)"]
+
+
+def test_a_metric_that_a_method_has_not_is_no_error(suite: Suite) -> None:
+    fill(suite, ("One-hot", 0), ("One-hot", 1), ("One-hot", 2))
+    for seed in range(3):
+        done_run(folder_of(suite, "One-hot", seed), curve={"test/accuracy": [0.1, 0.2, 0.3]})
+    files = suite.make()
+    assert ("One-hot", "noise/label_error", 1) not in plotted(files)
+    assert ("One-hot", "test/accuracy", 1) in plotted(files)
+    assert "have the metric" in files.page
+
+
+def test_nothing_done_still_makes_a_page(suite: Suite) -> None:
+    files = suite.make()
+    header = "spec,panel,row,column,metric,class,class_name,instance,annotated,true,repeat,epoch,mean,sd,n,expected,diverged,source\n"
+    assert files.contents["tried.csv"].decode() == header
+    assert "Filled: 0 of 6 runs are done" in files.page
+
+
+def test_a_panel_draws_its_rows_only(tmp_path: Path, drawn_text: dict[str, list[str]]) -> None:
+    one_panel = "Test accuracy (%), scale: percent, rows: Instance}"
+    suite = Suite(tmp_path, SPEC.replace("Test accuracy (%), scale: percent}", one_panel))
+    fill(suite)
+    assert {(row, metric) for row, metric, _ in plotted(suite.make())} == {
+        ("One-hot", "noise/label_error"),
+        ("Instance", "noise/label_error"),
+        ("Instance", "test/accuracy"),
+    }
+    assert drawn_text["legend"] == ["One-hot", "Instance"]
+
+
+@pytest.mark.parametrize(
+    ("panel", "message"),
+    [
+        ("{metric: test/accuracy, label: A, classes: [1]}", r"panels\[0\]\.classes has no effect"),
+        ("{metric: test/accuracy, label: A, instances: [1]}", r"panels\[0\]\.instances has no effect"),
+        ("{type: examples, metric: test/accuracy, label: A, classes: [0]}", r"panels\[0\]\.metric has no effect"),
+    ],
+)
+def test_a_setting_that_a_panel_cannot_show_is_refused(tmp_path: Path, panel: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Suite(tmp_path, SPEC[: SPEC.index("panels:")] + f"panels: [{panel}]\n")
+
+
+REPORTED = """\
+row,column,mean,sd,unit,own_run,source
+Instance,Label error (%),33,,percent,yes,"Somebody 2020, Figure 4; 40 at the start"
+Instance,Accuracy,0.75,,fraction,no,Somebody 2020
+"""
+
+
+def test_published_values_stand_at_the_edges(tmp_path: Path, drawn_text: dict[str, list[str]]) -> None:
+    (tmp_path / "reported.csv").write_text(REPORTED)
+    text = SPEC.replace("label: Test accuracy (%), scale: percent", "label: Accuracy") + "reported: {file: reported.csv}\n"
+    suite = Suite(tmp_path, text)
+    fill(suite)
+    files = suite.make()
+    lines = [row for row in csv_rows(files) if row["source"] == "published"]
+    # As fractions, like everything in a CSV.
+    assert [(row["row"], row["metric"], row["epoch"], float(row["mean"])) for row in lines] == [
+        ("Instance", "noise/label_error", "start", pytest.approx(0.4)),
+        ("Instance", "noise/label_error", "end", pytest.approx(0.33)),
+        ("Instance", "test/accuracy", "end", pytest.approx(0.75)),
+    ]
+    assert "Label error (%), Instance: 40 at the start, 33 at the end (Somebody 2020, Figure 4; 40 at the start)." in files.page
+    assert "Accuracy, Instance: 0.75 at the end (Somebody 2020)." in files.page
+    assert drawn_text["legend"] == ["One-hot", "Instance", "published"]
+    assert isinstance(suite.spec, FigureSpec)
+    axes = Figure().subplots()
+    draw_curves(axes, suite.spec, suite.spec.panels[0], [], title="", looks={})
+    markers = [(*line.get_xdata(), *line.get_ydata()) for line in axes.lines if line.get_marker() == "o"]
+    assert markers == [(0.0, pytest.approx(40.0)), (1.0, pytest.approx(33.0))]
+
+
+def test_another_scale_is_stamped_in_the_picture_and_on_the_page(suite: Suite, tmp_path: Path, drawn_text: dict[str, list[str]]) -> None:
+    (tmp_path / "tiny.yaml").write_text("title: tiny\nstamp: Tiny scale, these numbers mean nothing.\nrules: [{set: {optim.epochs: 1}}]\n")
+    suite.make()
+    assert drawn_text["text"] == []
+    page = Suite(tmp_path / "scaled", SPEC, load_scale(str(tmp_path / "tiny.yaml"))).make().page
+    assert drawn_text["text"] == ["Tiny scale, these numbers mean nothing."]
+    assert "Tiny scale, these numbers mean nothing." in page
+
+
+def test_figures_of_one_and_of_four_panels(tmp_path: Path) -> None:
+    panels = [f"{{metric: {metric}, label: A}}" for metric in ("test/accuracy", "train/accuracy", "val/accuracy", "meta/accuracy")]
+    (narrow, low), (wide, high) = (
+        size_of(Suite(tmp_path / str(count), SPEC[: SPEC.index("panels:")] + f"panels: [{', '.join(panels[:count])}]\n").make())
+        for count in (1, 4)
+    )
+    # Two panels beside each other, in two lines.
+    assert (narrow, wide) == (720, 1440)
+    assert high > 1.8 * low
+
+
+def test_damaged_metrics_are_named(suite: Suite) -> None:
+    fill(suite)
+    path = folder_of(suite, "One-hot", 1) / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 3, "test/acc')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not what the run wrote"):
+        suite.make()
+
+
+def test_many_lines_are_told_apart() -> None:
+    assert len({(look(index)["color"], look(index)["linestyle"]) for index in range(28)}) == 28
+
+
+def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_settings(suite: Suite, tmp_path: Path) -> None:
+    fill(suite)
+    made = []
+    for index, (locale, zone) in enumerate([("C.UTF-8", "UTC"), ("de_DE.UTF-8", "Asia/Tokyo")]):
+        cwd = tmp_path / f"cwd{index}"
+        cwd.mkdir()
+        if index:
+            (cwd / "matplotlibrc").write_text(
+                "axes.facecolor: black\nfont.size: 20\nsavefig.dpi: 30\nsavefig.bbox: tight\npath.simplify: False\n"
+            )
+        command = [sys.executable, "-m", "analysis", "figures", str(suite.path), "--runs", os.path.relpath(suite.runs, cwd), "--out", "out"]
+        environment = os.environ | {"LC_ALL": locale, "TZ": zone, "PYTHONHASHSEED": str(index), "SOURCE_DATE_EPOCH": str(index)}
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        made.append({path.name: path.read_bytes() for path in sorted((cwd / "out" / "tried").iterdir())})
+    assert made[0] == made[1]
+    everything = b"".join(made[0].values())
+    assert b"Date" not in made[0]["tried.pdf"]
+    assert str(tmp_path).encode() not in everything
+
+
+def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(suite)
+    assert main(["figures", str(suite.path), "--runs", str(suite.runs), "--out", str(tmp_path / "out")]) == 0
+    assert "tried.png" in capsys.readouterr().out
+    assert main(["tables", str(suite.path), "--runs", str(suite.runs)]) == 2
+    assert "Call: python -m analysis figures" in capsys.readouterr().err
+
+
+# -- series per class ------------------------------------------------------------------------------------------------------------
+
+CLASSES = """\
+title: Classes
+kind: figure
+rows:
+  - {label: Class labels, set: {method: class_labels}}
+repeats: {seed: [0, 1]}
+x: epoch
+panels:
+  - {metric: "class_meta_accuracy/{k}", label: Meta accuracy (%), scale: percent, rows: [Class labels], classes: {count: 3, seed: 1}}
+  - {metric: "class_target_probability/{k}", label: Target probability, rows: [Class labels], classes: {count: 3, seed: 1}}
+"""
+ONE_HOT = "  - {label: One-hot, set: {method: one_hot}}\n"
+SIX = range(6)
+
+
+def done_classes(suite: Suite, seed: int, *, row: str = "Class labels", accuracy: range = SIX, probability: range = SIX) -> None:
+    curve = {f"class_meta_accuracy/{k:03d}": [0.1 * k, 0.1 * k + 0.02 * seed] for k in accuracy}
+    curve |= {f"class_target_probability/{k:03d}": [0.9, 0.9 - 0.01 * k] for k in probability}
+    done_run(suite.folder(row, "", seed), curve=curve | {"test/accuracy": [0.1, 0.2]}, fields=FIELDS)
+
+
+def lines_of(files: Files) -> dict[tuple[str, int, int], dict[str, str]]:
+    return {(row["metric"].partition("/")[0], int(row["class"]), int(row["epoch"])): row for row in csv_rows(files)}
+
+
+def shown(files: Files) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for metric, number, epoch in lines_of(files):
+        if epoch == 1:
+            found.setdefault(metric, []).append(number)
+    return found
+
+
+def test_the_rule_of_drawing_is_the_stated_one() -> None:
+    numbers = np.random.PCG64(7).random_raw(5)
+    smallest = sorted(np.array([2, 3, 5, 8, 9])[np.argsort(numbers)[:2]].tolist())
+    # Neither order nor repetition of the candidates matters.
+    assert list(drawn([9, 8, 2, 3, 5, 5], Sample(count=2, seed=7))) == smallest
+    assert drawn([4, 1], Sample(count=3, seed=0)) == (1, 4)
+    assert drawn([], Sample(count=3, seed=0)) == ()
+    assert len({drawn(range(50), Sample(count=3, seed=seed)) for seed in range(10)}) == 10
+
+
+def test_a_line_for_each_drawn_class_of_all_runs(tmp_path: Path) -> None:
+    suite = Suite(tmp_path, CLASSES)
+    done_classes(suite, 0, accuracy=range(1, 6))
+    done_classes(suite, 1, probability=range(5))
+    files = suite.make()
+    # Class 0 and class 5 each lack one series of one run; both panels show the same classes.
+    expected = list(drawn(range(1, 5), Sample(count=3, seed=1)))
+    assert shown(files) == {"class_meta_accuracy": expected, "class_target_probability": expected}
+    point = lines_of(files)["class_meta_accuracy", expected[0], 1]
+    assert float(point["mean"]) == pytest.approx(0.1 * expected[0] + 0.01)
+    assert float(point["sd"]) == pytest.approx(0.02 / 2**0.5)
+    assert point["metric"] == f"class_meta_accuracy/{expected[0]:03d}"
+    assert point["class_name"] == f"class {expected[0]}"
+    assert f"Classes of Meta accuracy (%): {', '.join(f'class {k}' for k in expected)}; 3 drawn with seed 1 among" in files.page
+    assert "numpy's PCG64 with the seed" in files.page
+    panels = json.loads(files.contents["tried.provenance.json"])["drawn"]
+    assert [(panel["panel"], panel["classes"]) for panel in panels] == [
+        ("Meta accuracy (%)", expected),
+        ("Target probability", expected),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "count", "expected", "words"),
+    [
+        (", classes: {count: 30, seed: 1}", 6, list(SIX), "class 4, class 5; 30 drawn with seed 1"),
+        (", classes: [5, 2]", 6, [5, 2], "class 5, class 2; as the figure lists them."),
+        # A listed class that is not there has no line.
+        (", classes: [5, 200]", 6, [5], "class 5, class 200; as the figure lists them."),
+        ("", 12, list(range(10)), "class 9; the first 10 that all done runs have."),
+    ],
+)
+def test_which_classes_are_shown(tmp_path: Path, choice: str, count: int, expected: list[int], words: str) -> None:
+    suite = Suite(tmp_path, CLASSES.replace(", classes: {count: 3, seed: 1}", choice))
+    done_classes(suite, 0, accuracy=range(count), probability=range(count))
+    files = suite.make()
+    assert shown(files)["class_meta_accuracy"] == expected
+    assert words in files.page
+
+
+def test_a_row_without_such_a_series_hides_no_class(tmp_path: Path) -> None:
+    suite = Suite(tmp_path, CLASSES.replace("rows: [Class labels], ", "").replace("repeats:", f"{ONE_HOT}repeats:"))
+    done_classes(suite, 0)
+    done_classes(suite, 0, row="One-hot", accuracy=range(0), probability=range(0))
+    files = suite.make()
+    assert len(shown(files)["class_meta_accuracy"]) == 3
+    assert {row["row"] for row in lines_of(files).values()} == {"Class labels"}
+
+
+def test_nothing_done_has_no_classes_yet(tmp_path: Path) -> None:
+    page = Suite(tmp_path, CLASSES).make().page
+    assert "Classes of Meta accuracy (%): none yet;" in page
+    assert "Filled: 0 of 2 runs are done" in page
+
+
+def test_a_band_is_cut_where_no_run_can_be(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    bands: list[tuple[float, float]] = []
+
+    def note(self: Axes, epochs: Any, low: Any, high: Any, **style: Any) -> None:
+        bands.append((float(np.min(low)), float(np.max(high))))
+
+    monkeypatch.setattr(Axes, "fill_between", note)
+    for row, _, seed in suite.names:
+        done_run(
+            folder_of(suite, row, seed), curve={"noise/label_error": [0.0, 0.0, 0.9 * (seed == 1)], "test/accuracy": [0.5, 1.0, 0.1 * seed]}
+        )
+    suite.make()
+    assert bands
+    assert min(low for low, _ in bands) == 0.0
+    assert max(high for _, high in bands) <= 100.0

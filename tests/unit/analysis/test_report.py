@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import html.parser
+import io
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from label_runs import label_run
+from PIL import Image
+from run_folders import Suite, change, done_run, ended_run
+
+from analysis.reading.images import TrainingSet
+from analysis.report.labels import EPOCHS, NOT_A_NUMBER, TrainingSetOf, encode, png, select
+from analysis.report.markdown import render_markdown
+from analysis.report.page import make_report
+from analysis.tables.page import Files
+from repro.errors import UserError
+from repro.labels.trajectory import open_trajectory
+from sweeps.spec.load import load_scale
+
+SPEC = """\
+title: A table <i>of</i> labels
+kind: table
+caption: What <script>alert(1)</script> shows.
+rows:
+  - {label: "Class <b>", set: {method: class_labels}}
+  - {label: Instance, set: {method: instance_labels}}
+columns:
+  - {label: Clean, set: {noise: none}}
+  - {label: Noisy, set: {noise: uniform}}
+repeats: {seed: [0, 1]}
+cells:
+  - {row: Instance, column: Noisy, skip: no sense in it}
+value: {metric: test/accuracy, epoch: last, scale: percent, better: higher}
+"""
+DEVIATIONS = "# What we do\n\nText.\n\n## A. Model\n\n| id | why |\n|---|---|\n| A1 | <u>so</u> |\n"
+IMAGES, CLASSES = 40, 8
+INDICES = list(range(0, 3 * IMAGES, 3))
+
+Floats = npt.NDArray[np.float32]
+
+
+def instance_labels(epochs: int = 5) -> Floats:
+    """Labels (epochs, N, K): image i starts at class i % K, and images 3, 4 and 5 end elsewhere, 4 the furthest."""
+    labels = np.full((epochs, IMAGES, CLASSES), 0.1 / (CLASSES - 1), np.float32)
+    labels[:, np.arange(IMAGES), np.arange(IMAGES) % CLASSES] = 0.9
+    for image, share in ((3, 0.6), (4, 0.95), (5, 0.7)):
+        for epoch in range(epochs):
+            moved = share * epoch / (epochs - 1)
+            labels[epoch, image] = (1 - moved) * labels[0, image]
+            labels[epoch, image, (image + 1) % CLASSES] += moved
+    return labels
+
+
+def class_labels() -> Floats:
+    """Class parameters (epochs, steps, K)."""
+    return np.linspace(0.1, 0.4, 5 * 3 * CLASSES, dtype=np.float32).reshape(5, 3, CLASSES)
+
+
+def training_set(run: object) -> TrainingSet:
+    images = np.random.RandomState(0).randint(0, 256, (3 * IMAGES, 1, 4, 4)).astype(np.uint8)
+    return TrainingSet("digits", images, np.arange(3 * IMAGES) // 3 % CLASSES, tuple(f"kind_{number}" for number in range(CLASSES)), "x")
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    """Of six runs three are done, one failed, one is missing."""
+    suite = Suite(tmp_path / "made", SPEC)
+    label_run(suite.folder("Class <b>", "Clean", 0), INDICES, list(class_labels()), kind="class")
+    label_run(suite.folder("Instance", "Clean", 0), INDICES, list(instance_labels()))
+    for row in ("Class <b>", "Instance"):
+        done_run(suite.folder(row, "Clean", 1))
+    ended_run(suite.folder("Class <b>", "Noisy", 1), "failed", "Boom </script><img src=x onerror=alert(1)>")
+    return suite
+
+
+def report(suite: Suite, known: TrainingSetOf = training_set, *, pages: int = 1, deviations: str = DEVIATIONS) -> str:
+    files = [suite.make()] * pages
+    return make_report(
+        files, suite.runs, deviations=deviations, command="make <it>", training_set_of=known, runs_link="../some runs"
+    ).decode()
+
+
+def data_of(page: str) -> dict[str, Any]:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    data = json.loads(found)
+    assert isinstance(data, dict)
+    return data
+
+
+class Elements(html.parser.HTMLParser):
+    """Every element of a page with its attributes, and what is open where the page ends."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_nothing_from_runs_and_specs_becomes_markup(suite: Suite) -> None:
+    page = report(suite)
+    elements = Elements(page)
+    assert elements.open == []
+    assert [tag for tag, _ in elements.found].count("script") == 2
+    assert not {"b", "i", "u"} & {tag for tag, _ in elements.found}
+    assert not [attributes for _, attributes in elements.found if any(name.startswith("on") for name in attributes)]
+    assert "What &lt;script&gt;alert(1)&lt;/script&gt; shows." in page
+    assert "make &lt;it&gt;" in page
+    assert "Boom &lt;/script&gt;" in page
+    # The data hold the label of a row, which looks like an element, yet no sign in them could end their own.
+    assert not set("<>&") & set(page[page.index('id="data">') + len('id="data">') :].partition("</script>")[0])
+    assert [run["title"] for run in data_of(page)["runs"]] == ["Class <b>, Clean, seed=0", "Instance, Clean, seed=0"]
+
+
+def test_the_page_asks_for_nothing_and_runs_only_its_own_script(suite: Suite) -> None:
+    page = report(suite)
+    for tag, attributes in Elements(page).found:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert str(attributes.get("src", "data:")).startswith("data:")
+        assert tag == "a" or "href" not in attributes
+    assert "url(" not in page
+    assert "@import" not in page
+    policy = next(str(attributes["content"]) for _, attributes in Elements(page).found if "http-equiv" in attributes)
+    script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{digest}';" in policy
+
+
+def test_the_same_runs_give_the_same_bytes_wherever_they_lie(suite: Suite, tmp_path: Path) -> None:
+    first = report(suite)
+    suite.runs = suite.runs.rename(tmp_path / "other")
+    assert report(suite) == first
+    assert str(tmp_path) not in first
+
+
+def test_overview_counts_runs_hours_and_gaps_and_a_shared_run_once(suite: Suite) -> None:
+    page = report(suite, pages=2)
+    overview = re.sub(r"<[^>]*>", " ", page[page.index('class="overview"') : page.index('id="page-1"')])
+    counts = ["4/6", "1", "failed,", "1", "missing", "0.04", "0.00", "1"]
+    assert overview.split("labels")[1].split()[:9] == ["table", *counts]
+    assert overview.split("once")[1].split()[:7] == counts[:7]
+    ids = [attributes["id"] for _, attributes in Elements(page).found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_cell_names_its_runs_with_link_state_and_code(suite: Suite) -> None:
+    page = report(suite)
+    runs = page[page.index('<details class="runs">') :]
+    link = '<a href="../some runs/Instance-Clean-1/"><code>Instance-Clean-1</code></a>'
+    assert f"seed=1: {link}, done, commit 0123456789ab" in runs
+    assert "%3Cb%3E" in runs
+
+
+def test_structure_for_those_who_hear_the_page(suite: Suite) -> None:
+    elements = Elements(report(suite)).found
+    tags = [tag for tag, _ in elements]
+    assert tags.count("h1") == tags.count("main") == tags.count("nav") == tags.count("header") == tags.count("footer") == 1
+    assert dict(elements)["html"] == {"lang": "en"}
+    ids = {attributes["id"] for _, attributes in elements if "id" in attributes}
+    for tag, attributes in elements:
+        if str(attributes.get("href", "")).startswith("#"):
+            assert str(attributes["href"])[1:] in ids
+        if tag in ("select", "input"):
+            assert any(tag == "label" and other.get("for") == attributes["id"] for tag, other in elements)
+        if tag == "table":
+            assert "scope" in next(other for tag, other in elements[elements.index((tag, attributes)) :] if tag == "th")
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_the_stamp_of_a_scale_stands_at_the_top(tmp_path: Path) -> None:
+    page = report(Suite(tmp_path, SPEC, load_scale("smoke")))
+    assert "Smoke scale" in page[page.index('class="stamp"') : page.index("<nav")]
+    assert "No finished run of these tables and figures has recorded labels." in page
+
+
+def test_a_report_of_nothing_is_refused(suite: Suite) -> None:
+    with pytest.raises(UserError, match="at least one spec"):
+        report(suite, pages=0)
+
+
+# Markdown
+
+
+def markdown(text: str) -> str:
+    return render_markdown(text, name="N", images={"f.svg": b"<svg>", "f.png": b"p"})
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("# Title\n\n## Part\n\n### Detail\n", "<h3>Part</h3>\n<h4>Detail</h4>\n"),
+        ("![a <b](f.png)", '<p><img class="figure" alt="a &lt;b" src="data:image/svg+xml;base64,PHN2Zz4=" /></p>\n'),
+        ("![a <b](gone.png)", "<p><em>[image: a &lt;b]</em></p>\n"),
+        ("![a](https://example.org/f.png)", "<p><em>[image: a]</em></p>\n"),
+        ("![a](../f.png)", "<p><em>[image: a]</em></p>\n"),
+        ("![a]()", "<p><em>[image: a]</em></p>\n"),
+        ("[w](https://example.org/?a&b)", '<p><a href="https://example.org/?a&amp;b" rel="noopener noreferrer">w</a></p>\n'),
+        ("[f](docs/x.md)", "<p><span>f</span></p>\n"),
+        ("[j](javascript:alert(1))", "<p>[j](javascript:alert(1))</p>\n"),
+        (
+            "| a | b |\n|---|--:|\n| x | y |\n",
+            '<div class="scroll" role="region" tabindex="0" aria-label="Table: N"><table>\n'
+            '<thead>\n<tr>\n<th scope="col">a</th>\n<th style="text-align:right" scope="col">b</th>\n</tr>\n</thead>\n'
+            '<tbody>\n<tr>\n<th scope="row">x</th>\n<td style="text-align:right">y</td>\n</tr>\n</tbody>\n</table></div>\n',
+        ),
+    ],
+)
+def test_markdown(text: str, made: str) -> None:
+    assert markdown(text) == made
+
+
+# Labels
+
+
+def selected(folder: Path, blocks: Floats, **more: Any) -> dict[str, Any]:
+    label_run(folder / "run", INDICES, list(blocks), **more)
+    return select(open_trajectory(folder / "run" / "labels"))
+
+
+def values_of(item: dict[str, Any]) -> Floats:
+    """Return the values (epochs, classes) of an item; NaN stays."""
+    stored = np.frombuffer(base64.b64decode(item["values"]), "<u2").reshape(-1, len(item.get("classes", [0])))
+    return np.where(stored == NOT_A_NUMBER, np.nan, stored / 10_000).astype(np.float32)
+
+
+def groups_of(chosen: dict[str, Any]) -> dict[str, list[int]]:
+    """Return the rows of the items of each group."""
+    return {group["name"]: [chosen["items"][place]["position"] // 3 for place in group["items"]] for group in chosen["groups"]}
+
+
+def test_class_labels_are_those_after_the_last_step(tmp_path: Path) -> None:
+    chosen = selected(tmp_path, class_labels(), kind="class")
+    assert [item["position"] for item in chosen["items"]] == list(range(CLASSES))
+    for number, item in enumerate(chosen["items"]):
+        np.testing.assert_allclose(values_of(item)[:, 0], 1 - class_labels()[:, -1, number], atol=1e-4)
+
+
+def test_instances_are_chosen_by_the_stated_rule(tmp_path: Path) -> None:
+    chosen = selected(tmp_path, instance_labels())
+    assert groups_of(chosen) == {
+        # 4 moved furthest; the others did not move, so their order is that of the rows.
+        "Moved most": [4, 5, 3, 0, 1, 2, 6, 7],
+        "Drawn with seed 0": [22, 20, 25, 4, 10, 15, 28, 11],
+        "Most probable class changed": [5, 4, 3],
+    }
+    positions = [item["position"] for item in chosen["items"]]
+    assert len(positions) == len(set(positions))
+    # Of an instance the most probable classes are kept.
+    item = chosen["items"][positions.index(3 * 4)]
+    assert item["classes"][:2] == [5, 4]
+    assert len(item["classes"]) == 6
+    np.testing.assert_allclose(values_of(item), instance_labels()[:, 4][:, item["classes"]], atol=1e-4)
+
+
+def test_labels_of_a_run_that_diverged_have_gaps_and_did_not_move(tmp_path: Path) -> None:
+    values = instance_labels()
+    values[-1, :2] = np.nan
+    chosen = selected(tmp_path, values)
+    assert groups_of(chosen)["Moved most"][:5] == [4, 5, 3, 0, 1]
+    item = next(item for item in chosen["items"] if item["position"] == 0)
+    assert item["classes"][0] == 0
+    assert np.isnan(values_of(item)).all(axis=1).tolist() == [False] * 4 + [True]
+
+
+def test_of_many_epochs_evenly_spaced_ones_and_those_that_were_not_reached_are_said(tmp_path: Path) -> None:
+    chosen = selected(tmp_path, instance_labels(epochs=2 * EPOCHS - 1), planned=300)
+    assert chosen["epochs"] == list(range(1, 2 * EPOCHS, 2))
+    assert chosen["planned"] == 300
+    assert values_of(chosen["items"][0]).shape == (EPOCHS, 6)
+
+
+def test_numbers_are_stored_in_ten_thousandths() -> None:
+    stored = np.frombuffer(base64.b64decode(encode(np.array([[0.0, 1.0], [0.12346, np.nan], [1.0004, -0.1]], np.float32))), "<u2")
+    assert stored.tolist() == [0, 10_000, 1235, NOT_A_NUMBER, 10_000, 0]
+
+
+def test_labels_come_with_pictures_names_and_annotations(suite: Suite) -> None:
+    data = data_of(report(suite))
+    classes, instances = data["runs"]
+    assert instances["names"][:2] == ["kind 0", "kind 1"]
+    item = instances["items"][instances["groups"][0]["items"][0]]
+    assert (item["position"], item["annotated"], item["true"]) == (12, 4, 4)
+    content = base64.b64decode(data["images"][item["image"]].removeprefix("data:image/png;base64,"))
+    assert content == png(training_set(None).image(12))
+    assert [one["example"] for one in classes["items"]] == [3 * number for number in range(CLASSES)]
+
+
+def test_labels_are_shown_without_the_dataset_too(suite: Suite) -> None:
+    page = report(suite, lambda run: None)
+    data = data_of(page)
+    assert "Not shown" not in page
+    assert data["images"] == []
+    assert [len(run["items"]) > 0 for run in data["runs"]] == [True, True]
+    assert "annotated" not in data["runs"][1]["items"][0]
+
+
+def test_another_dataset_than_the_runs_is_named_and_its_labels_stay(suite: Suite) -> None:
+    def refuse(run: object) -> TrainingSet:
+        raise UserError(f"{suite.runs}/x: other images")
+
+    page = report(suite, refuse)
+    assert "<li>Instance-Clean-0: x: other images</li>" in page
+    assert len(data_of(page)["runs"]) == 2
+
+
+def test_a_final_run_shows_the_labels_that_it_reads(suite: Suite) -> None:
+    final = suite.folder("Instance", "Clean", 0)
+    label_run(suite.runs / "fold-run", INDICES, list(instance_labels()), **{"split.fold": 2})
+    shutil.rmtree(final / "labels")
+    change(final, "identity.json", {"fields": {"inputs.labels": ["gone", "fold-run"]}})
+    run = data_of(report(suite))["runs"][1]
+    assert (run["id"], run["title"]) == ("fold-run", "Instance, Clean, seed=0 (labels from fold 2)")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"), [({"kind": "other"}, "the kind of the labels is"), ({"shape": [5, 40, 80_000]}, "no whole epoch")]
+)
+def test_damaged_labels_are_named_and_the_rest_is_shown(suite: Suite, values: dict[str, Any], words: str) -> None:
+    folder = suite.folder("Instance", "Clean", 0)
+    change(folder, "labels/layout.json", values)
+    page = report(suite)
+    assert re.search(f"<li>Instance-Clean-0: [^<]*Instance-Clean-0/[^<]*{words}", page)
+    assert len(data_of(page)["runs"]) == 1
+    assert str(suite.runs) not in page
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 3)])
+def test_images_survive_as_png(shape: tuple[int, ...]) -> None:
+    image = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(image)))), image)
+
+
+def test_a_figure_is_put_into_the_page(suite: Suite) -> None:
+    files = suite.make()
+    contents = {**files.contents, "tried.md": b"# T\n\n![The curve](tried.png)\n", "tried.svg": b"<svg>"}
+    page = make_report(
+        [Files(suite.spec, contents)], suite.runs, deviations="", command="x", training_set_of=training_set, runs_link="."
+    ).decode()
+    assert 'alt="The curve" src="data:image/svg+xml;base64,PHN2Zz4="' in page

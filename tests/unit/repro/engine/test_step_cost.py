@@ -1,0 +1,47 @@
+"""What a step costs, counted: how long it takes is measured by ``benchmarks/step.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from repro.config.registry import get
+from repro.config.schema import MetaConfig, OptimConfig
+from repro.engine.method import Context
+from repro.engine.optimizer import SGD
+from repro.engine.step import MetaBatch, TrainingStep
+
+
+class Counter(TorchDispatchMode):
+    """Counts FLOPs with PyTorch's formulas. Its own counter hooks every gradient, and a hooked gradient has no tangent on record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+def test_a_meta_step_costs_no_more_than_its_formula() -> None:
+    """ResNet18, the meta batch twice as large: 13 forward passes of a training batch against 3 of plain training."""
+    choice = get("model", "resnet18")
+    model = choice.build(choice.config(), num_classes=100, image_shape=(3, 32, 32)).train()
+    observed, inputs, rows = torch.randint(0, 100, (2,)), torch.randn(2, 3, 32, 32), torch.arange(2)
+    optim = OptimConfig(name="test", epochs=1, learning_rate=0.4, weight_decay=1e-3)
+    meta = MetaBatch(torch.randn(4, 3, 32, 32), torch.randint(0, 100, (4,)))
+    flops = {}
+    for name in ("one_hot", "instance_labels"):
+        method = get("method", name)
+        built = method.build(method.config(), Context(100, observed, torch.device("cpu"), 0))
+        step = TrainingStep(model, SGD(model, optim), built, optim, MetaConfig())
+        with Counter() as counted:
+            step(inputs, rows, observed, epoch=0, meta=meta if name == "instance_labels" else None)
+        flops[name] = counted.total
+    assert 12 / 3 < flops["instance_labels"] / flops["one_hot"] <= 13 / 3

@@ -1,0 +1,29 @@
+"""Every method has its page in docs/methods, which names its settings, and every page its method."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from repro.config import registry
+
+FOLDER = Path(__file__).resolve().parents[4] / "docs" / "methods"
+
+
+@pytest.mark.parametrize("name", registry.choices("method"))
+def test_a_method_has_a_page_that_names_its_settings_and_its_tests(name: str) -> None:
+    text = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n")
+    fields = [field.name for field in dataclasses.fields(registry.get("method", name).config) if field.name != "name"]
+    assert [field for field in fields if field not in text] == []
+    assert "Tests: " in text
+    named = [part.split("`")[0] for part in text.split("`tests/")[1:]]
+    assert named
+    for part in named:
+        assert (FOLDER.parents[1] / "tests" / part).exists(), part
+
+
+def test_no_page_is_left_of_a_method_that_is_gone() -> None:
+    assert {path.stem for path in FOLDER.glob("*.md")} == set(registry.choices("method"))

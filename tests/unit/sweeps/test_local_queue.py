@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+from fake_workers import go_on
+from made_plans import call, calls, driver, plan_of, state_or_none, wait_until
+
+import sweeps.local.queue
+import sweeps.local.worker
+from repro.files import read_json, write_json
+from repro.runs.folder import RunFolder
+from sweeps.local.progress import Progress
+from sweeps.local.worker import last_error
+from sweeps.plan.plan import PlannedRun, planned_state
+
+#: Two folds, a student of both, a student of that, and a run that reads nothing.
+GRAPH = {"c": "ab", "d": "c"}
+
+
+def test_every_run_gets_a_process_of_its_own_and_is_done_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_of(tmp_path, a="done", b="done", c="done")
+    outcome = call(plan)
+    assert outcome.done == {"a", "b", "c"}
+    assert outcome.exit_code == 0
+    made = calls(tmp_path)
+    assert sorted(name for name, *_ in made) == ["a", "b", "c"]
+    processes = {int(pid) for _, _, pid, _ in made}
+    assert len(processes | {os.getpid()}) == 4
+    assert all(pid == group for _, _, pid, group in made)
+    written = capsys.readouterr().err
+    assert "[3/3] done in" in written
+    assert call(plan_of(tmp_path, a="done", b="done", c="done")).done == {"a", "b", "c"}
+    assert len(calls(tmp_path)) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_no_more_than_jobs_at_a_time_and_the_cores_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.local.queue, "_num_cores", lambda: 8)
+    most = 0
+
+    def watch(self: Progress, running: Sequence[PlannedRun], elsewhere: Sequence[PlannedRun]) -> None:
+        nonlocal most
+        most = max(most, len(running))
+
+    monkeypatch.setattr(Progress, "refresh", watch)
+    call(plan_of(tmp_path, a="done", b="done", c="done", d="done", e="done"), jobs=3)
+    assert most == 3
+    assert {threads for _, threads, *_ in calls(tmp_path)} == {"2"}
+
+
+def test_runs_side_by_side_share_what_a_gpu_costs(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, a="done", b="done", c="done", d="done"), jobs=3)
+    call(plan_of(tmp_path / "alone", a="done"), jobs=3)
+    hours = [read_json(tmp_path / name / "cost.json")["gpu_hours"] for name in ("a", "b", "c", "alone/a")]
+    assert hours == [1 / 3, 1 / 3, 1 / 3, 1.0]
+
+
+def test_a_failure_is_named_and_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = call(plan_of(tmp_path, a="fail", b="done", c="quit"), jobs=1)
+    assert outcome.exit_code == 1
+    assert outcome.done == {"b"}
+    assert outcome.failed["a"] == "ValueError: as it was told"
+    assert outcome.failed["c"].startswith("exit code 2: error: the file is not there")
+    assert "FAILED: fake: a (a): ValueError: as it was told" in capsys.readouterr().err
+    assert "ValueError: as it was told" in (tmp_path / "logs" / "a.log").read_text()
+
+
+def test_a_killed_worker_is_named_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    outcome = call(plan_of(tmp_path, a="die", b="done"))
+    assert outcome.done == {"b"}
+    assert outcome.failed["a"].startswith("killed by signal 9 (SIGKILL)")
+    plan = plan_of(tmp_path, a="die", b="done")
+    assert plan.runs["a"].state == "lost"
+    assert call(plan).done == {"a", "b"}
+
+
+def test_a_resumed_run_keeps_its_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.local.queue, "_num_cores", lambda: 4)
+    call(plan_of(tmp_path, a="die"), jobs=1)
+    call(plan_of(tmp_path, a="die"), jobs=4)
+    assert [threads for _, threads, *_ in calls(tmp_path)] == ["4", "4"]
+
+
+def test_workers_outlive_the_process_that_forked_them(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, a="while", b="done")
+
+    def kill_server() -> None:
+        while state_or_none(tmp_path, "a") != "running":
+            time.sleep(0.02)
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        go_on(tmp_path)
+
+    killer = threading.Thread(target=kill_server)
+    killer.start()
+    outcome = call(plan, jobs=1)
+    killer.join()
+    assert outcome.done == {"a", "b"}
+
+
+def test_a_server_that_is_killed_as_it_forks_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, killed = forkserver.connect_to_new_process, []
+
+    def connect_and_kill(fds: list[int]) -> tuple[int, int]:
+        if killed:
+            return connect(fds)
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        # Stopped first, so that it cannot fork before it is killed.
+        os.kill(server, signal.SIGSTOP)
+        found = connect(fds)
+        os.kill(server, signal.SIGKILL)
+        killed.append(server)
+        return found
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", connect_and_kill)
+    outcome = call(plan_of(tmp_path, a="done", b="done"))
+    assert len(killed) == 1
+    assert (outcome.done, outcome.failed) == ({"a", "b"}, {})
+
+
+def test_a_server_that_is_still_dying_is_given_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the system has not ended it, multiprocessing takes it for alive, and it refuses connections."""
+    connect, pauses = forkserver.connect_to_new_process, []
+
+    def connect_later(fds: list[int]) -> tuple[int, int]:
+        if len(pauses) < 3:
+            raise ConnectionRefusedError
+        return connect(fds)
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", connect_later)
+    monkeypatch.setattr(sweeps.local.worker.time, "sleep", pauses.append)
+    process = sweeps.local.worker.start(sweeps.local.worker.start_server(()), len, [], tmp_path / "log", name="a")
+    process.join()
+    assert process.exitcode == 0
+    assert pauses == pytest.approx([0.2, 0.4, 0.6])
+
+
+@pytest.fixture
+def waited_for(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the planner waits for a run that another process trains."""
+    seen = threading.Event()
+
+    def refresh(self: Progress, running: Sequence[PlannedRun], elsewhere: Sequence[PlannedRun]) -> None:
+        if elsewhere:
+            seen.set()
+
+    monkeypatch.setattr(Progress, "refresh", refresh)
+    return seen
+
+
+@pytest.mark.parametrize(("ended", "processes"), [("done", 0), ("preempted", 1)])
+def test_a_run_that_another_process_trains_is_waited_for(
+    tmp_path: Path, ended: str, processes: int, waited_for: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.local.queue, "TRY_AGAIN_S", 0.3)
+    plan = plan_of(tmp_path, a="done")
+    held = threading.Event()
+
+    def train_elsewhere() -> None:
+        with RunFolder(tmp_path / "a").hold(heartbeat_s=5, epochs=2) as folder:
+            held.set()
+            waited_for.wait(300)
+            folder.end(ended)
+
+    other = threading.Thread(target=train_elsewhere)
+    other.start()
+    held.wait()
+    outcome = call(plan)
+    other.join()
+    assert outcome.done == {"a"}
+    assert outcome.failed == {}
+    assert read_json(tmp_path / "a" / "status.json")["attempt"] == 1 + processes
+    # One that comes before the other has given its lock back tries again.
+    assert len(calls(tmp_path)) >= processes
+    assert ended != "done" or calls(tmp_path) == []
+
+
+def test_a_lock_that_shows_no_sign_of_life_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.local.queue, "TRY_AGAIN_S", 0.3)
+    plan = plan_of(tmp_path, a="done")
+    held = threading.Event()
+
+    def hold_silently() -> None:
+        with RunFolder(tmp_path / "a").hold(heartbeat_s=100, epochs=2):
+            # As a process that was suspended, or that has the lock but has not said so yet.
+            (tmp_path / "a" / "status.json").unlink()
+            held.set()
+            log = tmp_path / "logs" / "a.log"
+            wait_until(lambda: log.exists() and "another process is training" in log.read_text())
+
+    other = threading.Thread(target=hold_silently)
+    other.start()
+    held.wait()
+    outcome = call(plan)
+    other.join()
+    assert outcome.done == {"a"}
+    assert outcome.failed == {}
+    assert len(calls(tmp_path)) > 1
+
+
+def test_a_worker_that_another_process_replaced_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.local.queue, "TRY_AGAIN_S", 0.1)
+    outcome = call(plan_of(tmp_path, a="taken", b="done"))
+    assert (outcome.done, outcome.failed) == ({"a", "b"}, {})
+    assert read_json(tmp_path / "a" / "status.json")["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGHUP, False)]
+)
+def test_a_stop_signal_lets_the_workers_save_and_the_next_call_goes_on(tmp_path: Path, number: int, whole_group: bool) -> None:
+    process = driver(tmp_path, "slow", "abc")
+    wait_until(lambda: [state_or_none(tmp_path, name) for name in "ab"] == ["running", "running"])
+    # Ctrl-C in a terminal reaches every process of the foreground group.
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    written, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + number, written
+    assert "stopping: 2 runs save their state" in written
+    for name in "ab":
+        status = read_json(tmp_path / name / "status.json")
+        assert status["state"] == "preempted"
+        assert status["error"] == f"stopped by [{int(signal.SIGTERM)}]"
+    assert state_or_none(tmp_path, "c") is None
+    outcome = call(plan_of(tmp_path, a="done", b="done", c="done"))
+    assert outcome.done == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("inputs", [{}, {"c": "ab", "d": "ab", "g": "cf", "h": "g"}])
+def test_two_planners_train_every_run_once(tmp_path: Path, inputs: dict[str, str]) -> None:
+    names = "abcdefgh"
+    both = [driver(tmp_path, "done", names, inputs=inputs) for _ in range(2)]
+    for process in both:
+        written, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, written
+        assert f"{sorted(names)} {{}}" in written
+    assert [read_json(tmp_path / name / "status.json")["attempt"] for name in names] == [1] * len(names)
+
+
+@pytest.mark.parametrize(("names", "inputs"), [("ab", {}), ("abcd", GRAPH)])
+def test_a_killed_planner_leaves_runs_that_the_next_one_waits_for(
+    tmp_path: Path, names: str, inputs: dict[str, str], waited_for: threading.Event
+) -> None:
+    process = driver(tmp_path, "while", names, inputs=inputs)
+    wait_until(lambda: [state_or_none(tmp_path, name) for name in "ab"] == ["running", "running"])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    ender = threading.Thread(target=lambda: (waited_for.wait(300), go_on(tmp_path)))
+    ender.start()
+    assert call(plan_of(tmp_path, inputs, **dict.fromkeys(names, "while"))).done == set(names)
+    ender.join()
+    assert [read_json(tmp_path / name / "status.json")["attempt"] for name in names] == [1] * len(names)
+    process.communicate()
+
+
+def test_a_planner_and_workers_that_were_all_killed_go_on(tmp_path: Path) -> None:
+    process = driver(tmp_path, "while", "abcd", inputs=GRAPH)
+    wait_until(lambda: [state_or_none(tmp_path, name) for name in "ab"] == ["running", "running"])
+    os.kill(process.pid, signal.SIGKILL)
+    for _, _, pid, _ in calls(tmp_path):
+        os.kill(int(pid), signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: [planned_state(tmp_path / name) for name in "abc"] == ["lost", "lost", "missing"])
+    plan = plan_of(tmp_path, GRAPH, a="while", b="while", c="done", d="done")
+    assert call(plan).done == set("abcd")
+    assert [read_json(tmp_path / name / "status.json")["attempt"] for name in "abcd"] == [2, 2, 1, 1]
+
+
+def test_inputs_are_trained_before_their_readers_whatever_their_order(tmp_path: Path) -> None:
+    # Readers stand first in this plan; a worker whose input is not done fails.
+    plan = plan_of(tmp_path, GRAPH, a="done", b="done", c="done", d="done", e="done")
+    plan = dataclasses.replace(plan, runs=dict(reversed(plan.runs.items())))
+    outcome = call(plan, jobs=3)
+    assert outcome.done == set("abcde")
+    assert (outcome.failed, outcome.skipped, outcome.exit_code) == ({}, {}, 0)
+
+
+def test_of_the_runs_that_may_begin_the_earlier_in_the_plan_comes_first(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, {"b": "a"}, a="done", b="done", c="done", d="done"), jobs=1)
+    assert [name for name, *_ in calls(tmp_path)] == ["a", "b", "c", "d"]
+
+
+def test_what_depends_on_a_failed_run_is_skipped_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = call(plan_of(tmp_path, {**GRAPH, "f": "e"}, a="fail", b="done", c="done", d="done", e="done", f="done"))
+    assert outcome.exit_code == 1
+    assert outcome.done == {"b", "e", "f"}
+    assert list(outcome.failed) == ["a"]
+    assert outcome.skipped == {"c": "its input a failed", "d": "a failed, which its input c needs"}
+    assert dataclasses.replace(outcome, failed={}).exit_code == 1
+    written = capsys.readouterr().err
+    assert "skipped: fake: c (c): its input a failed" in written
+    assert "skipped: fake: d (d): a failed, which its input c needs" in written
+    assert state_or_none(tmp_path, "c") is None
+
+
+def test_a_run_that_failed_before_holds_its_readers_up_until_it_is_tried_again(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, a="fail"))
+    everything = {"b": "done", "c": "done", "d": "done"}
+    outcome = call(plan_of(tmp_path, GRAPH, a="done", **everything))
+    assert outcome.exit_code == 1
+    assert outcome.done == {"b"}
+    assert outcome.failed == {"a": "ValueError: as it was told (failed before; --retry tries it again)"}
+    assert outcome.skipped == {"c": "its input a failed", "d": "a failed, which its input c needs"}
+    assert [name for name, *_ in calls(tmp_path)] == ["a", "b"]
+    outcome = call(plan_of(tmp_path, GRAPH, a="done", **everything), retry=True)
+    assert outcome.done == set("abcd")
+    assert outcome.skipped == {}
+
+
+def test_a_reader_that_is_done_needs_its_input_no_more(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, {"b": "a"}, a="done", b="done"))
+    write_json(tmp_path / "a" / "status.json", {"state": "failed", "error": "ValueError: later"})
+    outcome = call(plan_of(tmp_path, {"b": "a"}, a="done", b="done"))
+    assert outcome.done == {"b"}
+    assert outcome.skipped == {}
+
+
+def test_an_input_that_is_gone_is_the_failure_of_its_reader(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"b": "a", "c": "b"}, a="done", b="done", c="done")
+    runs = plan.runs | {"a": dataclasses.replace(plan.runs["a"], state="done")}
+    outcome = call(dataclasses.replace(plan, runs=runs))
+    assert list(outcome.failed) == ["b"]
+    assert outcome.failed["b"].startswith("exit code 2: error: input a is queued, not done.")
+    assert outcome.skipped == {"c": "its input b failed"}
+
+
+@pytest.mark.parametrize("ended", ["done", "failed"])
+def test_an_input_that_another_process_trains_is_waited_for(tmp_path: Path, ended: str) -> None:
+    plan = plan_of(tmp_path, {"b": "a"}, a="done", b="done")
+    with RunFolder(tmp_path / "a").hold(heartbeat_s=5, epochs=2) as folder:
+        timer = threading.Timer(0.5, folder.end, (ended,), {"error": "ValueError: elsewhere" if ended == "failed" else None})
+        timer.start()
+        outcome = call(plan)
+        timer.join()
+    assert [name for name, *_ in calls(tmp_path)] == (["b"] if ended == "done" else [])
+    assert outcome.done == ({"a", "b"} if ended == "done" else set())
+    assert outcome.failed == ({} if ended == "done" else {"a": "ValueError: elsewhere"})
+    assert outcome.skipped == ({} if ended == "done" else {"b": "its input a failed"})
+
+
+def test_an_unreadable_status_is_no_traceback(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {})
+    assert last_error(tmp_path / "nowhere") == "its status.json cannot be read"
+    assert multiprocessing.active_children() == []
+
+
+def test_an_input_that_only_a_finished_run_reads_is_not_trained(tmp_path: Path) -> None:
+    call(plan_of(tmp_path, a="done", b="done", inputs={"b": "a"}))
+    shutil.rmtree(tmp_path / "a")
+    assert call(plan_of(tmp_path, a="done", b="done", inputs={"b": "a"})).exit_code == 0
+    assert [name for name, *_ in calls(tmp_path)] == ["a", "b"]
+    # Another reader that is not done needs it.
+    call(plan_of(tmp_path, a="done", b="done", c="done", inputs={"b": "a", "c": "a"}))
+    assert [name for name, *_ in calls(tmp_path)] == ["a", "b", "a", "c"]
