@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,7 @@ EXECUTIONS = {
 
 #: Steps before the one that is counted: libraries, the allocator and graphs do things once.
 WARM_UP = 3
+TIMED = 5
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Counted:
         events: how often what happened, by kind.
         forbidden: waits, copies and broken rules of capture, with the lines of the project that caused them.
         reserved_mib: memory that the allocator holds.
-        host_ms: time of the host for a step.
+        host_ms: CPU time of the process for a step, the median of :data:`TIMED`.
         error: why there is no step.
     """
 
@@ -96,13 +98,18 @@ def count_step(method: str, model: str, execution: str, *, batch: int, meta_batc
         for training.batch in range(WARM_UP):
             training.take_step(plan)
         torch.cuda.synchronize()
-        start = time.perf_counter()
-        training.take_step(plan)
-        host_ms = 1e3 * (time.perf_counter() - start)
+        host_ms = 1e3 * statistics.median(_cpu_time(lambda: training.take_step(plan)) for _ in range(TIMED))
         with counting() if loaded() else no_waiting() as counts:
             training.take_step(plan)
         reserved = torch.cuda.max_memory_reserved() / 2**20
     return Counted(method, model, execution, dict(counts.events), counts.forbidden, round(reserved, 1), round(host_ms, 2))
+
+
+def _cpu_time(call: Callable[[], object]) -> float:
+    """Return seconds of this process: on a driver that does nothing all of it is the host's work, whatever else the machine does."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 def _inputs(method: str, settings: Sequence[str]) -> list[str]:
