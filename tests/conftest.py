@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Forked test workers and the runs that tests start share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_ERROR_REPORTING"] = "false"
+# What plans keep for later ones, kept for this session alone.
+os.environ["REPRO_CACHE"] = tempfile.mkdtemp(prefix="repro-cache-")
 
 import jaxtyping
+
+atexit.register(shutil.rmtree, os.environ["REPRO_CACHE"], ignore_errors=True)
 
 _hook = jaxtyping.install_import_hook(
     ["repro.engine.lookahead", "repro.engine.step", "repro.engine.method", "repro.methods", "repro.training.metrics"], "beartype.beartype"

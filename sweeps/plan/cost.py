@@ -25,6 +25,7 @@ from repro.errors import UserError
 from repro.files import read_json
 from repro.runs.manifest import DamagedError, open_manifest
 from repro.runs.state import read_state
+from sweeps.plan import count_cache
 from sweeps.plan.gpus import USUAL, Execution, Gpu, auto, known_gpu
 from sweeps.plan.plan import Plan, PlannedRun
 from sweeps.plan.roofline import Counted, Work
@@ -315,14 +316,12 @@ def num_classes(config: Config) -> int | None:
 
 def _counted(fields: Fields, dataset: registry.DatasetSize, sizes: Mapping[str, int]) -> Counted:
     """Return a step, or an evaluation, of the model of ``fields`` on images of ``dataset``."""
-    # With it comes PyTorch.
-    from sweeps.plan.counting import count_forward, count_step
-
     settings = {key.removeprefix("model."): value for key, value in fields.items() if key.startswith("model.")}
     settings = {key: value for key, value in settings.items() if key not in ("name", "version")}
-    count = count_forward if "images" in sizes else count_step
     try:
-        return count(fields["model.name"], json.dumps(settings, sort_keys=True), dataset.image_shape, dataset.num_classes, **sizes)
+        return count_cache.counted(
+            fields["model.name"], json.dumps(settings, sort_keys=True), dataset.image_shape, dataset.num_classes, **sizes
+        )
     except (UserError, RuntimeError, TypeError) as error:  # TypeError: a setting of another version of the code
         raise _NoEstimateError(f"the network {fields['model.name']} cannot be counted: {str(error).splitlines()[0]}") from error
 
