@@ -15,7 +15,7 @@ from pathlib import Path
 
 from repro.command import print_table
 from repro.errors import UserError
-from repro.runs.checkpoint import NAMES as CHECKPOINTS
+from repro.runs.pruned import KINDS
 from sweeps.plan.plan import Plan, PlannedRun
 from sweeps.plan.sizes import Fields, NoEstimateError, dataset_of, method_of, network_settings, training_images
 
@@ -82,12 +82,12 @@ def held(fields: Fields) -> Held:
     return Held(labels, state, (epochs + 1) * numbers * _A_NUMBER + _SETTINGS, _CHECKPOINTS * checkpoint)
 
 
-def folder_size(folder: Path, *, without: Collection[str] = ()) -> int:
-    """Return the bytes of the files below ``folder``, but for those named ``without``; 0 where there is none."""
+def folder_size(folder: Path, *, without: tuple[str, ...] = ()) -> int:
+    """Return the bytes of the files below ``folder``, but for those whose names begin with one of ``without``; 0 where there is none."""
     total = 0
     for path, _, names in os.walk(folder):
         for name in names:
-            if name not in without:
+            if not name.startswith(without):
                 try:
                     total += os.lstat(os.path.join(path, name)).st_size
                 except FileNotFoundError:  # a checkpoint of a run that lives
@@ -105,7 +105,7 @@ def print_disk(plan: Plan, names: Collection[str] | None = None, *, at_a_time: i
     labels: dict[str, int] = {}
     checkpoints, unknown = [0], 0
     for name, run in plan.runs.items():
-        there[name] = folder_size(plan.folder / name, without=CHECKPOINTS)
+        there[name] = folder_size(plan.folder / name, without=(KINDS["checkpoints"],))
         waits = run.state != "done" and name not in plan.spared if names is None else name in names
         try:
             found = held(run.fields)
