@@ -216,8 +216,9 @@ def test_a_kill_in_the_middle_leaves_files_that_the_next_call_removes(suite: Sui
             prune(suite.runs / name, [LABELS])
     assert suite.has(name) == [LABELS, MODEL]
     assert main(["verify", "--runs", str(suite.runs)]) == 0
-    assert prune(suite.runs / name, [LABELS]) == 800
-    assert suite.has(name) == [MODEL]
+    assert prune(suite.runs / name, [MODEL]) == 800 + 700
+    assert suite.has(name) == []
+    assert sorted(pruned_files(suite.runs / name)) == [LABELS, MODEL]
 
 
 def test_after_a_tuning_the_points_that_were_not_chosen_go_and_before_it_nothing(
