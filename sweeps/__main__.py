@@ -1,4 +1,4 @@
-"""``python -m sweeps plan|run|status|retry|tune|verify``: which runs a table or figure needs, how far they are, running them here."""
+"""``python -m sweeps plan|run|status|retry|tune|verify|prune``: which runs a table or figure needs, how far they are, running them here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pathlib import Path
 
 from repro.command import exit_code_of, positive, whole_number
 from repro.errors import UserError
+from repro.runs.pruned import KINDS
 from repro.runs.state import ENDED_BADLY, requeue
 from sweeps.local.progress import Outcome
 from sweeps.local.queue import run_missing
 from sweeps.local.verify import print_verdicts, run_folders, verify
 from sweeps.local.worker import start_server
 from sweeps.plan.cost import ASSUMED_REACHED
+from sweeps.plan.disk import size_text
 from sweeps.plan.gpus import GPUS, USUAL, named_gpu
 from sweeps.plan.plan import Plan, make_plan, plan_document, write_plans
 from sweeps.plan.selection import check_execution, select
@@ -35,6 +37,7 @@ _COMMANDS = {
     "retry": "queue failed, lost and damaged runs again, for the next run to take; their checkpoints stay",
     "tune": "run the grids of the specs' tunings, and note the values that are best on validation images",
     "verify": "read every file of the runs that there are, and say which are not what the runs wrote; without SPEC, of all runs",
+    "prune": "say which label trajectories, models and checkpoints of finished runs nothing reads any more, and with --yes remove them",
 }
 
 _ONLY = "only cells with TEXT as label of their row or column, or as part of one, and what their runs read; twice: with both"
@@ -76,6 +79,8 @@ def _command(chosen: argparse.Namespace, began: float) -> int:
     if chosen.command == "verify":
         names = set(make_plan(specs, Path(chosen.runs)).runs) if specs else None
         return print_verdicts(verify(folder) for folder in run_folders(Path(chosen.runs), names))
+    if chosen.command == "prune":
+        return _prune(specs, chosen)
     plan = make_plan(specs, Path(chosen.runs))
     if chosen.command == "status":
         print_status(plan)
@@ -144,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--retry", action="store_true", help="run those again that failed before")
             command.add_argument("--only", action="append", default=[], metavar="TEXT", help=_ONLY)
             command.add_argument("--seeds", type=_seeds, default=(), metavar="N,...", help=_SEEDS)
+        if name == "prune":
+            command.add_argument("--yes", action="store_true", help="remove them; without it nothing is removed")
+            command.add_argument("--keep", action="append", default=[], choices=KINDS, help="leave this kind of file alone")
         if name == "tune":
             command.add_argument("--tuned", metavar="DIR", help="where the chosen values are kept (default: $REPRO_TUNED or sweeps/tuned)")
     return parser
@@ -180,6 +188,19 @@ def _retry(plan: Plan) -> None:
     for run in ended:
         if run not in queued:
             print(f"left alone, since a process holds it: {run.place} ({run.run_id})")
+
+
+def _prune(specs: Sequence[Spec], chosen: argparse.Namespace) -> int:
+    from sweeps.local.prune import find, print_found, remove_found
+
+    runs = Path(chosen.runs)
+    found = find(specs, runs, chosen.keep)
+    print_found(found)
+    if chosen.yes:
+        print(f"{size_text(remove_found(found, runs, print))} were freed")
+    elif found.files:
+        print("nothing was removed; --yes removes it")
+    return 0
 
 
 def _tune(specs: Sequence[Spec], scale: Scale, chosen: argparse.Namespace, began: float) -> int:

@@ -12,6 +12,7 @@ from repro.errors import first_of
 from repro.runs.state import ENDED_BADLY, STATES, damage
 from sweeps.local.progress import Outcome
 from sweeps.plan.cost import COUNTED, FINISHED, Costs, estimate
+from sweeps.plan.disk import print_disk
 from sweeps.plan.gpus import EXECUTIONS, GPUS, Gpu, auto
 from sweeps.plan.plan import Plan, PlannedRun, totals
 from sweeps.spec.chosen import Chosen
@@ -25,7 +26,7 @@ REMEDIES = (
 
 
 def print_plan(plan: Plan, *, gpu: Gpu | None, reached: float | None, tune: str) -> None:
-    """Print what each spec needs and what all need together, the stages, what is not tuned, and the GPU-hours.
+    """Print what each spec needs and what all need together, the stages, what is not tuned, the GPU-hours, and the disk.
 
     ``gpu`` and ``reached`` as in :func:`sweeps.plan.cost.estimate`. ``tune`` is the command that tunes.
     """
@@ -57,6 +58,7 @@ def print_plan(plan: Plan, *, gpu: Gpu | None, reached: float | None, tune: str)
         print(f"Until then their runs have the values that the spec gives under `otherwise`. To tune: {tune}")
     if plan.runs:
         _print_hours(plan, estimate(plan, gpu=gpu, reached=reached), named=gpu is not None, given=reached is not None)
+        print_disk(plan)
 
 
 def _print_code(plan: Plan) -> None:

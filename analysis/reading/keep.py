@@ -130,7 +130,7 @@ def _write(spec: Spec, plan: Mapping[str, Any], chosen: Mapping[str, tuple[Run, 
         status = {key: run.status[key] for key in _STATUS if key in run.status}
         item: dict[str, Any] = {"run_id": name, "status": status}
         if run.done:
-            provenance = {key: value for key, value in run.provenance.items() if key != "host"}
+            provenance = {key: value for key, value in run.provenance.items() if key not in ("host", "hosts")}
             item |= {"fields": run.fields, "final": run.final, "cost": run.cost, "provenance": provenance}
             if is_kept is not None:
                 curves[name] = signed({"run_id": name, **_columns(sources, is_kept)})

@@ -17,6 +17,7 @@ from repro.errors import UserError
 from repro.files import number, read_json
 from repro.labels.trajectory import Trajectory, open_trajectory
 from repro.runs.manifest import DamagedError, Manifest, open_manifest
+from repro.runs.pruned import check_not_pruned
 from sweeps.spec.load import Epoch
 
 #: The layout of run folders that this code reads, ``schema`` in identity.json.
@@ -102,7 +103,7 @@ class Run:
         """Return its recorded labels; ``None`` where there are none.
 
         Raises:
-            UserError: they are not what the run wrote.
+            UserError: they are not what the run wrote, or were pruned.
         """
         return None if self.open_labels is None else self.open_labels()
 
@@ -143,7 +144,7 @@ def read_run(folder: Path) -> Run:
             provenance=dict(manifest.read_json("provenance.json")),
             cost=dict(manifest.read_json("cost.json")),
             read_rows=functools.partial(_rows_of, manifest) if "metrics.jsonl" in manifest.files else None,
-            open_labels=functools.partial(open_trajectory, folder / "labels") if "labels/layout.json" in manifest.files else None,
+            open_labels=functools.partial(_open_labels, folder) if "labels/layout.json" in manifest.files else None,
         )
     except DamagedError as error:
         return Run(name, "unreadable", str(error), str(folder))
@@ -177,6 +178,11 @@ def read_curves(run: Run, metrics: tuple[str, ...]) -> dict[str, dict[int, float
             if name in curves or name.startswith(families):
                 curves.setdefault(name, {})[int(row["epoch"])] = number(row[name])
     return curves
+
+
+def _open_labels(folder: Path) -> Trajectory:
+    check_not_pruned(folder, "labels")
+    return open_trajectory(folder / "labels")
 
 
 def _rows_of(manifest: Manifest) -> Iterator[Row]:

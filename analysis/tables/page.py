@@ -140,12 +140,23 @@ def _execution(run: Run) -> str:
 
 
 def execution_note(cell: Collected) -> str | None:
-    """Return the note on a cell whose finished runs were executed in different ways; ``None`` where they were not."""
+    """Return the note on a cell whose finished runs were executed in different ways or on different GPUs; ``None`` where they were not."""
     ways = _counted(_execution(run).removeprefix(", ") or "float32, one operation after another" for run in cell.done)
-    if len(ways) < 2:
-        return None
-    listed = "; ".join(f"{way}: {_runs(count)}" for way, count in ways)
-    return f"‡ {cell.label}: its runs were executed in different ways, which moves numbers: {listed}."
+    gpus = _counted(", then ".join(_gpus(run)) or "unknown" for run in cell.done)
+    said = ["executed in different ways, which moves numbers: " + _listed(ways)] if len(ways) > 1 else []
+    if len({gpu for run in cell.done for gpu in _gpus(run)}) > 1:
+        said.append("computed on different GPUs, which moves last bits: " + _listed(gpus))
+    return f"‡ {cell.label}: its runs were {'; and '.join(said)}." if said else None
+
+
+def _listed(counted: Iterable[tuple[str, int]]) -> str:
+    return "; ".join(f"{name}: {_runs(count)}" for name, count in counted)
+
+
+def _gpus(run: Run) -> list[str]:
+    """Return the kinds of GPU that a run was computed on, attempt after attempt."""
+    facts = [item["facts"] for item in run.provenance.get("attempts", [])]
+    return list(dict.fromkeys(str(item.get("gpu") or "no GPU") for item in facts))
 
 
 #: What of an attempt's facts a page tells apart: on a processor, and on a GPU.

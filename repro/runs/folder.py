@@ -7,6 +7,7 @@ Only the holder of the lock writes. A reader needs no lock, since every file is 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
 import logging
@@ -85,7 +86,7 @@ class RunFolder:
             for leftover in self.path.glob("**/.*.tmp"):
                 leftover.unlink(missing_ok=True)
             self._take_over_manifest()
-            self.status = Status(attempt=self._attempts() + 1, heartbeat_s=heartbeat_s, epochs=epochs)
+            self.status = Status(attempt=self._count_attempts() + 1, heartbeat_s=heartbeat_s, epochs=epochs)
             self._write_status()
             beat.start()
             yield self
@@ -113,11 +114,21 @@ class RunFolder:
         if before.complete:
             self.manifest.write()
 
-    def _attempts(self) -> int:
+    def _count_attempts(self) -> int:
+        """Return the number of attempts so far; one that ended hard is added to the cost, from its start to its last heartbeat."""
+        cost = self._cost_before()
         try:
-            return int(read_json(self.path / "status.json")["attempt"])
+            status = read_json(self.path / "status.json")
+            attempt, gpus = int(status["attempt"]), float(status.get("gpus", 0.0))
+            lived = dt.datetime.fromisoformat(status["heartbeat"]) - dt.datetime.fromisoformat(status["started"])
         except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
-            return 0
+            return int(cost["attempts"])
+        # Before it has an identity a run is nothing yet, and leaves no other files either.
+        if attempt > cost["attempts"] and (self.path / "identity.json").exists():
+            wall_s = max(0.0, lived.total_seconds())
+            more = {"wall_s": cost["wall_s"] + wall_s, "gpu_hours": cost["gpu_hours"] + gpus * wall_s / 3600, "attempts": attempt}
+            self._write_cost(cost | more)
+        return max(attempt, int(cost["attempts"]))
 
     def _beat(self, stop: threading.Event, period_s: float) -> None:
         while not stop.wait(period_s):
@@ -152,6 +163,12 @@ class RunFolder:
         """Note the number of completed epochs; it is written with the next heartbeat."""
         assert self.status is not None
         self.status.epoch = epoch
+
+    def use_gpu(self) -> None:
+        """Note which share of a GPU this attempt uses, for whoever has to say what it cost if it cannot itself."""
+        assert self.status is not None
+        self.status.gpus = 1.0 / _runs_on_gpu()
+        self._write_status()
 
     def forget(self) -> None:
         """Leave no state behind when the block of :meth:`hold` ends: the run has not begun."""
@@ -237,16 +254,21 @@ class RunFolder:
     def add_cost(self, *, wall_s: float, on_gpu: bool, peak_gib: float) -> None:
         """Add this attempt's cost to ``cost.json``: summed wall time and GPU-hours, highest memory (GiB).
 
-        Of n runs that were started side by side on one GPU each counts an n-th of its wall time, whichever ends first.
+        Of n runs that were started side by side on one GPU each counts an n-th of its wall time, whichever ends first. An attempt that
+        ended hard is added by the next one.
         """
-        self.check_lease()
+        assert self.status is not None
         before = self._cost_before()
         cost = {
             "wall_s": before["wall_s"] + wall_s,
             "gpu_hours": before["gpu_hours"] + (wall_s / 3600 / _runs_on_gpu() if on_gpu else 0.0),
             "peak_gib": max(before["peak_gib"], peak_gib),
-            "attempts": before["attempts"] + 1,
+            "attempts": self.status.attempt,
         }
+        self._write_cost(cost)
+
+    def _write_cost(self, cost: Mapping[str, Any]) -> None:
+        self.check_lease()
         content = json_text(cost).encode()
         self.manifest.expect("cost.json", content)
         self.write("cost.json", content)

@@ -12,6 +12,7 @@ from repro.config.schema import Config
 from repro.errors import UserError
 from repro.files import number
 from repro.runs.manifest import Manifest, open_manifest
+from repro.runs.pruned import check_not_pruned
 from repro.runs.state import damage, read_state
 
 #: What a run can read, as the fields of :class:`repro.config.schema.InputsConfig` are called.
@@ -76,16 +77,17 @@ def open_inputs(config: Config) -> Inputs:
     """Return the inputs of the run of ``config``, all of them done.
 
     Raises:
-        UserError: as :func:`check_inputs`; an input has no folder, is not done, damaged, diverged, or trained on another dataset.
+        UserError: as :func:`check_inputs`; an input has no folder, is not done, damaged, diverged, trained on another
+            dataset, or lacks what is read, since it was pruned.
     """
     check_inputs(config)
     runs = Path(config.paths.runs)
-    labels = tuple(_open(runs / name, config) for name in config.inputs.labels)
-    teacher = None if config.inputs.teacher is None else _open(runs / config.inputs.teacher, config)
+    labels = tuple(_open(runs / name, config, "labels") for name in config.inputs.labels)
+    teacher = None if config.inputs.teacher is None else _open(runs / config.inputs.teacher, config, "models")
     return Inputs(labels, teacher)
 
 
-def _open(folder: Path, config: Config) -> InputRun:
+def _open(folder: Path, config: Config, reads: str) -> InputRun:
     name = folder.name
     if not folder.is_dir():
         raise UserError(f"input {name}: there is no such run in {folder.parent}. Train it first, or use `python -m sweeps run`.")
@@ -104,4 +106,5 @@ def _open(folder: Path, config: Config) -> InputRun:
         raise UserError(f"input {name} has diverged: its labels and its model are of no use. Change its settings.")
     if fields["dataset.name"] != config.dataset.name:
         raise UserError(f"input {name} was trained on {fields['dataset.name']}, not on dataset={config.dataset.name}.")
+    check_not_pruned(folder, reads)
     return InputRun(name, folder, fields, manifest)

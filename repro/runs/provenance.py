@@ -55,7 +55,7 @@ def git_state(presets: Iterable[Path] = ()) -> dict[str, str | None]:
     """Return the commit of the code and the sha256 of what it lacks; ``None`` where there is no repository, and where nothing is lacking.
 
     What a commit lacks are changes of its files, staged or not, and files that it does not have: of those that this process has imported,
-    and of ``presets``, whether git ignores them or not. Without a repository that is all of the code.
+    and of ``presets``, whether git ignores them or not. Without a repository that is all of the code. Cluster files do not count.
 
     A copy of the code that was made for a job says what it is a copy of, and the sha256 of its files as ``snapshot``.
     """
@@ -84,7 +84,7 @@ def presets_of(config: Config) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Checkout:
-    """The commit of a checkout, how its files differ from it, and which files of code it has."""
+    """The commit of a checkout, how its files differ from it, and which files it has."""
 
     sha: str
     difference: bytes
@@ -102,8 +102,9 @@ def _checkout() -> _Checkout | None:
             return None
         return result.stdout if result.returncode == 0 else None
 
-    head, names = git("rev-parse", "HEAD", "--show-toplevel"), git("ls-files", "-z", "--full-name", ":(top)*.py", ":(top)*.yaml")
-    difference = git("diff", "HEAD")
+    head, names = git("rev-parse", "HEAD", "--show-toplevel"), git("ls-files", "-z", "--full-name", ":(top)")
+    # Where and with what limits runs are trained is no part of what they compute.
+    difference = git("diff", "HEAD", "--", ":(top)", ":(top,exclude,glob)**/slurm/clusters/**")
     if head is None or names is None or difference is None:
         return None
     sha, _, top = head.decode().strip().partition("\n")

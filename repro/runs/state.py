@@ -168,7 +168,7 @@ def slurm_job() -> str | None:
 
 @dataclass
 class Status:
-    """What ``status.json`` holds: the state, who runs it, and how far it is."""
+    """What ``status.json`` holds: the state, who runs it, and how far it is; ``gpus`` is its share of a GPU."""
 
     attempt: int
     heartbeat_s: float
@@ -178,6 +178,7 @@ class Status:
     slurm_job: str | None = field(default_factory=slurm_job)
     node: str | None = field(default_factory=lambda: os.environ.get("SLURMD_NODENAME"))
     gpu: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    gpus: float = 0.0
     started: str = field(default_factory=now)
     heartbeat: str = field(default_factory=now)
     ended: str | None = None

@@ -30,7 +30,7 @@ from repro.runs.code import Code
 from repro.runs.folder import FinishedError, RunFolder
 from repro.runs.inputs import Inputs, open_inputs
 from repro.runs.manifest import open_manifest
-from repro.runs.provenance import attempts, facts, presets_of, provenance
+from repro.runs.provenance import attempts, device_name, facts, presets_of, provenance
 from repro.runs.state import REMEDY, damage, read_state
 from repro.tracker import track
 from repro.training.allocator import keep_freed_memory
@@ -132,6 +132,8 @@ def _train_held(config: Config, name: str, held: RunFolder, inputs: Inputs, code
 
     try:
         device = choose_device(config.exec.device)
+        if device.type == "cuda":
+            held.use_gpu()
         with _stop_requests() as requests:
             training = _train(config, name, held, device, inputs, code, requests)
     except Interrupted as stop:
@@ -175,7 +177,8 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
     held.write("config.yaml", yaml.dump(dataclasses.asdict(config), Dumper=_YAML, sort_keys=True).encode())
     held.write_json("identity.json", identity_document(config))
     recorded.record(folder, code)
-    held.write_json("provenance.json", _provenance(before, name, config, device, data, inputs, code))
+    hosts = [*_stored_provenance(folder).get("hosts", []), _host(held, device)]
+    held.write_json("provenance.json", _provenance(before, name, config, device, data, inputs, code) | {"hosts": hosts})
     training = build(config, data, device, folder, inputs)
     state = checkpoint.load(held.manifest)
     rows: list[dict[str, Any]] = []
@@ -217,10 +220,22 @@ def _provenance(
     return present | ({"earlier_git": earlier} if earlier else {}) | ({"inputs": read} if read else {})
 
 
+def _host(held: RunFolder, device: torch.device) -> dict[str, Any]:
+    """Return where this attempt computes."""
+    status = held.status
+    assert status is not None
+    where = {name: getattr(status, name) for name in ("attempt", "host", "slurm_job", "node", "gpu", "started")}
+    return {name: value for name, value in where.items() if value is not None} | {"device": device_name(device)}
+
+
 def _provenance_before(folder: Path) -> dict[str, Any]:
     """Return the provenance of the earlier attempts that this one goes on from; nothing for a start."""
+    return _stored_provenance(folder) if recorded.has_results(folder) else {}
+
+
+def _stored_provenance(folder: Path) -> dict[str, Any]:
     try:
-        return dict(read_json(folder / "provenance.json")) if recorded.has_results(folder) else {}
+        return dict(read_json(folder / "provenance.json"))
     except (FileNotFoundError, ValueError, TypeError):
         return {}
 

@@ -43,7 +43,7 @@ def take_snapshot(runs: Path) -> Path:
             shutil.copy(_ROOT / name, staged / name)
         if _digest(staged, files) != digest:
             raise UserError("the code was edited while it was copied for the jobs. Submit again.")
-        write_json(staged / SNAPSHOT_FILE, {"git": git_state(), "sha256": digest, "files": len(files)})
+        write_json(staged / SNAPSHOT_FILE, {"git": git_state(_ROOT / name for name in files), "sha256": digest, "files": len(files)})
         try:
             staged.rename(folder)
         except OSError:
@@ -58,9 +58,10 @@ def take_snapshot(runs: Path) -> Path:
 
 
 def _files(root: Path) -> list[str]:
-    """Return the names of the files to copy, relative to ``root``, sorted; hidden and compiled ones are left out."""
-    names = (path.relative_to(root) for package in PACKAGES for path in (root / package).rglob("*") if path.is_file())
-    return sorted(name.as_posix() for name in names if not any(part == "__pycache__" or part.startswith(".") for part in name.parts))
+    """Return the names of the files to copy, relative to ``root``, sorted; hidden and compiled ones and cluster files are left out."""
+    paths = (path.relative_to(root) for package in PACKAGES for path in (root / package).rglob("*") if path.is_file())
+    names = (path for path in paths if not any(part == "__pycache__" or part.startswith(".") for part in path.parts))
+    return sorted(name.as_posix() for name in names if name.parts[:2] != ("slurm", "clusters"))
 
 
 def _digest(root: Path, names: list[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.runs.manifest import FILE, DamagedError, Manifest, open_manifest
+from repro.runs.pruned import pruned_files
 from repro.runs.state import read_state
 
 #: Beside the runs, in a runs folder.
@@ -25,6 +26,7 @@ class Verdict:
         problems: a line each; empty when every file is as it was written.
         files: how many were read.
         size: their bytes.
+        pruned: how many were pruned.
     """
 
     run_id: str
@@ -32,6 +34,7 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
     files: int = 0
     size: int = 0
+    pruned: int = 0
 
 
 def run_folders(runs: Path, names: Collection[str] | None = None) -> list[Path]:
@@ -59,6 +62,7 @@ def verify(folder: Path) -> Verdict:
     try:
         manifest = open_manifest(folder)
         verdict.files, verdict.size = len(manifest.files), sum(entry.size for entry in manifest.files.values())
+        verdict.pruned = len(pruned_files(folder))
         verdict.problems = manifest.misfits() or _foreign(manifest)
     except DamagedError as error:
         verdict.problems = [str(error)]
@@ -104,16 +108,19 @@ def _foreign(manifest: Manifest) -> list[str]:
 
 def print_verdicts(verdicts: Iterable[Verdict]) -> int:
     """Print what is wrong as it is found, then a summary; return the exit code: 0 when everything is as it was written, else 1."""
-    counts = {"checked": 0, "damaged": 0, "files": 0, "size": 0}
+    counts = {"checked": 0, "damaged": 0, "files": 0, "size": 0, "pruned": 0}
     for verdict in verdicts:
         counts["checked"] += 1
         counts["files"] += verdict.files
         counts["size"] += verdict.size
+        counts["pruned"] += verdict.pruned
         counts["damaged"] += bool(verdict.problems)
         for problem in verdict.problems:
             print(f"{verdict.run_id} ({verdict.state}): {problem}", flush=True)
     print(f"{counts['checked']} runs, {counts['files']} files, {counts['size'] / 2**20:.1f} MiB read: ", end="")
     print(f"{counts['damaged']} runs are damaged" if counts["damaged"] else "every file is what its run wrote")
+    if counts["pruned"]:
+        print(f"{counts['pruned']} files are not there, since they were pruned; the manifests of their runs name them.")
     if counts["damaged"]:
         print("Put their files back from a copy; or let `python -m sweeps retry SPEC` queue them to be trained again.")
     return 1 if counts["damaged"] else 0

@@ -12,8 +12,8 @@ from repro.config.compose import wrong_setting
 from repro.config.schema import Config
 from repro.errors import did_you_mean
 from repro.metric_names import METRICS, definition_of, is_headline
-from sweeps.plan.cost import num_classes
 from sweeps.plan.graph import Graph
+from sweeps.plan.sizes import num_classes
 from sweeps.spec.data import Place
 from sweeps.spec.expansion import Cell, walk
 from sweeps.spec.load import FigureSpec, Panel, Spec, TableSpec

@@ -8,7 +8,6 @@ finished runs on such a GPU have reached, or which is assumed. What is planned i
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import registry
-from repro.config.schema import Config
 from repro.errors import UserError
 from repro.files import read_json
 from repro.runs.manifest import DamagedError, open_manifest
@@ -29,6 +27,7 @@ from sweeps.plan import count_cache
 from sweeps.plan.gpus import USUAL, Execution, Gpu, auto, known_gpu
 from sweeps.plan.plan import Plan, PlannedRun
 from sweeps.plan.roofline import Counted, Work
+from sweeps.plan.sizes import Fields, NoEstimateError, dataset_of, method_of, network_settings, training_images
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +40,6 @@ COUNTED = "counted steps"
 
 #: Images in a forward pass of an evaluation, as exec.eval_batch_size usually is.
 _EVALUATED = 1000
-
-Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,10 +78,6 @@ class Costs:
     measured: int
     on_gpu: int
     others: Counter[str]
-
-
-class _NoEstimateError(Exception):
-    """Why a run cannot be estimated."""
 
 
 def estimate(plan: Plan, *, gpu: Gpu | None = None, reached: float | None = None) -> Costs:
@@ -137,7 +130,7 @@ class _Cost:
         gpu_hours = self._measured(run, on_gpu)
         try:
             work = _work(run.fields, self._teacher(run.fields), run.epochs)
-        except _NoEstimateError as error:
+        except NoEstimateError as error:
             return Estimate(gpu_hours, str(error) if gpu_hours is None else FINISHED, cpu_hours)
         if gpu_hours is None:
             return Estimate(work.hours(gpu, auto(gpu)) / reached, COUNTED, cpu_hours, work)
@@ -145,9 +138,9 @@ class _Cost:
 
     def _measured(self, run: PlannedRun, medians: Mapping[str, float]) -> float | None:
         """Return the hours of ``run`` by those that runs of its kind took for an epoch and a training image."""
-        with contextlib.suppress(_NoEstimateError):
+        with contextlib.suppress(NoEstimateError):
             each = medians.get(_kind(run.fields, self._teacher(run.fields)))
-            return None if each is None else each * _training_images(run.fields) * run.epochs
+            return None if each is None else each * training_images(run.fields) * run.epochs
         return None
 
     def _medians(self, gpu: Gpu | None) -> dict[str, float]:
@@ -155,17 +148,17 @@ class _Cost:
         hours: defaultdict[str, list[float]] = defaultdict(list)
         for run in self._finished:
             # Other versions of the code may have had other settings; their runs tell nothing.
-            with contextlib.suppress(_NoEstimateError, KeyError):
+            with contextlib.suppress(NoEstimateError, KeyError):
                 if run.gpu == gpu:
                     kind = _kind(run.fields, self._teacher(run.fields))
-                    hours[kind].append(run.hours / (run.epochs * _training_images(run.fields)))
+                    hours[kind].append(run.hours / (run.epochs * training_images(run.fields)))
         return {kind: statistics.median(values) for kind, values in hours.items()}
 
     def _hours_at_roofline(self, gpu: Gpu) -> list[tuple[float, float]]:
         """Return of each finished run on ``gpu`` its hours at the roofline, executed as it was, and the hours that it took."""
         found = []
         for run in self._finished:
-            with contextlib.suppress(_NoEstimateError, KeyError):
+            with contextlib.suppress(NoEstimateError, KeyError):
                 if run.gpu == gpu:
                     work = _work(run.fields, self._teacher(run.fields), run.epochs)
                     found.append((work.hours(gpu, run.execution), run.hours))
@@ -210,7 +203,7 @@ class _Cost:
             return None
         teacher = self._fields(name)
         if teacher is None:
-            raise _NoEstimateError(f"the settings of its teacher {name} are not known")
+            raise NoEstimateError(f"the settings of its teacher {name} are not known")
         return teacher
 
     def _fields(self, name: str) -> Fields | None:
@@ -230,7 +223,7 @@ def _read(path: Path, key: str) -> Any:
 def _kind(fields: Fields, teacher: Fields | None) -> str:
     """Return what two runs have in common that cost the same for an epoch and an image."""
     kind = {key: value for key, value in fields.items() if key.startswith(("model.", "dataset.")) or key == "optim.batch_size"}
-    method = _method(fields["method.name"])
+    method = method_of(fields["method.name"])
     if method.uses_meta:
         kind |= {key: fields[key] for key in ("meta.batch_size", "meta.interval")} | {"warmup": int(fields.get("method.warmup_epochs", 0))}
     if method.num_networks > 1:
@@ -241,18 +234,9 @@ def _kind(fields: Fields, teacher: Fields | None) -> str:
     return json.dumps(kind, sort_keys=True)
 
 
-@functools.cache
-def _method(name: str) -> Any:
-    try:
-        return registry.get("method", name).build
-    except UserError as error:
-        # Of a finished run that another version of the code has trained.
-        raise _NoEstimateError(f"method={name} does not exist") from error
-
-
 def _work(fields: Fields, teacher: Fields | None, epochs: int) -> Work:
     """Return what ``epochs`` epochs of a run ask of a GPU, their evaluations included."""
-    train, dataset, method = _training_images(fields), _dataset(fields), _method(fields["method.name"])
+    train, dataset, method = training_images(fields), dataset_of(fields), method_of(fields["method.name"])
     batch = int(fields["optim.batch_size"])
     steps = train * epochs / batch
     looking = 0.0
@@ -274,56 +258,12 @@ def _work(fields: Fields, teacher: Fields | None, epochs: int) -> Work:
     return Work(counted, 4 * train * dataset.num_classes if method.trajectory == "instance" else 0)
 
 
-def _training_images(fields: Fields) -> int:
-    """Return how many images are left to train on after the cut of :mod:`repro.data.splits`."""
-    total = _dataset(fields).train
-    split = fields["split.name"]
-    if split == "fold":
-        folds, fold = int(fields["split.num_folds"]), int(fields["split.fold"])
-        return total - total // folds - (1 if fold < total % folds else 0)
-    if split == "clean_meta":
-        return total - int(fields["split.meta_size"]) - int(fields.get("split.validation_size") or 0)
-    return total
-
-
-def _dataset(fields: Fields) -> registry.DatasetSize:
-    """Return the sizes of the part of a dataset that a run has; of fewer classes the share, exact where all are equally frequent."""
-    name = fields["dataset.name"]
-    whole = _whole(name)
-    if whole is None:
-        raise _NoEstimateError(f"dataset={name} was registered without its size")
-    classes = fields.get("dataset.num_classes") or whole.num_classes
-    side = fields.get("dataset.side")
-    return registry.DatasetSize(
-        train=fields.get("dataset.train_size") or whole.train * classes // whole.num_classes,
-        test=fields.get("dataset.test_size") or whole.test * classes // whole.num_classes,
-        image_shape=(whole.image_shape[0], side, side) if side else whole.image_shape,
-        num_classes=classes,
-    )
-
-
-def _whole(name: str) -> registry.DatasetSize | None:
-    known = registry.choices("dataset").get(name)
-    return None if known is None else known.size
-
-
-def num_classes(config: Config) -> int | None:
-    """Return how many classes the dataset of a run has; ``None`` where it is not known without its files."""
-    chosen: int | None = getattr(config.dataset, "num_classes", None)
-    known = _whole(config.dataset.name)
-    return chosen if chosen is not None or known is None else known.num_classes
-
-
 def _counted(fields: Fields, dataset: registry.DatasetSize, sizes: Mapping[str, int]) -> Counted:
     """Return a step, or an evaluation, of the model of ``fields`` on images of ``dataset``."""
-    settings = {key.removeprefix("model."): value for key, value in fields.items() if key.startswith("model.")}
-    settings = {key: value for key, value in settings.items() if key not in ("name", "version")}
     try:
-        return count_cache.counted(
-            fields["model.name"], json.dumps(settings, sort_keys=True), dataset.image_shape, dataset.num_classes, **sizes
-        )
+        return count_cache.counted(fields["model.name"], network_settings(fields), dataset.image_shape, dataset.num_classes, **sizes)
     except (UserError, RuntimeError, TypeError) as error:  # TypeError: a setting of another version of the code
-        raise _NoEstimateError(f"the network {fields['model.name']} cannot be counted: {str(error).splitlines()[0]}") from error
+        raise NoEstimateError(f"the network {fields['model.name']} cannot be counted: {str(error).splitlines()[0]}") from error
 
 
 def _execution(settings: Fields, gpu: Gpu | None) -> Execution:

@@ -70,6 +70,21 @@ def count_forward(model: str, settings: str, image_shape: tuple[int, int, int], 
     return _count(model, settings, image_shape, num_classes, prepare)
 
 
+@functools.cache
+def count_state(model: str, settings: str, image_shape: tuple[int, int, int], num_classes: int) -> tuple[int, int]:
+    """Return the bytes of a network's parameters, and of these and its running statistics; raises as :func:`count_step`."""
+    with FakeTensorMode():
+        network = _network(model, settings, image_shape, num_classes)
+        parameters, state = list(network.parameters()), list(network.state_dict().values())
+        return sum(tensor.nbytes for tensor in parameters), sum(tensor.nbytes for tensor in state)
+
+
+def _network(model: str, settings: str, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    choice = registry.get("model", model)
+    network: nn.Module = choice.build(choice.config(name=model, **json.loads(settings)), num_classes=num_classes, image_shape=image_shape)
+    return network
+
+
 def _count(
     model: str,
     settings: str,
@@ -78,9 +93,8 @@ def _count(
     prepare: Callable[[nn.Module], Callable[[], object]],
 ) -> Counted:
     """Count the call that ``prepare`` returns for the network; what is made before is in memory only."""
-    choice = registry.get("model", model)
     with FakeTensorMode(), _Counter() as counter:
-        network = choice.build(choice.config(name=model, **json.loads(settings)), num_classes=num_classes, image_shape=image_shape)
+        network = _network(model, settings, image_shape, num_classes)
         # As repro.engine.execution casts it; the network is fake, and lies where it is.
         forward = network.forward
 

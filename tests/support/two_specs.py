@@ -56,7 +56,7 @@ class Suite:
             done_run(folder, accuracy=0.9 + index / 100, fields=plan.runs[name].fields)
             change(folder, "status.json", {"host": "secret", "pid": 7})
             (folder / "model.safetensors").write_bytes(b"weights")
-            change(folder, "provenance.json", {"host": "secret"})
+            change(folder, "provenance.json", {"host": "secret", "hosts": [{"host": "secret"}]})
             write_rows(folder, [ROW])
 
     def keep(self) -> None:

@@ -10,59 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from made_tables import SPEC, VALUES, cell, fill, one_seed
 from run_folders import Suite, change, csv_rows, done_run, ended_run
 
 from analysis.__main__ import main
-from analysis.reading.stats import render, rounded, summarize
 from analysis.tables.page import Files
 from repro.errors import UserError
 from repro.files import write_json
 from repro.runs.manifest import seal
 from sweeps.spec.load import load_spec
 
-SPEC = """\
-title: A table
-kind: table
-caption: |
-  What it
-  shows.
-rows:
-  - {label: One-hot, set: {method: one_hot}}
-  - {label: Instance, set: {method: instance_labels}}
-columns:
-  - {label: Clean, set: {noise: none}}
-  - {label: "40%", set: {noise: uniform}}
-repeats: {seed: [0, 1, 2]}
-value: {metric: test/accuracy, epoch: last, scale: percent, better: higher}
-"""
-VALUES = {"One-hot": (0.90, 0.91, 0.92), "Instance": (0.95, 0.95, 0.98)}
-
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Suite:
     return Suite(tmp_path, SPEC)
-
-
-def one_seed(folder: Path, *replaced: tuple[str, str]) -> Suite:
-    """Return the table with one seed, and its spec changed."""
-    text = SPEC.replace("[0, 1, 2]", "[0]")
-    for old, new in replaced:
-        text = text.replace(old, new)
-    return Suite(folder, text)
-
-
-def fill(suite: Suite, *but: tuple[str, str, int]) -> None:
-    """Finish all runs but those."""
-    for row, column, seed in suite.names:
-        if (row, column, seed) not in but:
-            done_run(suite.folder(row, column, seed), accuracy=VALUES[row][seed])
-
-
-def cell(page: str, row: str, column: int) -> str:
-    line = next(line for line in page.splitlines() if line.startswith(f"| {row}"))
-    return line.split("|")[column + 1].strip()
 
 
 def test_a_full_table(suite: Suite) -> None:
@@ -164,74 +125,6 @@ def test_a_diverged_run_is_not_dropped(suite: Suite) -> None:
     assert [row["value"] for row in csv_rows(files, "runs.csv")][6:10] == ["NaN", "0.95", "0.98", "inf"]
     assert csv_rows(files, "cells.csv")[2]["mean"] == "NaN"
     assert '"mean": "NaN"' in files.contents["tried.provenance.json"].decode()
-
-
-def test_runs_of_several_commits_are_said_to_be(suite: Suite) -> None:
-    places = [("Instance", "Clean", 0), ("Instance", "40%", 0)]
-    fill(suite, *places)
-    done_run(suite.folder(*places[0]), accuracy=0.95, sha="f" * 40, ended="2025-02-02T03:04:05Z")
-    done_run(suite.folder(*places[1]), accuracy=0.95, dirty="d" * 64)
-    change(suite.folder("One-hot", "Clean", 0), "provenance.json", {"earlier_git": [{"sha": "e" * 40, "dirty_sha256": None}]})
-    page = suite.make().page
-    assert (
-        "- **Mixed code**: the runs come from 3 states of the code, so differences between them may be the code's:\n"
-        "  - commit 0123456789ab: 10 runs\n"
-        f"  - commit 0123456789ab with uncommitted changes (sha256 {'d' * 12}): 1 run\n"
-        "  - commit ffffffffffff: 1 run\n"
-        "- **Mixed code**: 1 run began on other states of the code and went on with this one: commit eeeeeeeeeeee.\n"
-    ) in page
-    assert "- Newest run: 2025-02-02T03:04:05Z." in page
-
-
-def test_runs_executed_otherwise_are_told_apart(suite: Suite) -> None:
-    fill(suite)
-    exact = {"precision": "float32", "allow_tf32": False, "channels_last": False, "compile": False, "cuda_graphs": False}
-    for index, place in enumerate(suite.names):
-        execution = exact if index else exact | {"precision": "bfloat16", "cuda_graphs": True}
-        change(suite.folder(*place), "provenance.json", {"execution": execution})
-    page = suite.make().page
-    assert "- PyTorch 2.15.0, cpu (abacus): 11 runs.\n" in page
-    assert "- PyTorch 2.15.0, cpu (abacus), bfloat16, cuda graphs: 1 run.\n" in page
-    assert cell(page, "One-hot", 1) == "91.0 ± 1.0 ‡"
-    assert (
-        "- ‡ One-hot, Clean: its runs were executed in different ways, which moves numbers: "
-        "float32, one operation after another: 2 runs; bfloat16, cuda graphs: 1 run.\n"
-    ) in page
-    assert (page.count("‡"), suite.make().contents["tried.tex"].count(rb"$^{\ddagger}$")) == (2, 1)
-    change(suite.folder("One-hot", "Clean", 1), "provenance.json", {"execution": exact | {"label_gradient": "float32"}})
-    assert "label gradient in float32: 1 run" in suite.make().page
-    # A whole cell in another way than the others is told apart by the list of software.
-    for place in suite.names:
-        if place[:2] == ("One-hot", "Clean"):
-            change(suite.folder(*place), "provenance.json", {"execution": exact | {"allow_tf32": True}})
-    assert "‡" not in suite.make().page
-
-
-def on(processor: str, **more: object) -> dict[str, object]:
-    """An attempt on a processor."""
-    return {"count": 1, "facts": {"device": "cpu", "processor": processor, "cpu_capability": "AVX2", "threads": 1} | more}
-
-
-def test_runs_on_several_machines_are_told_apart(suite: Suite) -> None:
-    fill(suite)
-    without = suite.make().page
-    folders = [suite.folder(*place) for place in suite.names]
-    for folder in folders[1:]:
-        change(folder, "provenance.json", {"attempts": [on("Abacus")]})
-    # One kind of machine, and a run that does not say: nothing to tell.
-    assert suite.make().page == without
-    gpu = {"count": 1, "facts": {"device": "cuda", "gpu": "Brain", "driver": "1.2", "cuda": "13.2", "cudnn": 92600, "processor": "Abacus"}}
-    change(folders[1], "provenance.json", {"attempts": [on("Abacus", threads=2)]})
-    change(folders[2], "provenance.json", {"attempts": [on("Slide rule", cpu_capability="AVX512")]})
-    change(folders[3], "provenance.json", {"attempts": [on("Abacus"), gpu]})
-    assert (
-        "- **Mixed machines**: the runs were computed in ways that differ in their last bits:\n"
-        "  - Abacus, AVX2, 1 thread: 8 runs\n"
-        "  - Abacus, AVX2, 2 threads: 1 run\n"
-        "  - Brain, driver 1.2, CUDA 13.2, cuDNN 92600: 1 run\n"
-        "  - Slide rule, AVX512, 1 thread: 1 run\n"
-        "- **Mixed machines**: 1 run began on another machine than the one counted, and went on there.\n"
-    ) in suite.make().page
 
 
 def test_foreign_and_damaged_folders_give_no_number(suite: Suite) -> None:
@@ -365,23 +258,3 @@ def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_papers_tables_lie_in_the_folder_itself() -> None:
     assert Files(load_spec("table1"), {}).folder(Path("out")) == Path("out")
     assert Files(load_spec("demo"), {}).folder(Path("out")) == Path("out/demo")
-
-
-@given(st.lists(st.floats(-10, 10), min_size=2, max_size=6), st.randoms())
-def test_a_summary_does_not_depend_on_the_order(values: list[float], random: object) -> None:
-    shuffled = list(values)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert summarize(values, expected=6) == summarize(shuffled, expected=6)
-
-
-def test_statistics_against_numbers_worked_out_by_hand() -> None:
-    summary = summarize([1.0, 2.0, 4.0], expected=3)
-    assert summary.mean == pytest.approx(7 / 3, rel=1e-15)
-    # squared deviations 16/9, 1/9, 25/9, over n - 1 = 2
-    assert summary.sd == pytest.approx(math.sqrt(42 / 18), rel=1e-15)
-    assert render(summary, factor=1.0, decimals=2, spread=False) == "2.33"
-    assert summarize([], expected=3).mean is None
-    assert summarize([1.0], expected=1).sd is None
-    assert render(summarize([0.0], expected=1), factor=1.0, decimals=1, spread=True) == "0.0"
-    assert rounded(-0.0001, 100.0, 1) == "0.0"
-    assert rounded(-0.01, 100.0, 1) == "-1.0"

@@ -76,3 +76,18 @@ def test_a_run_says_which_copy_it_ran(tmp_path: Path) -> None:
     assert f'"snapshot": "{said["sha256"]}"' in result.stdout
     assert said["git"]["sha"] is None or str(said["git"]["sha"]) in result.stdout
     assert said["sha256"].startswith(folder.name)
+
+
+def test_a_file_that_git_does_not_track_is_part_of_the_code_that_a_copy_names(checkout: Path, tmp_path: Path) -> None:
+    before = read_json(take_snapshot(tmp_path) / "snapshot.json")
+    (checkout / "sweeps" / "never_imported.py").write_text("x = 1\n")
+    after = read_json(take_snapshot(tmp_path) / "snapshot.json")
+    assert before["git"]["dirty_sha256"] != after["git"]["dirty_sha256"]
+
+
+def test_a_cluster_file_is_no_part_of_the_code(checkout: Path, tmp_path: Path) -> None:
+    folder = take_snapshot(tmp_path)
+    (checkout / "slurm" / "clusters").mkdir()
+    (checkout / "slurm" / "clusters" / "mine.yaml").write_text("kind: slurm\n")
+    assert take_snapshot(tmp_path) == folder
+    assert not (folder / "slurm" / "clusters").exists()

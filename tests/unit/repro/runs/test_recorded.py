@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,20 @@ def test_a_run_that_goes_on_elsewhere_has_both_and_says_so(tmp_path: Path, caplo
     assert "ends in other last bits than an uninterrupted run: cpu_capability was ABACUS, is " in caplog.text
     noted = read_json(folder / "provenance.json")["attempts"]
     assert [item["facts"]["cpu_capability"] for item in noted] == ["ABACUS", torch.backends.cpu.get_cpu_capability()]
+
+
+def test_every_attempt_notes_where_it_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    folder = unfinished(tmp_path)
+    # Whether or not it left anything to go on from.
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (folder / name).unlink(missing_ok=True)
+    monkeypatch.delenv("SLURM_JOB_ID")
+    execute(settings(tmp_path, "optim.epochs=2"))
+    first, second = read_json(folder / "provenance.json")["hosts"]
+    assert (first["attempt"], first["host"], first["slurm_job"]) == (1, socket.gethostname(), "12")
+    assert (second["attempt"], second["host"], second.get("slurm_job")) == (2, socket.gethostname(), None)
+    assert first["device"] == second["device"] == read_json(folder / "provenance.json")["device"]
 
 
 def test_attempts_alike_are_counted_and_a_start_has_none_before(caplog: pytest.LogCaptureFixture) -> None:

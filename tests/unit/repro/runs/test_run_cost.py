@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.files import read_json
+from repro.files import read_json, write_json
 from repro.runs.folder import GPU_SHARE, RunFolder
 
 
@@ -33,3 +33,49 @@ def test_what_is_no_number_of_runs_is_said(
     attempt(tmp_path, wall_s=3600.0, on_gpu=True)
     assert read_json(tmp_path / "cost.json")["gpu_hours"] == 1.0
     assert f"REPRO_GPU_SHARE={given} is no number of runs" in caplog.text
+
+
+def ended_hard(folder: Path, *, lived_s: int, gpu_share: int = 0) -> None:
+    """An attempt that was killed ``lived_s`` seconds after its start, by its last heartbeat."""
+    with RunFolder(folder).hold(heartbeat_s=1000, epochs=1) as held:
+        write_json(folder / "identity.json", {})
+        if gpu_share:
+            held.use_gpu()
+    status = read_json(folder / "status.json")
+    assert status["state"] == "running"
+    status |= {"started": "2026-01-01T00:00:00Z", "heartbeat": f"2026-01-01T{lived_s // 3600:02d}:{lived_s // 60 % 60:02d}:00Z"}
+    write_json(folder / "status.json", status)
+
+
+def test_an_attempt_that_ended_hard_is_counted_by_its_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended_hard(tmp_path, lived_s=600)
+    monkeypatch.setenv(GPU_SHARE, "2")
+    ended_hard(tmp_path, lived_s=7200, gpu_share=2)
+    monkeypatch.delenv(GPU_SHARE)
+    attempt(tmp_path, wall_s=1800.0, on_gpu=True)
+    expected = {"wall_s": 600.0 + 7200.0 + 1800.0, "gpu_hours": 1.0 + 0.5, "peak_gib": 1.0, "attempts": 3}
+    assert read_json(tmp_path / "cost.json") == expected
+    # What an attempt has counted itself is not counted again, though it went on to say running.
+    attempt(tmp_path, wall_s=1800.0, on_gpu=False)
+    assert read_json(tmp_path / "cost.json") == expected | {"wall_s": 11400.0, "attempts": 4}
+
+
+def test_an_attempt_before_the_run_has_an_identity_costs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    for _ in range(2):
+        ended_hard(tmp_path, lived_s=600)
+        (tmp_path / "identity.json").unlink()
+    with RunFolder(tmp_path).hold(heartbeat_s=1000, epochs=1) as held:
+        assert held.status is not None
+        assert held.status.attempt == 3
+    assert not (tmp_path / "cost.json").exists()
+    write_json(tmp_path / "identity.json", {})
+    attempt(tmp_path, wall_s=5.0, on_gpu=False)
+    assert read_json(tmp_path / "cost.json")["attempts"] == 4
+
+
+def test_attempts_are_counted_on_where_status_json_was_deleted(tmp_path: Path) -> None:
+    write_json(tmp_path / "identity.json", {})
+    attempt(tmp_path, wall_s=5.0, on_gpu=False)
+    (tmp_path / "status.json").unlink()
+    attempt(tmp_path, wall_s=5.0, on_gpu=False)
+    assert read_json(tmp_path / "cost.json") == {"wall_s": 10.0, "gpu_hours": 0.0, "peak_gib": 1.0, "attempts": 2}
