@@ -13,6 +13,7 @@
     memory: {default: 32G}             # of a run, by model
     runs_per_gpu: 1                    # runs that share the GPU of a job
     array_limit: 1000                  # tasks of one job array
+    max_jobs: 400                      # jobs of this user in the queue at a time, over all arrays; the rest waits for the next `submit`
     max_parallel: 32                   # tasks of an array at a time; kind local: runs at a time on the CPU, or GPUs that are used
     warning_s: 120                     # a job is told so many seconds before its time is over
     modules: [cuda/13.0]               # loaded before the run
@@ -164,6 +165,7 @@ class Cluster(Model):
     memory_mib: Annotated[dict[str, _Memory], keys(required=("default",))] = Field(default={}, alias="memory")
     runs_per_gpu: _Count = 1
     array_limit: _Count = 1000
+    max_jobs: _Count | None = None
     max_parallel: _Count | None = None
     warning_s: Annotated[int, integer(10, 3600)] = 120
     modules: Items[Line] = ()

@@ -136,8 +136,7 @@ def _limits(site: Cluster, config: dict[str, str]) -> Iterator[Finding]:
     """Compare the file with ``config``, what the whole cluster is set to, and with its partition."""
     largest = config.get("MaxArraySize", "")
     if largest.isdigit():
-        change = f"{site.error('array_limit', f'array_limit: {largest}')}"
-        yield Finding(site.array_limit <= int(largest), f"array_limit {site.array_limit}, MaxArraySize {largest}", change)
+        yield Finding(True, f"array_limit {site.array_limit}, MaxArraySize {largest}: larger arrays are cut")
     if wait := re.match(r"\d+", config.get("KillWait", "")):
         said = f"a job that is cancelled or requeued has {wait[0]} s to save; it is warned {site.warning_s} s before its time is over"
         yield Finding(True, said)
@@ -181,10 +180,8 @@ def _allowances(site: Cluster, cluster: str) -> Iterator[Finding]:
     for kind, what in asked:
         for name, jobs, wall in shown(*what):
             if jobs.isdigit() and int(jobs) < site.array_limit:
-                change = f"{site.error('array_limit', f'array_limit: {jobs}, and submit with --limit {jobs}')}"
-                yield Finding(
-                    False, f"{kind} {name} allows {jobs} jobs in the queue (MaxSubmitJobs), array_limit is {site.array_limit}", change
-                )
+                said = f"{kind} {name} allows {jobs} jobs in the queue (MaxSubmitJobs)"
+                yield Finding(None, said, "what is more waits: call `submit` again, or `submit --follow`")
             longest = max(site.minutes.values())
             if longest > (read_minutes(wall) or longest):
                 change = f"{site.error('time', f'at most {wall}; runs that need longer go on in the next job')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sweeps.plan.plan import PlannedRun
 
@@ -34,6 +34,10 @@ class Batch:
     def width(self) -> int:
         """How many runs its largest job has."""
         return max(map(len, self.tasks))
+
+    def cut(self, size: int) -> list[Batch]:
+        """Return what is left behind its first ``size`` jobs, and these."""
+        return [replace(self, tasks=self.tasks[size:]), replace(self, tasks=self.tasks[:size])]
 
 
 def make_batches(

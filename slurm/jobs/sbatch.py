@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,6 +18,14 @@ from repro.errors import UserError
 from slurm.cluster import Cluster
 from slurm.jobs.batches import Batch
 from slurm.jobs.queue import callers_options
+
+#: How sbatch refuses an array that is larger than the cluster's MaxArraySize, or than what a qos or an association still takes of a user.
+#: Older ones do not name the limit; another limit that is named has nothing to do with how many jobs there are.
+_TOO_MANY = r"Invalid job array specification|SubmitJob|^(?!.*\b(QOS|Assoc)[A-Z]).*accounting/QOS policy"
+
+
+class TooManyError(UserError):
+    """SLURM does not take so many jobs in one array, or now."""
 
 
 def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, after: Collection[str] = ()) -> dict[str, Any]:
@@ -97,6 +106,7 @@ def send(
     The other arguments are those of :func:`_parameters`.
 
     Raises:
+        TooManyError: SLURM may take fewer jobs.
         UserError: SLURM refuses or does not answer.
     """
     try:
@@ -109,7 +119,8 @@ def send(
         # What sbatch said, without submitit's frame.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = [line for line in lines if "sbatch: error" in line or "slurm_" in line]
-        raise UserError(f"{batch.name}: {' '.join(said or lines[-3:]) or type(error).__name__}") from error
+        text = f"{batch.name}: {' '.join(said or lines[-3:]) or type(error).__name__}"
+        raise (TooManyError if re.search(_TOO_MANY, text) else UserError)(text) from error
 
 
 @contextlib.contextmanager

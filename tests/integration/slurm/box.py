@@ -67,6 +67,10 @@ class Box:
         }
 
     @property
+    def user(self) -> str:
+        return pwd.getpwuid(os.getuid()).pw_name
+
+    @property
     def config(self) -> Path:
         return self.folder / "etc" / "slurm.conf"
 
@@ -142,7 +146,7 @@ class Box:
     # -- configuration ---------------------------------------------------------------------------------------------------------
 
     def _write_config(self) -> None:
-        folder, port, user, host = self.folder, self._port, pwd.getpwuid(os.getuid()).pw_name, socket.gethostname().partition(".")[0]
+        folder, port, user, host = self.folder, self._port, self.user, socket.gethostname().partition(".")[0]
         lines = {
             "ClusterName": "box",
             "SlurmctldHost": f"{host}(127.0.0.1)",
@@ -215,7 +219,7 @@ class Box:
             return f"/dev/tty[{20 + index * GPUS}-{20 + index * GPUS + GPUS - 1}]"
 
     def _start_accounting(self) -> None:
-        folder, port, user = self.folder, self._port, pwd.getpwuid(os.getuid()).pw_name
+        folder, port, user = self.folder, self._port, self.user
         text = {
             "AuthType": "auth/munge",
             "AuthInfo": f"socket={folder}/munge/socket",

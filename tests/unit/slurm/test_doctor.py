@@ -87,9 +87,9 @@ NODES = "8|64000|gpu:a100:4|idle\n"
         ({"none": "accounting"}, "", True, None, None),
         ({"partition": "PreemptMode=CANCEL"}, "", None, "PreemptMode=CANCEL", "`submit` again"),
         ({"partition": "MaxTime=06:00:00"}, "", False, "time.default: 720 min, the partition allows 06:00:00", "at most 06:00:00"),
-        ({"assoc": "vision|200|"}, "", False, "account vision allows 200 jobs in the queue", "array_limit: 200"),
+        ({"assoc": "vision|200|"}, "", None, "account vision allows 200 jobs in the queue", "--follow"),
         ({"assoc": "vision||06:00:00"}, "", False, "account vision allows 06:00:00", "at most 06:00:00"),
-        ({"qos": "long|5|"}, "qos: long\n", False, "qos long allows 5 jobs in the queue", "array_limit: 5"),
+        ({"qos": "long|5|"}, "qos: long\n", None, "qos long allows 5 jobs in the queue", "--follow"),
         ({"qos": "long|5|"}, "qos: long\narray_limit: 5\n", True, None, None),
     ],
 )
