@@ -127,8 +127,10 @@ def _submit(chosen: argparse.Namespace, site: Cluster, runs: Path) -> int:
     retry = chosen.retry or chosen.command == "retry"
     here = site.kind != "slurm"
     cluster = JobStates(plan.folder, always=not here and not chosen.dry_run)
-    if cluster.answer is not None and not here and not chosen.dry_run:
-        raise UserError(f"{cluster.answer} Nothing was submitted.")
+    if cluster.answer is not None and not here:
+        if not chosen.dry_run:
+            raise UserError(f"{cluster.answer} Nothing was submitted.")
+        print(f"SLURM does not answer, so this is what run folders and the ledger say: {cluster.answer}", file=sys.stderr)
     choice = submission.choose(plan, site, cluster, retry=retry, limit=chosen.limit)
     if here:
         print(f"{len(choice.send)} of {len(plan.runs)} runs to train here, on cluster {site.name}")

@@ -57,6 +57,11 @@ class Submitted:
         return self.slurm_cluster in ("", slurm_cluster) and self.user in ("", this_user())
 
     @property
+    def runs(self) -> list[str]:
+        """The ids of its runs."""
+        return [name for task in self.tasks for name in task]
+
+    @property
     def pairs(self) -> list[tuple[str, str]]:
         """Each job that is known, with each of its runs."""
         return [(job, name) for job, task in zip(self.jobs, self.tasks, strict=False) for name in task]

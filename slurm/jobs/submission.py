@@ -33,12 +33,14 @@ class Choice:
     Attributes:
         views: how far each run is.
         send: the runs to submit, inputs before their readers.
+        replaced: jobs that wait for one that is over, and are submitted anew: what they read is, too.
         left: run_id -> why it is not submitted, for runs that need somebody's attention.
         batches: the calls of sbatch.
     """
 
     views: dict[str, RunView]
     send: list[PlannedRun] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
 
@@ -70,15 +72,17 @@ def choose(
     choice = Choice(cluster.views(plan.runs, {name: run.inputs for name, run in plan.runs.items()}))
     waited_for: dict[str, list[str]] = {}
     readers: defaultdict[str, list[str]] = defaultdict(list)
-    coming: set[str] = set()
+    coming, sending = set[str](), set[str]()
     for name, run in plan.runs.items():
         for other in run.inputs:
             readers[other].append(name)
         view = choice.views[name]
-        if (view.state in LIVE and not view.outside) or (not run.changed and (view.state == "done" or name in plan.spared)):
+        live = view.state in LIVE and not view.outside
+        waits_in_vain = view.state == "queued" and not sending.isdisjoint(run.inputs)
+        if (live and not waits_in_vain) or (not run.changed and (view.state == "done" or name in plan.spared)):
             coming.add(name)
             continue
-        if names is not None and name not in names:
+        if names is not None and name not in names and not waits_in_vain:
             continue
         why = _obstacle(run, view, choice, coming, retry=retry)
         if why is None and limit is not None and len(choice.send) >= limit:
@@ -87,7 +91,9 @@ def choose(
             choice.left[name] = why
         else:
             choice.send.append(run)
+            choice.replaced += [view.job] if waits_in_vain and view.job is not None else []
             coming.add(name)
+            sending.add(name)
             waited_for[name] = [other for other in run.inputs if choice.views[other].state != "done"]
     choice.batches = make_batches(choice.send, waited_for, readers, runs_per_gpu=site.runs_per_gpu, array_limit=site.array_limit)
     return choice
@@ -188,7 +194,8 @@ def send(
         sent.code = code = code or take_snapshot(plan.folder)
         sent.waiting = [run.run_id for run in choice.send]
         jobs = {name: view.job for name, view in choice.views.items() if view.state in LIVE and view.job is not None}
-        live = sum(job.live for job in cluster.jobs.values())
+        cluster.cancel(choice.replaced)
+        live = sum(job.live for job in cluster.jobs.values()) - len(choice.replaced)
         batches = choice.batches[::-1]
         while batches:
             batch = batches.pop()
