@@ -17,6 +17,7 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 from repro.errors import UserError
 from slurm.cluster import Cluster
 from slurm.jobs.batches import Batch
+from slurm.jobs.job import EXIT_REQUEUE
 from slurm.jobs.queue import callers_options
 
 #: How sbatch refuses an array that is larger than the cluster's MaxArraySize, or than what a qos or an association still takes of a user.
@@ -51,10 +52,12 @@ def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, after:
         "ntasks_per_node": 1,
         "cpus_per_task": cluster.cpus,
         # sbatch forgets to tell srun.
-        "srun_args": [f"--cpus-per-task={cluster.cpus}"],
+        "srun_args": [f"--cpus-per-task={cluster.cpus}", *(cluster.container if _is_for_srun(cluster) else ())],
         "signal_delay_s": cluster.warning_s,
         "array_parallelism": cluster.max_parallel or len(batch.tasks),
         "setup": _setup_lines(cluster, code),
+        # Within a container there may be no scontrol.
+        "teardown": [f'code=$?; [ $code = {EXIT_REQUEUE} ] && scontrol requeue "$SLURM_JOB_ID" && sleep 120; exit $code'],
         "additional_parameters": more | dict(cluster.sbatch),
     }
     # submitit gives a workload key of its own unless told otherwise, which sites with such keys refuse.
@@ -66,6 +69,16 @@ def data_folder(cluster: Cluster) -> Path:
     return Path(cluster.paths.data or os.environ.get("REPRO_DATA", "data")).resolve()
 
 
+def _python(cluster: Cluster) -> str:
+    """Return the command that is Python on the nodes. Until it listens to USR2, which would end it, it ignores the signal."""
+    words = [] if _is_for_srun(cluster) else cluster.container
+    return shlex.join(["sh", "-c", 'trap "" USR2; exec "$@"', "sh", *words, cluster.python or sys.executable])
+
+
+def _is_for_srun(cluster: Cluster) -> bool:
+    return cluster.container[:1] != () and cluster.container[0].startswith("-")
+
+
 def _setup_lines(cluster: Cluster, code: Path) -> list[str]:
     """Return the lines of shell before a run: modules, environment, and the way to the copy of the code."""
     # SLURM numbers GPUs by their device files, which are in the order of the PCI bus; CUDA by itself begins with the fastest.
@@ -73,6 +86,7 @@ def _setup_lines(cluster: Cluster, code: Path) -> list[str]:
     # Relative to the folder of the one who submits; jobs start elsewhere.
     environment |= {"REPRO_DATA": str(data_folder(cluster))}
     return [
+        "trap '' USR2",
         *(f"module load {shlex.quote(module)}" for module in cluster.modules),
         *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
         *cluster.setup,
@@ -88,7 +102,7 @@ def dry_text(cluster: Cluster, batch: Batch, runs: Path) -> str:
     given = _parameters(cluster, batch, folder, runs.resolve() / "code" / "SHA256")
     if len(batch.tasks) > 1:
         given["map_count"] = len(batch.tasks)
-    command = f"{shlex.quote(cluster.python or sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    command = f"{_python(cluster)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     # submitit has no public name for it; a test holds this to what is really submitted.
     return _make_sbatch_string(command=command, folder=folder, **given)
 
@@ -110,7 +124,7 @@ def send(
         UserError: SLURM refuses or does not answer.
     """
     try:
-        executor = SlurmExecutor(folder, python=None if cluster.python is None else shlex.quote(cluster.python))
+        executor = SlurmExecutor(folder, python=_python(cluster))
         executor.update_parameters(**_parameters(cluster, batch, folder, code, after))
         with _outside_of_jobs(), executor.batch():
             jobs = [executor.submit(part) for part in work]
