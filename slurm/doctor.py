@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shutil
 import subprocess
@@ -140,25 +141,32 @@ def _limits(site: Cluster, config: dict[str, str]) -> Iterator[Finding]:
     if wait := re.match(r"\d+", config.get("KillWait", "")):
         said = f"a job that is cancelled or requeued has {wait[0]} s to save; it is warned {site.warning_s} s before its time is over"
         yield Finding(True, said)
-    known = ", ".join(sorted(set(queue.call(["sinfo", "-h", "-a", "-o", "%R"]).split())))
-    if site.partition not in known.split(", "):
-        yield Finding(False, f"partition {site.partition} does not exist", f"{site.error('partition', f'one of {known}')}")
+    known = sorted(set(queue.call(["sinfo", "-h", "-a", "-o", "%R"]).split()))
+    partitions = str(site.partition).split(",")
+    if absent := [name for name in partitions if name not in known]:
+        change = f"{site.error('partition', 'one of ' + ', '.join(known))}"
+        yield Finding(False, f"partition {absent[0]} does not exist", change)
         return
-    shown = queue.pairs(queue.call(["scontrol", "show", "partition", site.partition, "--oneliner"]), " ")
-    state, longest = shown.get("State"), shown.get("MaxTime", "UNLIMITED")
-    yield Finding(state == "UP", f"partition {site.partition} is {state}", "wait until it is up, or choose another one")
-    for key, names in (("account", shown.get("AllowAccounts", "ALL")), ("qos", shown.get("AllowQos", "ALL"))):
-        value = getattr(site, key)
-        if value is not None and names != "ALL" and value not in names.split(","):
-            yield Finding(False, f"{key} {value} may not use {site.partition}", f"{site.error(key, f'one of {names}')}")
+    limits: dict[str, float] = {}
+    for name in partitions:
+        shown = queue.pairs(queue.call(["scontrol", "show", "partition", name, "--oneliner"]), " ")
+        state, longest = shown.get("State"), shown.get("MaxTime", "UNLIMITED")
+        limits[longest] = read_minutes(longest) or math.inf
+        yield Finding(state == "UP", f"partition {name} is {state}", "wait until it is up, or choose another one")
+        for key, names in (("account", shown.get("AllowAccounts", "ALL")), ("qos", shown.get("AllowQos", "ALL"))):
+            value = getattr(site, key)
+            if value is not None and names != "ALL" and value not in names.split(","):
+                yield Finding(False, f"{key} {value} may not use {name}", f"{site.error(key, f'one of {names}')}")
+        if shown.get("PreemptMode") == "CANCEL":
+            said = f"partition {name} cancels what it preempts (PreemptMode=CANCEL): such a job does not come back by itself"
+            yield Finding(
+                None, said, "`submit` again after each preemption: it goes on from the last checkpoint; or choose another partition"
+            )
+    longest = max(limits, key=limits.__getitem__)
     for model, minutes in site.minutes.items():
-        # sbatch may take a job that is too long, and let it wait for ever.
+        # sbatch may take a job that is too long, and let it wait for ever; of several partitions it takes one that allows it.
         change = f"{site.error('time', f'at most {longest}; runs that need longer go on in the next job')}"
-        good = minutes <= (read_minutes(longest) or minutes)
-        yield Finding(good, f"time.{model}: {minutes} min, the partition allows {longest}", change)
-    if shown.get("PreemptMode") == "CANCEL":
-        said = f"partition {site.partition} cancels what it preempts (PreemptMode=CANCEL): such a job does not come back by itself"
-        yield Finding(None, said, "`submit` again after each preemption: it goes on from the last checkpoint; or choose another partition")
+        yield Finding(minutes <= limits[longest], f"time.{model}: {minutes} min, the partition allows {longest}", change)
     yield from _allowances(site, config.get("ClusterName", ""))
     yield from _nodes(site)
 
@@ -189,16 +197,21 @@ def _allowances(site: Cluster, cluster: str) -> Iterator[Finding]:
 
 
 def _nodes(site: Cluster) -> Iterator[Finding]:
-    lines = queue.call(["sinfo", "-h", "-N", "-p", str(site.partition), "-o", "%c|%m|%G|%T"]).splitlines()
+    # A node of several partitions has several lines.
+    lines = {
+        line.split("|")[0]: line for line in queue.call(["sinfo", "-hN", "-p", str(site.partition), "-o", "%N|%c|%m|%G|%T"]).splitlines()
+    }
     # CPUs, MiB, GPUs, state; a + behind a number says that nodes differ.
-    nodes = [(int(cpus.rstrip("+")), int(mib.rstrip("+")), gres, state) for cpus, mib, gres, state in (line.split("|") for line in lines)]
+    parts = [line.split("|")[1:] for line in lines.values()]
+    nodes = [(int(cpus.rstrip("+")), int(mib.rstrip("+")), gres, state) for cpus, mib, gres, state in parts]
     memory = max(site.memory_mib.values()) * site.runs_per_gpu
     fitting = [node for node in nodes if node[0] >= site.cpus and node[1] >= memory]
     if not fitting:
         largest = f"{max((node[0] for node in nodes), default=0)} CPUs, {max((node[1] for node in nodes), default=0)} MiB"
         change = f"{site.error('memory', f'the largest has {largest}: lower cpus, memory or runs_per_gpu')}"
         yield Finding(False, f"no node has {site.cpus} CPUs and {memory} MiB for a job", change)
-    types = {name or "any" for node in fitting or nodes for name in re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:\d+", node[2])}
+    # gpu:4, gpu:3090:4, gpu:a100:4(S:0-1), gpu:1g.10gb:7
+    types = {name or "any" for node in fitting or nodes for name in re.findall(r"gpu(?::([^:,()]+))?:\d+(?![^,(])", node[2])}
     if site.gpu != "none" and (not types or site.gpu not in ("any", *types)):
         there = f"the types are {', '.join(sorted(types))}" if types else "there are none, so gpu: none or another partition"
         yield Finding(False, f"no node of {site.partition} has a GPU of type {site.gpu}", f"{site.error('gpu', there)}")

@@ -22,6 +22,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sc
 ACCOUNTING = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin")
 NODES = ("box1", "box2")
 GPUS = 2
+#: The type of the GPUs of each node.
+TYPES = {"box1": "fake", "box2": "3090"}
 
 
 def missing(*, accounting: bool = False) -> str | None:
@@ -197,14 +199,14 @@ class Box:
         for index, node in enumerate(NODES):
             text.append(
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 10 + index} "
-                f"CPUs=8 RealMemory=16000 Gres=gpu:fake:{GPUS} State=UNKNOWN"
+                f"CPUs=8 RealMemory=16000 Gres=gpu:{TYPES[node]}:{GPUS} State=UNKNOWN"
             )
         main = f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=1-0 PriorityTier=1"
         text.append(f"{main} PreemptMode=REQUEUE GraceTime={grace}")
         text.append(f"PartitionName=urgent Nodes={','.join(NODES)} MaxTime=1-0 PriorityTier=10 PreemptMode=OFF")
         self.config.write_text("\n".join(text) + "\n")
         devices = ["AutoDetect=off"]
-        devices += [f"NodeName={node} Name=gpu Type=fake File={self._devices(index)}" for index, node in enumerate(NODES)]
+        devices += [f"NodeName={node} Name=gpu Type={TYPES[node]} File={self._devices(index)}" for index, node in enumerate(NODES)]
         (self.folder / "etc" / "gres.conf").write_text("\n".join(devices) + "\n")
 
     def _devices(self, index: int) -> str:

@@ -315,7 +315,7 @@ def test_a_thousand_runs(lab: MakeLab) -> None:
 
 @pytest.mark.slurm
 def test_the_doctor_names_what_to_change(lab: MakeLab, capsys: pytest.CaptureFixture[str]) -> None:
-    trial = lab(plain(1, epochs=1))
+    trial = lab(plain(1, epochs=1), partition="main,urgent", gpu='"3090"')
     assert trial.call("doctor") == 0
     written = capsys.readouterr().out
     for said in ("it imports the copy of the code", "it writes a run folder", "locks reach", "it got its signal", "site: ready"):
@@ -325,7 +325,7 @@ def test_the_doctor_names_what_to_change(lab: MakeLab, capsys: pytest.CaptureFix
         ("partition", "nope", "partition nope does not exist", "one of main, urgent"),
         ("time", '{default: "2-00:00:00"}', "time.default: 2880 min, the partition allows 1-00:00:00", "at most 1-00:00:00"),
         ("memory", "{default: 900G}", "no node has 1 CPUs and 921600 MiB for a job", "the largest has 8 CPUs, 16000 MiB"),
-        ("gpu", "a100", "no node of main has a GPU of type a100", "the types are fake"),
+        ("gpu", "a100", "no node of main has a GPU of type a100", "the types are 3090, fake"),
         ("constraint", "nope", "Invalid feature specification", "change what sbatch names"),
     ):
         trial.write_site(**{key: value})
