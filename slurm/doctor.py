@@ -21,12 +21,12 @@ from repro.errors import UserError, first_of
 from repro.files import read_json
 from repro.runs.lock import HeldError, hold
 from slurm.cluster import Cluster, read_minutes
-from slurm.here import visible_gpus
 from slurm.jobs import queue, sbatch
 from slurm.jobs.batches import Batch
 from slurm.jobs.snapshot import take_snapshot
 from slurm.jobs.submission import check_data
 from slurm.probe import Probe
+from sweeps.local.gpus import visible_gpus
 
 #: Seconds that the test job may wait in the queue.
 QUEUE_S = 600.0
@@ -34,7 +34,7 @@ QUEUE_S = 600.0
 #: Seconds from its start until its report, and from the signal until it has noticed.
 REPORT_S, SIGNAL_S = 180.0, 60.0
 
-_BATCH = Batch("doctor", "default", (("doctor",),), ())
+_BATCH = Batch("doctor", "default", (("doctor",),), ((),))
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,6 @@ def _here(site: Cluster) -> Iterator[Finding]:
 
 def _limits(site: Cluster, config: dict[str, str]) -> Iterator[Finding]:
     """Compare the file with ``config``, what the whole cluster is set to, and with its partition."""
-    largest = config.get("MaxArraySize", "")
-    if largest.isdigit():
-        yield Finding(True, f"array_limit {site.array_limit}, MaxArraySize {largest}: larger arrays are cut")
     if wait := re.match(r"\d+", config.get("KillWait", "")):
         said = f"a job that is cancelled or requeued has {wait[0]} s to save; it is warned {site.warning_s} s before its time is over"
         yield Finding(True, said)

@@ -44,7 +44,7 @@ def _print_batches(site: Cluster, choice: Choice) -> None:
     kinds: Counter[tuple[str, int, int, str, str]] = Counter()
     for batch in choice.batches:
         limits = f"{site.minutes_of(batch.model)} min, {site.memory_of(batch.model) * batch.width}M, {site.cpus} CPUs"
-        after = f", after {len(batch.after)} runs" if batch.after else ""
+        after = f", each after {len(batch.after[0])} runs" if batch.after[0] else ""
         kinds[batch.name, len(batch.tasks), len(batch.runs), limits, after] += 1
     lines = [["jobs", "runs", "limits of a job", "array"]]
     lines += [

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,14 @@ class TooManyError(UserError):
     """SLURM does not take so many jobs in one array, or now."""
 
 
-def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, after: Collection[str] = ()) -> dict[str, Any]:
+def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, dependency: str | None = None) -> dict[str, Any]:
     """Return what submitit needs to know of a batch.
 
-    ``folder`` is that of the submission, whose name the jobs carry as their comment; they run the copy of the code in ``code`` ``after``
-    the jobs of these ids.
+    ``folder`` is that of the submission, whose name the jobs carry as their comment; they run the copy of the code in ``code``.
     """
     more: dict[str, Any] = {"comment": folder.name, "requeue": True}
-    if after:
-        more |= {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
+    if dependency is not None:
+        more |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
     if cluster.gpu != "none":
         more["gres"] = "gpu:1" if cluster.gpu == "any" else f"gpu:{cluster.gpu}:1"
     found: dict[str, Any] = {
@@ -113,7 +112,7 @@ def send(
     work: Sequence[Callable[[], str]],
     folder: Path,
     code: Path,
-    after: Collection[str] = (),
+    dependency: str | None = None,
 ) -> list[str]:
     """Call sbatch for ``batch``, whose jobs do one part each of ``work``, and return the ids of the jobs.
 
@@ -125,7 +124,7 @@ def send(
     """
     try:
         executor = SlurmExecutor(folder, python=_python(cluster))
-        executor.update_parameters(**_parameters(cluster, batch, folder, code, after))
+        executor.update_parameters(**_parameters(cluster, batch, folder, code, dependency))
         with _outside_of_jobs(), executor.batch():
             jobs = [executor.submit(part) for part in work]
         return [str(job.job_id) for job in jobs]

@@ -16,7 +16,7 @@ from repro.errors import UserError, did_you_mean, first_of
 from repro.runs.state import requeue
 from slurm.cluster import Cluster
 from slurm.jobs import queue, sbatch
-from slurm.jobs.batches import Batch, make_batches
+from slurm.jobs.batches import Batch, make_batches, split
 from slurm.jobs.job import RunJob
 from slurm.jobs.ledger import Ledger
 from slurm.jobs.snapshot import take_snapshot
@@ -35,6 +35,7 @@ class Choice:
         send: the runs to submit, inputs before their readers.
         replaced: jobs that wait for one that is over, and are submitted anew: what they read is, too.
         left: run_id -> why it is not submitted, for runs that need somebody's attention.
+        jobs: of the runs that are in the queue.
         batches: the calls of sbatch.
     """
 
@@ -42,6 +43,7 @@ class Choice:
     send: list[PlannedRun] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, str] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
 
 
@@ -95,7 +97,10 @@ def choose(
             coming.add(name)
             sending.add(name)
             waited_for[name] = [other for other in run.inputs if choice.views[other].state != "done"]
-    choice.batches = make_batches(choice.send, waited_for, readers, runs_per_gpu=site.runs_per_gpu, array_limit=site.array_limit)
+    choice.jobs = {name: view.job for name, view in choice.views.items() if view.state in LIVE and view.job is not None}
+    choice.batches = make_batches(
+        choice.send, waited_for, readers, choice.jobs, runs_per_gpu=site.runs_per_gpu, array_limit=site.array_limit
+    )
     return choice
 
 
@@ -193,12 +198,14 @@ def send(
             return sent
         sent.code = code = code or take_snapshot(plan.folder)
         sent.waiting = [run.run_id for run in choice.send]
-        jobs = {name: view.job for name, view in choice.views.items() if view.state in LIVE and view.job is not None}
+        jobs = choice.jobs
         cluster.cancel(choice.replaced)
         live = sum(job.live for job in cluster.jobs.values()) - len(choice.replaced)
         batches = choice.batches[::-1]
         while batches:
-            batch = batches.pop()
+            # As planned, unless arrays that it waits for were cut.
+            batch, *others = split(batches.pop(), jobs)
+            batches += others
             room = len(batch.tasks) if site.max_jobs is None else site.max_jobs - live
             if room <= 0:
                 sent.full = f"{live} jobs of yours are in the queue, and max_jobs is {site.max_jobs}"
@@ -213,9 +220,8 @@ def send(
             folder = ledger.folder_of(item)
             runs = {name: site.overrides(plan.runs[name].overrides, on_gpu=site.gpu != "none") for name in batch.runs}
             work = [RunJob({name: runs[name] for name in task}, plan.folder.resolve(), folder.resolve()) for task in batch.tasks]
-            after = dict.fromkeys(jobs[name] for name in batch.after)
             try:
-                item.jobs = sbatch.send(site, batch, work, folder, code, after)
+                item.jobs = sbatch.send(site, batch, work, folder, code, batch.dependency(jobs))
             except UserError as error:
                 # A call that took too long may have been heard nevertheless: then the next submission finds the job by its comment.
                 if _refused(item.token):

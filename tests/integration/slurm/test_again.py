@@ -10,6 +10,8 @@ import pytest
 from lab import Lab, folds, plain
 from test_submission import block, final_of, folds_of
 
+from slurm.jobs.ledger import Ledger
+
 MakeLab = Callable[..., Lab]
 
 pytestmark = pytest.mark.slurm
@@ -30,6 +32,22 @@ def test_a_retry_while_the_job_of_the_failed_run_goes_on(lab: MakeLab) -> None:
     assert (states[first], states[third], states[final]) == ("running", "running", "queued"), "the retry came too late to show anything"
     assert trial.views()[final].job != before
     assert trial.views()[bad].job != trial.views()[first].job
+    trial.assert_done(attempts=(1, 2))
+
+
+def test_finals_of_a_grid_are_one_array_and_wait_each_for_its_own(lab: MakeLab) -> None:
+    trial = lab(folds(2, seeds=4, epochs=1))
+    bad, final = folds_of(trial, 2)[1], final_of(trial, 2)
+    in_the_way = block(trial, bad)
+    assert trial.submit() == 0
+    assert [len(item.jobs) for item in Ledger(trial.runs).read()] == [4, 4, 4]
+    trial.wait_until_over()
+    assert trial.states() == dict.fromkeys(trial.ids, "done") | {bad: "failed", final: "cancelled"}
+    for name in trial.ids:
+        for other in trial.plan.runs[name].inputs if name != final else ():
+            assert trial.status(other)["ended"] <= trial.status(name)["started"]
+    in_the_way.unlink()
+    assert trial.submit("--retry") == 0
     trial.assert_done(attempts=(1, 2))
 
 

@@ -74,6 +74,6 @@ def test_what_was_cancelled_meanwhile_is_not_sent_again(lab: MakeLab, monkeypatc
     def cancel(seconds: float) -> None:
         trial.box.empty()
 
-    monkeypatch.setattr(slurm.__main__.time, "sleep", cancel)
+    monkeypatch.setattr("slurm.__main__.time.sleep", cancel)
     assert trial.submit("--follow") == 0
     assert [name for item in Ledger(trial.runs).read() for task in item.tasks for name in task] == trial.ids
