@@ -6,14 +6,19 @@ import argparse
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from repro.command import exit_code_of, whole_number
 from repro.errors import UserError
 from slurm.cluster import Cluster, known_clusters, load_cluster
+from sweeps.plan.selection import add_options, select
 from sweeps.spec.load import load_spec
 from sweeps.spec.scale import PAPER, load_scale
+
+#: Seconds between two looks at the queue of `submit --follow`.
+FOLLOW_S = 30.0
 
 _COMMANDS = {
     "submit": "submit what is missing; calling it again submits what is missing then",
@@ -79,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
             )
             command.add_argument("--yes", action="store_true", help="do not ask")
             command.add_argument("--limit", type=whole_number, metavar="N", help="submit at most N runs, inputs first")
+            add_options(command)
             command.add_argument("--max-parallel", type=whole_number, metavar="N", help="jobs of an array at a time")
+            command.add_argument("--max-jobs", type=whole_number, metavar="N", help="jobs of yours in the queue at a time, over all arrays")
+            command.add_argument("--follow", action="store_true", help="stay until there was room in the queue for every run")
             command.add_argument("--retry", action="store_true", help="submit those again that failed before")
         elif name == "status":
             command.add_argument("name", nargs="*", metavar="SPEC", help="specs that were submitted (default: all)")
@@ -105,19 +113,24 @@ def _submit(chosen: argparse.Namespace, site: Cluster, runs: Path) -> int:
     from slurm import report
     from slurm.here import run_here
     from slurm.jobs import submission
+    from slurm.jobs.ledger import Ledger
+    from slurm.jobs.queue import NoAnswerError
     from slurm.jobs.states import JobStates
     from sweeps.plan.plan import make_plan, write_plans
     from sweeps.report import print_outcome
 
-    plan = make_plan(specs, runs)
+    whole = make_plan(specs, runs)
+    plan = select(whole, only=chosen.only, seeds=chosen.seeds)
     submission.check_models(site)
-    if chosen.max_parallel is not None:
-        site = site.model_copy(update={"max_parallel": chosen.max_parallel})
+    given = {key: value for key in ("max_parallel", "max_jobs") if (value := getattr(chosen, key)) is not None}
+    site = site.model_copy(update=given)
     retry = chosen.retry or chosen.command == "retry"
     here = site.kind != "slurm"
     cluster = JobStates(plan.folder, always=not here and not chosen.dry_run)
-    if cluster.answer is not None and not here and not chosen.dry_run:
-        raise UserError(f"{cluster.answer} Nothing was submitted.")
+    if cluster.answer is not None and not here:
+        if not chosen.dry_run:
+            raise UserError(f"{cluster.answer} Nothing was submitted.")
+        print(f"SLURM does not answer, so this is what run folders and the ledger say: {cluster.answer}", file=sys.stderr)
     choice = submission.choose(plan, site, cluster, retry=retry, limit=chosen.limit)
     if here:
         print(f"{len(choice.send)} of {len(plan.runs)} runs to train here, on cluster {site.name}")
@@ -130,7 +143,7 @@ def _submit(chosen: argparse.Namespace, site: Cluster, runs: Path) -> int:
         return 0
     if not here:
         submission.check_data(site, [str(run.fields["dataset.name"]) for run in choice.send])
-    write_plans(plan)
+    write_plans(whole)
     if here:
         outcome = run_here(plan, site, retry=retry, limit=chosen.limit)
         print_outcome(plan, outcome)
@@ -138,8 +151,19 @@ def _submit(chosen: argparse.Namespace, site: Cluster, runs: Path) -> int:
     if choice.batches and not chosen.yes and not _agreed():
         print("nothing was submitted")
         return 1
+    Ledger(runs).write_plans(whole)
     sent = submission.send(plan, site, retry=retry, limit=chosen.limit)
     report.print_sent(sent)
+    while chosen.follow and sent.waiting and sent.error is None:
+        time.sleep(FOLLOW_S)
+        try:
+            # Nothing but what has waited: what was submitted and cancelled stays so.
+            sent = submission.send(plan, site, retry=False, limit=None, names=sent.waiting, code=sent.code)
+        except NoAnswerError as error:
+            print(error, file=sys.stderr)
+            continue
+        if sent.jobs:
+            report.print_sent(sent)
     if sent.error is not None:
         raise UserError(f"{sent.error} What was submitted stays; the same command submits the rest.")
     print(f"watch: {_status_command(chosen)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shutil
 import subprocess
@@ -20,12 +21,12 @@ from repro.errors import UserError, first_of
 from repro.files import read_json
 from repro.runs.lock import HeldError, hold
 from slurm.cluster import Cluster, read_minutes
-from slurm.here import visible_gpus
 from slurm.jobs import queue, sbatch
 from slurm.jobs.batches import Batch
 from slurm.jobs.snapshot import take_snapshot
 from slurm.jobs.submission import check_data
 from slurm.probe import Probe
+from sweeps.local.gpus import visible_gpus
 
 #: Seconds that the test job may wait in the queue.
 QUEUE_S = 600.0
@@ -33,7 +34,7 @@ QUEUE_S = 600.0
 #: Seconds from its start until its report, and from the signal until it has noticed.
 REPORT_S, SIGNAL_S = 180.0, 60.0
 
-_BATCH = Batch("doctor", "default", (("doctor",),), ())
+_BATCH = Batch("doctor", "default", (("doctor",),), ((),))
 
 
 @dataclass(frozen=True)
@@ -134,32 +135,35 @@ def _here(site: Cluster) -> Iterator[Finding]:
 
 def _limits(site: Cluster, config: dict[str, str]) -> Iterator[Finding]:
     """Compare the file with ``config``, what the whole cluster is set to, and with its partition."""
-    largest = config.get("MaxArraySize", "")
-    if largest.isdigit():
-        change = f"{site.error('array_limit', f'array_limit: {largest}')}"
-        yield Finding(site.array_limit <= int(largest), f"array_limit {site.array_limit}, MaxArraySize {largest}", change)
     if wait := re.match(r"\d+", config.get("KillWait", "")):
         said = f"a job that is cancelled or requeued has {wait[0]} s to save; it is warned {site.warning_s} s before its time is over"
         yield Finding(True, said)
-    known = ", ".join(sorted(set(queue.call(["sinfo", "-h", "-a", "-o", "%R"]).split())))
-    if site.partition not in known.split(", "):
-        yield Finding(False, f"partition {site.partition} does not exist", f"{site.error('partition', f'one of {known}')}")
+    known = sorted(set(queue.call(["sinfo", "-h", "-a", "-o", "%R"]).split()))
+    partitions = str(site.partition).split(",")
+    if absent := [name for name in partitions if name not in known]:
+        change = f"{site.error('partition', 'one of ' + ', '.join(known))}"
+        yield Finding(False, f"partition {absent[0]} does not exist", change)
         return
-    shown = queue.pairs(queue.call(["scontrol", "show", "partition", site.partition, "--oneliner"]), " ")
-    state, longest = shown.get("State"), shown.get("MaxTime", "UNLIMITED")
-    yield Finding(state == "UP", f"partition {site.partition} is {state}", "wait until it is up, or choose another one")
-    for key, names in (("account", shown.get("AllowAccounts", "ALL")), ("qos", shown.get("AllowQos", "ALL"))):
-        value = getattr(site, key)
-        if value is not None and names != "ALL" and value not in names.split(","):
-            yield Finding(False, f"{key} {value} may not use {site.partition}", f"{site.error(key, f'one of {names}')}")
+    limits: dict[str, float] = {}
+    for name in partitions:
+        shown = queue.pairs(queue.call(["scontrol", "show", "partition", name, "--oneliner"]), " ")
+        state, longest = shown.get("State"), shown.get("MaxTime", "UNLIMITED")
+        limits[longest] = read_minutes(longest) or math.inf
+        yield Finding(state == "UP", f"partition {name} is {state}", "wait until it is up, or choose another one")
+        for key, names in (("account", shown.get("AllowAccounts", "ALL")), ("qos", shown.get("AllowQos", "ALL"))):
+            value = getattr(site, key)
+            if value is not None and names != "ALL" and value not in names.split(","):
+                yield Finding(False, f"{key} {value} may not use {name}", f"{site.error(key, f'one of {names}')}")
+        if shown.get("PreemptMode") == "CANCEL":
+            said = f"partition {name} cancels what it preempts (PreemptMode=CANCEL): such a job does not come back by itself"
+            yield Finding(
+                None, said, "`submit` again after each preemption: it goes on from the last checkpoint; or choose another partition"
+            )
+    longest = max(limits, key=limits.__getitem__)
     for model, minutes in site.minutes.items():
-        # sbatch may take a job that is too long, and let it wait for ever.
+        # sbatch may take a job that is too long, and let it wait for ever; of several partitions it takes one that allows it.
         change = f"{site.error('time', f'at most {longest}; runs that need longer go on in the next job')}"
-        good = minutes <= (read_minutes(longest) or minutes)
-        yield Finding(good, f"time.{model}: {minutes} min, the partition allows {longest}", change)
-    if shown.get("PreemptMode") == "CANCEL":
-        said = f"partition {site.partition} cancels what it preempts (PreemptMode=CANCEL): such a job does not come back by itself"
-        yield Finding(None, said, "`submit` again after each preemption: it goes on from the last checkpoint; or choose another partition")
+        yield Finding(minutes <= limits[longest], f"time.{model}: {minutes} min, the partition allows {longest}", change)
     yield from _allowances(site, config.get("ClusterName", ""))
     yield from _nodes(site)
 
@@ -181,10 +185,8 @@ def _allowances(site: Cluster, cluster: str) -> Iterator[Finding]:
     for kind, what in asked:
         for name, jobs, wall in shown(*what):
             if jobs.isdigit() and int(jobs) < site.array_limit:
-                change = f"{site.error('array_limit', f'array_limit: {jobs}, and submit with --limit {jobs}')}"
-                yield Finding(
-                    False, f"{kind} {name} allows {jobs} jobs in the queue (MaxSubmitJobs), array_limit is {site.array_limit}", change
-                )
+                said = f"{kind} {name} allows {jobs} jobs in the queue (MaxSubmitJobs)"
+                yield Finding(None, said, "what is more waits: call `submit` again, or `submit --follow`")
             longest = max(site.minutes.values())
             if longest > (read_minutes(wall) or longest):
                 change = f"{site.error('time', f'at most {wall}; runs that need longer go on in the next job')}"
@@ -192,16 +194,21 @@ def _allowances(site: Cluster, cluster: str) -> Iterator[Finding]:
 
 
 def _nodes(site: Cluster) -> Iterator[Finding]:
-    lines = queue.call(["sinfo", "-h", "-N", "-p", str(site.partition), "-o", "%c|%m|%G|%T"]).splitlines()
+    # A node of several partitions has several lines.
+    lines = {
+        line.split("|")[0]: line for line in queue.call(["sinfo", "-hN", "-p", str(site.partition), "-o", "%N|%c|%m|%G|%T"]).splitlines()
+    }
     # CPUs, MiB, GPUs, state; a + behind a number says that nodes differ.
-    nodes = [(int(cpus.rstrip("+")), int(mib.rstrip("+")), gres, state) for cpus, mib, gres, state in (line.split("|") for line in lines)]
+    parts = [line.split("|")[1:] for line in lines.values()]
+    nodes = [(int(cpus.rstrip("+")), int(mib.rstrip("+")), gres, state) for cpus, mib, gres, state in parts]
     memory = max(site.memory_mib.values()) * site.runs_per_gpu
     fitting = [node for node in nodes if node[0] >= site.cpus and node[1] >= memory]
     if not fitting:
         largest = f"{max((node[0] for node in nodes), default=0)} CPUs, {max((node[1] for node in nodes), default=0)} MiB"
         change = f"{site.error('memory', f'the largest has {largest}: lower cpus, memory or runs_per_gpu')}"
         yield Finding(False, f"no node has {site.cpus} CPUs and {memory} MiB for a job", change)
-    types = {name or "any" for node in fitting or nodes for name in re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:\d+", node[2])}
+    # gpu:4, gpu:3090:4, gpu:a100:4(S:0-1), gpu:1g.10gb:7
+    types = {name or "any" for node in fitting or nodes for name in re.findall(r"gpu(?::([^:,()]+))?:\d+(?![^,(])", node[2])}
     if site.gpu != "none" and (not types or site.gpu not in ("any", *types)):
         there = f"the types are {', '.join(sorted(types))}" if types else "there are none, so gpu: none or another partition"
         yield Finding(False, f"no node of {site.partition} has a GPU of type {site.gpu}", f"{site.error('gpu', there)}")

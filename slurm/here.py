@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from repro.errors import UserError, first_of
-from repro.runs.folder import GPU_SHARE
-from repro.runs.lock import HeldError, hold
+from repro.errors import first_of
 from slurm.cluster import Cluster
+from sweeps.local.gpus import OnOneGpu, visible_gpus
 from sweeps.local.progress import Outcome
 from sweeps.local.queue import run_missing
-from sweeps.local.worker import last_error, train
+from sweeps.local.worker import last_error
 from sweeps.plan.plan import Plan, PlannedRun, planned_state
 from sweeps.spec.settings import override_value
 
@@ -69,42 +63,3 @@ def _in_this_process(plan: Plan, *, retry: bool) -> Outcome:
                 print(execute(compose([*run.overrides, f"paths.runs={override_value(str(plan.folder.resolve()))}"])))
             outcome.done.add(run.run_id)
     return outcome
-
-
-def visible_gpus() -> tuple[str, ...]:
-    """Return the GPUs of this machine that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return tuple(part.strip() for part in given.split(",") if part.strip() and part.strip() != "-1")
-    try:
-        result = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return tuple(line.strip() for line in result.stdout.splitlines() if line.strip().isdigit()) if result.returncode == 0 else ()
-
-
-@dataclass(frozen=True)
-class OnOneGpu:
-    """A worker that takes one free GPU of this machine and keeps it as long as it lives.
-
-    Attributes:
-        gpus: as CUDA_VISIBLE_DEVICES names them.
-        locks: the folder of a lock for each.
-    """
-
-    gpus: tuple[str, ...]
-    locks: Path
-
-    def __call__(self, overrides: Sequence[str]) -> int:
-        """Train the run on a GPU of its own and return the exit code."""
-        deadline = time.monotonic() + 3600
-        while time.monotonic() < deadline:
-            for gpu in self.gpus:
-                with contextlib.suppress(HeldError), hold(self.locks / f"{gpu}.lock"):
-                    # PyTorch is imported already, but looks for GPUs only when the first tensor goes there.
-                    os.environ |= {"CUDA_VISIBLE_DEVICES": gpu, GPU_SHARE: "1"}
-                    return train(overrides)
-            time.sleep(1.0)
-        raise UserError(f"no GPU of {', '.join(self.gpus)} was free for an hour.")

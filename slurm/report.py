@@ -23,6 +23,8 @@ def print_choice(plan: Plan, site: Cluster, choice: Choice) -> None:
     """Print how far the runs are, what would be submitted, and what it costs."""
     states = Counter(view.state for view in choice.views.values())
     print(f"{len(plan.runs)} runs on cluster {site.name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    if site.max_jobs is not None:
+        print(f"at most {site.max_jobs} jobs of yours in the queue at a time (max_jobs); what is more waits")
     for name in plan.untuned:
         print(f"not tuned yet: {name}")
     for why, count in Counter(choice.left.values()).items():
@@ -42,7 +44,7 @@ def _print_batches(site: Cluster, choice: Choice) -> None:
     kinds: Counter[tuple[str, int, int, str, str]] = Counter()
     for batch in choice.batches:
         limits = f"{site.minutes_of(batch.model)} min, {site.memory_of(batch.model) * batch.width}M, {site.cpus} CPUs"
-        after = f", after {len(batch.after)} runs" if batch.after else ""
+        after = f", each after {len(batch.after[0])} runs" if batch.after[0] else ""
         kinds[batch.name, len(batch.tasks), len(batch.runs), limits, after] += 1
     lines = [["jobs", "runs", "limits of a job", "array"]]
     lines += [
@@ -84,5 +86,7 @@ def print_sent(sent: Sent) -> None:
     """Print what was submitted, and the variables that sbatch would have obeyed."""
     if sent.jobs and (names := callers_options()):
         print(f"not given to sbatch, so that the cluster file decides: {first_of(names, 8)}")
+    if sent.waiting and sent.error is None:
+        print(f"{len(sent.waiting)} runs wait for room in the queue: {sent.full}. The same command sends them then; --follow waits for it.")
     jobs = ", ".join(sent.jobs) if len(sent.jobs) <= 6 else f"{', '.join(sent.jobs[:3])} ... {sent.jobs[-1]}"
     print(f"submitted {sent.runs} runs with {len(sent.jobs)} calls of sbatch" + (f": {jobs}" if jobs else ""))

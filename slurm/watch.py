@@ -12,7 +12,6 @@ from typing import Any
 from repro.command import print_table
 from repro.errors import UserError, did_you_mean, first_of
 from repro.runs.state import STATES
-from slurm.jobs import queue
 from slurm.jobs.ledger import Ledger
 from slurm.jobs.states import ELSEWHERE, LIVE, JobStates, RunView
 from sweeps.local.progress import completed_epochs, last_row
@@ -33,7 +32,7 @@ def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
         return 0
     cluster = JobStates(runs)
     if cluster.answer is not None:
-        print(f"SLURM does not answer, so this is what the run folders say: {cluster.answer}", file=sys.stderr)
+        print(f"SLURM does not answer, so this is what run folders and the ledger say: {cluster.answer}", file=sys.stderr)
     attention = False
     for plan in plans:
         views = cluster.views(plan["runs"], {name: run["inputs"] for name, run in plan["runs"].items()})
@@ -111,8 +110,7 @@ def stop(runs: Path, names: list[str]) -> int:
         if cluster.answer is not None:
             raise UserError(f"{cluster.answer} Nothing was cancelled.")
         plans = {plan["spec"]: plan for plan in ledger.plans()}
-        tasks = [(item, job, task) for item in cluster.submitted for job, task in zip(item.jobs, item.tasks, strict=False)]
-        known = {name for _, _, task in tasks for name in task}
+        known = {name for item in cluster.submitted for _, name in item.pairs}
         wanted: dict[str, None] = {}
         for name in names:
             if name not in plans and name not in known:
@@ -121,14 +119,7 @@ def stop(runs: Path, names: list[str]) -> int:
         cluster.save_ends()
         views = cluster.views(wanted, {}).values()
         jobs = list(dict.fromkeys(view.job for view in views if view.state in LIVE and view.job is not None and not view.outside))
-        queue.cancel(jobs)
-        cancelled = [(item, job, task) for item, job, task in tasks if job in jobs and cluster.job_of(item, job)]
-        for item, job, _ in cancelled:
-            # SLURM keeps no trace of a task that was cancelled before it began.
-            item.ended[job] = "CANCELLED"
-        for item in {item.token: item for item, _, _ in cancelled}.values():
-            ledger.save(item)
-    sharing = {name for _, _, task in cancelled for name in task}
+        sharing = cluster.cancel(jobs)
     print(f"cancelled {len(jobs)} jobs with {len(sharing)} runs; what they have saved stays, and submit goes on from it")
     for name in sorted(sharing - set(wanted)):
         print(f"with them, since it shares a GPU: {name}")

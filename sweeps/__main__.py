@@ -24,7 +24,7 @@ from sweeps.plan.cost import ASSUMED_REACHED
 from sweeps.plan.disk import size_text
 from sweeps.plan.gpus import GPUS, USUAL, named_gpu
 from sweeps.plan.plan import Plan, make_plan, plan_document, write_plans
-from sweeps.plan.selection import check_execution, select
+from sweeps.plan.selection import add_options, check_execution, select
 from sweeps.report import print_chosen, print_outcome, print_plan, print_status
 from sweeps.spec.chosen import tuned_folder
 from sweeps.spec.load import Spec, known_specs, load_spec
@@ -40,8 +40,6 @@ _COMMANDS = {
     "prune": "say which label trajectories, models and checkpoints of finished runs nothing reads any more, and with --yes remove them",
 }
 
-_ONLY = "only cells with TEXT as label of their row or column, or as part of one, and what their runs read; twice: with both"
-_SEEDS = "only the runs of cells with these seeds, and what they read"
 _MINUTES = "after so many minutes start nothing more, and let the running ones save their state and stop within a minute"
 _SET = "how runs are executed, such as exec.device=cuda; their ids stay"
 _GPU = f"GPU that is planned for, one of {', '.join(GPUS)} (default: that of finished runs, else {USUAL.name})"
@@ -99,7 +97,7 @@ def _command(chosen: argparse.Namespace, began: float) -> int:
 
 
 def _run(plan: Plan, chosen: argparse.Namespace, began: float) -> int:
-    part = select(plan, only=chosen.only, seeds=chosen.seeds) if plan.runs else plan
+    part = select(plan, only=chosen.only, seeds=chosen.seeds)
     return _execute(part, chosen, began, retry=chosen.retry).exit_code
 
 
@@ -147,8 +145,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=_SET)
         if name == "run":
             command.add_argument("--retry", action="store_true", help="run those again that failed before")
-            command.add_argument("--only", action="append", default=[], metavar="TEXT", help=_ONLY)
-            command.add_argument("--seeds", type=_seeds, default=(), metavar="N,...", help=_SEEDS)
+            add_options(command)
         if name == "prune":
             command.add_argument("--yes", action="store_true", help="remove them; without it nothing is removed")
             command.add_argument("--keep", action="append", default=[], choices=KINDS, help="leave this kind of file alone")
@@ -162,12 +159,6 @@ def _fraction(text: str) -> float:
     if fraction > 1.0:
         raise argparse.ArgumentTypeError(f"'{text}' must be at most 1, which is the roofline itself")
     return fraction
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    if not all(part.isascii() and part.isdigit() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"'{text}' must be whole numbers with commas between them, such as 0,1")
-    return tuple(int(part) for part in text.split(","))
 
 
 def _tune_command(chosen: argparse.Namespace) -> str:

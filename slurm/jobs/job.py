@@ -6,12 +6,13 @@ Signals only set a flag. When one has come, the runs are asked to save their sta
 - after TERM, which comes with scancel, with a requeue from outside and with a preemption, it leaves: SLURM knows what to do with it.
 
 In both cases it leaves without a word, so no result is written for a job that will be run again. A job whose runs have all ended is a
-success only if all are done, since the runs that read them wait for that.
+success only if all are done, or submitted anew, since the runs that read them wait for that.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from repro.files import read_json, write_json
 from repro.runs.folder import GPU_SHARE
 from repro.runs.lease import EXIT_SUPERSEDED
 from repro.runs.state import note_failure, read_state, slurm_job
+from slurm.jobs.ledger import Ledger
 from sweeps.local.worker import how_it_ended, last_error, threads_before
 from sweeps.spec.settings import override_value
 
@@ -43,6 +45,10 @@ LEAVE_S = 120.0
 
 #: A job that was stopped so many times in a row without one step of training is given up.
 MAX_STALLED = 3
+
+
+#: Exit code of a job that found no scontrol, as within a container: the text for sbatch then puts it back into the queue.
+EXIT_REQUEUE = 85
 
 
 class RunsFailedError(Exception):
@@ -111,8 +117,12 @@ class _Execution:
             self._leave(stalled=[self._progress(name) for name in open_runs] == before)
         self._failed |= dict.fromkeys(self._stopped, "it was stopped by somebody else; submit again to go on")
         if self._failed:
+            # Whoever has submitted a failed run anew meanwhile has also let its readers wait for its new job.
+            later = {name for item in Ledger(self._job.folder).read() if item.token > self._job.notes.name for name in item.runs}
+            self._failed = {name: error for name, error in self._failed.items() if name not in later}
+        if self._failed:
             raise RunsFailedError("; ".join(f"{name}: {error}" for name, error in self._failed.items()))
-        return f"{len(self._job.runs)} runs done"
+        return f"{len(self._job.runs)} runs done, or submitted anew"
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # A forked child inherits this handler.
@@ -172,6 +182,8 @@ class _Execution:
             if self._give_up(stalled=stalled):
                 os._exit(1)
             print(f"saved {', '.join(self._stopped)}; back into the queue.", flush=True)
+            if shutil.which("scontrol") is None:
+                os._exit(EXIT_REQUEUE)
             result = subprocess.run(["scontrol", "requeue", self._id], capture_output=True, text=True, timeout=60, check=False)
             if result.returncode != 0:
                 # Whoever preempts this job may have been faster; it then ends at once, and its runs wait for the next submission otherwise.

@@ -57,6 +57,11 @@ class Submitted:
         return self.slurm_cluster in ("", slurm_cluster) and self.user in ("", this_user())
 
     @property
+    def runs(self) -> list[str]:
+        """The ids of its runs."""
+        return [name for task in self.tasks for name in task]
+
+    @property
     def pairs(self) -> list[tuple[str, str]]:
         """Each job that is known, with each of its runs."""
         return [(job, name) for job, task in zip(self.jobs, self.tasks, strict=False) for name in task]
@@ -92,7 +97,7 @@ class Ledger:
     def begin(self, batch: Batch, cluster: str, code: Path, minutes: int, slurm_cluster: str) -> Submitted:
         """Note that ``batch`` is about to be submitted by this user."""
         token = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(3)}"
-        tasks, after = [list(task) for task in batch.tasks], list(batch.after)
+        tasks, after = [list(task) for task in batch.tasks], sorted({name for names in batch.after for name in names})
         item = Submitted(token, batch.name, cluster, str(code), tasks, after, minutes, slurm_cluster=slurm_cluster, user=this_user())
         self.folder_of(item).mkdir(parents=True)
         self.save(item)

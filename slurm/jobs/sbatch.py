@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,26 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 from repro.errors import UserError
 from slurm.cluster import Cluster
 from slurm.jobs.batches import Batch
+from slurm.jobs.job import EXIT_REQUEUE
 from slurm.jobs.queue import callers_options
 
+#: How sbatch refuses an array that is larger than the cluster's MaxArraySize, or than what a qos or an association still takes of a user.
+#: Older ones do not name the limit; another limit that is named has nothing to do with how many jobs there are.
+_TOO_MANY = r"Invalid job array specification|SubmitJob|^(?!.*\b(QOS|Assoc)[A-Z]).*accounting/QOS policy"
 
-def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, after: Collection[str] = ()) -> dict[str, Any]:
+
+class TooManyError(UserError):
+    """SLURM does not take so many jobs in one array, or now."""
+
+
+def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, dependency: str | None = None) -> dict[str, Any]:
     """Return what submitit needs to know of a batch.
 
-    ``folder`` is that of the submission, whose name the jobs carry as their comment; they run the copy of the code in ``code`` ``after``
-    the jobs of these ids.
+    ``folder`` is that of the submission, whose name the jobs carry as their comment; they run the copy of the code in ``code``.
     """
     more: dict[str, Any] = {"comment": folder.name, "requeue": True}
-    if after:
-        more |= {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
+    if dependency is not None:
+        more |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
     if cluster.gpu != "none":
         more["gres"] = "gpu:1" if cluster.gpu == "any" else f"gpu:{cluster.gpu}:1"
     found: dict[str, Any] = {
@@ -42,10 +51,12 @@ def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, after:
         "ntasks_per_node": 1,
         "cpus_per_task": cluster.cpus,
         # sbatch forgets to tell srun.
-        "srun_args": [f"--cpus-per-task={cluster.cpus}"],
+        "srun_args": [f"--cpus-per-task={cluster.cpus}", *(cluster.container if _is_for_srun(cluster) else ())],
         "signal_delay_s": cluster.warning_s,
         "array_parallelism": cluster.max_parallel or len(batch.tasks),
         "setup": _setup_lines(cluster, code),
+        # Within a container there may be no scontrol.
+        "teardown": [f'code=$?; [ $code = {EXIT_REQUEUE} ] && scontrol requeue "$SLURM_JOB_ID" && sleep 120; exit $code'],
         "additional_parameters": more | dict(cluster.sbatch),
     }
     # submitit gives a workload key of its own unless told otherwise, which sites with such keys refuse.
@@ -57,6 +68,16 @@ def data_folder(cluster: Cluster) -> Path:
     return Path(cluster.paths.data or os.environ.get("REPRO_DATA", "data")).resolve()
 
 
+def _python(cluster: Cluster) -> str:
+    """Return the command that is Python on the nodes. Until it listens to USR2, which would end it, it ignores the signal."""
+    words = [] if _is_for_srun(cluster) else cluster.container
+    return shlex.join(["sh", "-c", 'trap "" USR2; exec "$@"', "sh", *words, cluster.python or sys.executable])
+
+
+def _is_for_srun(cluster: Cluster) -> bool:
+    return cluster.container[:1] != () and cluster.container[0].startswith("-")
+
+
 def _setup_lines(cluster: Cluster, code: Path) -> list[str]:
     """Return the lines of shell before a run: modules, environment, and the way to the copy of the code."""
     # SLURM numbers GPUs by their device files, which are in the order of the PCI bus; CUDA by itself begins with the fastest.
@@ -64,6 +85,7 @@ def _setup_lines(cluster: Cluster, code: Path) -> list[str]:
     # Relative to the folder of the one who submits; jobs start elsewhere.
     environment |= {"REPRO_DATA": str(data_folder(cluster))}
     return [
+        "trap '' USR2",
         *(f"module load {shlex.quote(module)}" for module in cluster.modules),
         *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
         *cluster.setup,
@@ -79,7 +101,7 @@ def dry_text(cluster: Cluster, batch: Batch, runs: Path) -> str:
     given = _parameters(cluster, batch, folder, runs.resolve() / "code" / "SHA256")
     if len(batch.tasks) > 1:
         given["map_count"] = len(batch.tasks)
-    command = f"{shlex.quote(cluster.python or sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    command = f"{_python(cluster)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     # submitit has no public name for it; a test holds this to what is really submitted.
     return _make_sbatch_string(command=command, folder=folder, **given)
 
@@ -90,18 +112,19 @@ def send(
     work: Sequence[Callable[[], str]],
     folder: Path,
     code: Path,
-    after: Collection[str] = (),
+    dependency: str | None = None,
 ) -> list[str]:
     """Call sbatch for ``batch``, whose jobs do one part each of ``work``, and return the ids of the jobs.
 
     The other arguments are those of :func:`_parameters`.
 
     Raises:
+        TooManyError: SLURM may take fewer jobs.
         UserError: SLURM refuses or does not answer.
     """
     try:
-        executor = SlurmExecutor(folder, python=None if cluster.python is None else shlex.quote(cluster.python))
-        executor.update_parameters(**_parameters(cluster, batch, folder, code, after))
+        executor = SlurmExecutor(folder, python=_python(cluster))
+        executor.update_parameters(**_parameters(cluster, batch, folder, code, dependency))
         with _outside_of_jobs(), executor.batch():
             jobs = [executor.submit(part) for part in work]
         return [str(job.job_id) for job in jobs]
@@ -109,7 +132,8 @@ def send(
         # What sbatch said, without submitit's frame.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = [line for line in lines if "sbatch: error" in line or "slurm_" in line]
-        raise UserError(f"{batch.name}: {' '.join(said or lines[-3:]) or type(error).__name__}") from error
+        text = f"{batch.name}: {' '.join(said or lines[-3:]) or type(error).__name__}"
+        raise (TooManyError if re.search(_TOO_MANY, text) else UserError)(text) from error
 
 
 @contextlib.contextmanager

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from repro.files import read_json
 from repro.runs.state import damage, read_state
+from slurm.jobs import queue
 from slurm.jobs.ledger import Ledger, Submitted
 from slurm.jobs.queue import WAITING, Job, NoAnswerError, read_accounting, read_queue, this_cluster, this_user
 
@@ -131,6 +132,22 @@ class JobStates:
             with contextlib.suppress(OSError):
                 self._ledger.save(item)
 
+    def cancel(self, jobs: Sequence[str]) -> set[str]:
+        """Cancel jobs, note it, since SLURM keeps no trace of a task that has not begun, and return the ids of their runs.
+
+        Raises:
+            NoAnswerError: SLURM does not answer.
+        """
+        queue.cancel(jobs)
+        cancelled: set[str] = set()
+        for item in self.submitted:
+            over = {job: "CANCELLED" for job in item.jobs if job in jobs and self.job_of(item, job)}
+            if over:
+                item.ended |= over
+                self._ledger.save(item)
+                cancelled |= {name for job, name in item.pairs if job in over}
+        return cancelled
+
     def views(self, names: Iterable[str], inputs: Mapping[str, Collection[str]]) -> dict[str, RunView]:
         """Return how far the runs ``names`` are; ``inputs`` are those that each reads."""
         found = {name: self.view(name) for name in names}
@@ -185,7 +202,8 @@ class JobStates:
     def _job_of(self, name: str) -> tuple[str | None, str, str, str]:
         """Return the newest job of a run, its row in :data:`TABLE`, ``stuck`` or ``elsewhere``, what SLURM says of it, and its node."""
         item, job = self._newest.get(name, (None, None))
-        if item is None or job is None or (self.answer is not None and item.user in ("", this_user())):
+        # Without an answer the ledger alone says what is over.
+        if item is None or job is None or (self.answer is not None and job not in item.ended and item.user in ("", this_user())):
             return job, "none", "", ""
         if job not in item.ended and not item.is_mine(self.slurm_cluster):
             return job, "elsewhere", item.owner, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -12,17 +13,34 @@ from sweeps.plan.plan import Plan, PlannedRun
 #: States of runs that have begun and not ended: the next call goes on with them before it begins others.
 BEGUN = ("running", "preempted", "lost", "queued")
 
+_ONLY = "only cells with TEXT as label of their row or column, or as part of one, and what their runs read; twice: with both"
+_SEEDS = "only the runs of cells with these seeds, and what they read"
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give a command the options ``--only`` and ``--seeds``, whose values :func:`select` takes."""
+    command.add_argument("--only", action="append", default=[], metavar="TEXT", help=_ONLY)
+    command.add_argument("--seeds", type=_seeds, default=(), metavar="N,...", help=_SEEDS)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if not all(part.isascii() and part.isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}' must be whole numbers with commas between them, such as 0,1")
+    return tuple(int(part) for part in text.split(","))
+
 
 def select(plan: Plan, *, only: Sequence[str] = (), seeds: Collection[int] = ()) -> Plan:
     """Return the part of ``plan`` that consists of the chosen cells, their runs, and all that these read.
 
     A cell is chosen when each text of ``only`` is the label of its row or column, or, where no label is that text, a part of one; upper
     and lower case are the same. Of a cell's runs, those with one of ``seeds`` are chosen; no seeds choose all. Runs that have begun come
-    first, each after what it reads.
+    first, each after what it reads. Without ``only`` and ``seeds`` that is all of a plan, also of one without runs.
 
     Raises:
         UserError: nothing is left, with the labels and seeds that there are.
     """
+    if not plan.runs:
+        return plan
     cells = [cell for cell in plan.cells if cell.run_ids]
     labels = list(dict.fromkeys(label for cell in cells for label in (cell.row, cell.column) if label))
     for text in only:

@@ -22,6 +22,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sc
 ACCOUNTING = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin")
 NODES = ("box1", "box2")
 GPUS = 2
+#: The type of the GPUs of each node.
+TYPES = {"box1": "fake", "box2": "3090"}
 
 
 def missing(*, accounting: bool = False) -> str | None:
@@ -65,6 +67,10 @@ class Box:
             "SLURM_CONF": str(self.config),
             "PATH": os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]),
         }
+
+    @property
+    def user(self) -> str:
+        return pwd.getpwuid(os.getuid()).pw_name
 
     @property
     def config(self) -> Path:
@@ -142,7 +148,7 @@ class Box:
     # -- configuration ---------------------------------------------------------------------------------------------------------
 
     def _write_config(self) -> None:
-        folder, port, user, host = self.folder, self._port, pwd.getpwuid(os.getuid()).pw_name, socket.gethostname().partition(".")[0]
+        folder, port, user, host = self.folder, self._port, self.user, socket.gethostname().partition(".")[0]
         lines = {
             "ClusterName": "box",
             "SlurmctldHost": f"{host}(127.0.0.1)",
@@ -193,14 +199,14 @@ class Box:
         for index, node in enumerate(NODES):
             text.append(
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 10 + index} "
-                f"CPUs=8 RealMemory=16000 Gres=gpu:fake:{GPUS} State=UNKNOWN"
+                f"CPUs=8 RealMemory=16000 Gres=gpu:{TYPES[node]}:{GPUS} State=UNKNOWN"
             )
         main = f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=1-0 PriorityTier=1"
         text.append(f"{main} PreemptMode=REQUEUE GraceTime={grace}")
         text.append(f"PartitionName=urgent Nodes={','.join(NODES)} MaxTime=1-0 PriorityTier=10 PreemptMode=OFF")
         self.config.write_text("\n".join(text) + "\n")
         devices = ["AutoDetect=off"]
-        devices += [f"NodeName={node} Name=gpu Type=fake File={self._devices(index)}" for index, node in enumerate(NODES)]
+        devices += [f"NodeName={node} Name=gpu Type={TYPES[node]} File={self._devices(index)}" for index, node in enumerate(NODES)]
         (self.folder / "etc" / "gres.conf").write_text("\n".join(devices) + "\n")
 
     def _devices(self, index: int) -> str:
@@ -215,7 +221,7 @@ class Box:
             return f"/dev/tty[{20 + index * GPUS}-{20 + index * GPUS + GPUS - 1}]"
 
     def _start_accounting(self) -> None:
-        folder, port, user = self.folder, self._port, pwd.getpwuid(os.getuid()).pw_name
+        folder, port, user = self.folder, self._port, self.user
         text = {
             "AuthType": "auth/munge",
             "AuthInfo": f"socket={folder}/munge/socket",

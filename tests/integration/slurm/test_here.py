@@ -14,11 +14,13 @@ from lab import folds, plain
 
 import slurm.here
 import slurm.jobs.states
+import sweeps.local.gpus
 from repro.runs.folder import GPU_SHARE
 from repro.runs.state import read_state
 from slurm.__main__ import main
 from slurm.cluster import load_cluster
-from slurm.here import OnOneGpu, run_here, visible_gpus
+from slurm.here import run_here
+from sweeps.local.gpus import OnOneGpu, visible_gpus
 from sweeps.local.progress import Outcome
 from sweeps.plan.plan import Plan
 
@@ -93,7 +95,7 @@ def test_a_worker_takes_a_free_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.setenv(GPU_SHARE, "4")
-    monkeypatch.setattr(slurm.here, "train", train)
+    monkeypatch.setattr(sweeps.local.gpus, "train", train)
     worker = OnOneGpu(visible_gpus(), tmp_path)
     with filelock.FileLock(tmp_path / "5.lock"):
         assert worker(["x"]) == 0

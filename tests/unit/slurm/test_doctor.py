@@ -77,7 +77,7 @@ def test_a_compiler_that_is_missing_is_named_where_steps_are_compiled(tmp_path: 
 
 
 CONFIG = {"ClusterName": "hal", "MaxArraySize": "1001"}
-NODES = "8|64000|gpu:a100:4|idle\n"
+NODES = "n1|8|64000|gpu:a100:4|idle\n"
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ NODES = "8|64000|gpu:a100:4|idle\n"
         ({"none": "accounting"}, "", True, None, None),
         ({"partition": "PreemptMode=CANCEL"}, "", None, "PreemptMode=CANCEL", "`submit` again"),
         ({"partition": "MaxTime=06:00:00"}, "", False, "time.default: 720 min, the partition allows 06:00:00", "at most 06:00:00"),
-        ({"assoc": "vision|200|"}, "", False, "account vision allows 200 jobs in the queue", "array_limit: 200"),
+        ({"assoc": "vision|200|"}, "", None, "account vision allows 200 jobs in the queue", "--follow"),
         ({"assoc": "vision||06:00:00"}, "", False, "account vision allows 06:00:00", "at most 06:00:00"),
-        ({"qos": "long|5|"}, "qos: long\n", False, "qos long allows 5 jobs in the queue", "array_limit: 5"),
+        ({"qos": "long|5|"}, "qos: long\n", None, "qos long allows 5 jobs in the queue", "--follow"),
         ({"qos": "long|5|"}, "qos: long\narray_limit: 5\n", True, None, None),
     ],
 )
@@ -104,7 +104,7 @@ def test_limits_of_the_partition_and_of_accounting(
 ) -> None:
     def call(command: list[str]) -> str:
         if command[0] == "sinfo":
-            return NODES if "-N" in command else "gpu\n"
+            return NODES if "-hN" in command else "gpu\n"
         if command[0] == "scontrol":
             return f"State=UP MaxTime=UNLIMITED PreemptMode=REQUEUE {answers.get('partition', '')}"
         if "none" in answers:
@@ -123,6 +123,35 @@ def test_limits_of_the_partition_and_of_accounting(
         assert finding.good is mark
         assert said in finding.text
         assert re.search(str(change), finding.change)
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpu", "types"),
+    [
+        ("gpu:3090:4", '"3090"', "3090"),
+        ("gpu:2080ti:2(S:0-1)", "2080ti", "2080ti"),
+        ("gpu:1g.10gb:7(S:0,2),gpu:a100:1", "1g.10gb", "1g.10gb, a100"),
+        ("shard:8,gpu:a100-sxm4:4,tmp:9", "a100-sxm4", "a100-sxm4"),
+        ("gpu:4(S:0)", "any", "any"),
+    ],
+)
+def test_types_of_gpus_and_several_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gres: str, gpu: str, types: str) -> None:
+    """A job is as long as one of the partitions allows, and the node that both have is one."""
+
+    def call(command: list[str]) -> str:
+        if command[0] == "sinfo":
+            return f"n1|8|64000|{gres}|idle\n" * 2 if "-hN" in command else "gpu\nlong\nother\n"
+        return f"State=UP MaxTime={'1-00:00:00' if command[3] == 'long' else '01:00:00'}" if command[0] == "scontrol" else ""
+
+    monkeypatch.setattr(slurm.jobs.queue, "call", call)
+    path = tmp_path / "site.yaml"
+    path.write_text(SITE.format(gpu=gpu, settings="{}").replace("partition: gpu", "partition: gpu,long"))
+    found = list(_limits(load_cluster(str(path)), CONFIG))
+    assert [finding for finding in found if finding.good is False] == []
+    assert found[-1].text == f"1 of 1 nodes work and have the CPUs and the memory of a job; GPUs: {types}"
+    path.write_text(path.read_text().replace("gpu,long", "gpu,lang"))
+    (finding,) = [finding for finding in _limits(load_cluster(str(path)), CONFIG) if finding.good is False]
+    assert finding.text == "partition lang does not exist"
 
 
 def test_the_doctor_without_a_cluster_is_a_users_mistake(

@@ -52,5 +52,5 @@ def test_runs_are_told_how_many_share_their_gpu(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(slurm.jobs.job, "read_state", lambda folder: "done" if (folder / "status.json").exists() else "missing")
     monkeypatch.setattr(slurm.jobs.job.subprocess, "Popen", Process)
     monkeypatch.setattr(slurm.jobs.job.signal, "signal", lambda *given: None)
-    assert RunJob(dict.fromkeys("abc", ()), tmp_path, tmp_path)() == "3 runs done"
+    assert RunJob(dict.fromkeys("abc", ()), tmp_path, tmp_path)() == "3 runs done, or submitted anew"
     assert told == {"b": "2", "c": "2"}
