@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -48,7 +49,7 @@ def links(text: str) -> list[str]:
 def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     tokens = _PARSER.parse(text)
-    titles = [after for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
+    titles = [after for token, after in pairwise(tokens) if token.type == "heading_open"]
     plain = ("".join(part.content for part in title.children or ()).lower() for title in titles)
     return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in plain}
 

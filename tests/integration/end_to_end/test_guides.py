@@ -84,5 +84,3 @@ def test_parts_of_blocks() -> None:
         Block("commands", "python -m repro\n", None, 9),
         Block("python", "y\n", None, 11),
     ]
-
-
