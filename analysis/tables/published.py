@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from analysis.reading.stats import Summary, factor, rounded
 from sweeps.spec.load import PAPER, Reported, TableSpec
 
-#: How many of 100 exact reproductions with three runs would be called within: P(|t_2| <= sqrt(3/2)), since the difference of two means of
-#: three, divided by the published SD, is t_2 times sqrt(2/3).
+#: How many of 100 exact reproductions with three runs would be called within: P(abs(t_2) <= sqrt(3/2)), since the difference of two means
+#: of three, divided by the published SD, is t_2 times sqrt(2/3).
 WITHIN_BY_CHANCE = 65
 
 
