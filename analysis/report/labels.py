@@ -6,7 +6,6 @@ Which labels is a rule, so the same runs give the same ones: see :data:`RULE`. I
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from analysis.reading.cells import Collected
-from analysis.reading.images import TrainingSet, annotated_classes, name_of
+from analysis.reading.images import Classes, TrainingSet, annotated_classes, name_of
+from analysis.reading.learned import png
 from analysis.reading.runs import Run, read_run
 from analysis.report.markdown import data_uri
 from repro.errors import UserError
@@ -49,7 +48,6 @@ NOT_A_NUMBER = 65535
 _UNIT = 10_000
 
 Item = dict[str, Any]
-Classes = npt.NDArray[np.int64]
 
 
 def browse(
@@ -110,7 +108,7 @@ def _shown(run: Run, training_set_of: TrainingSetOf, images: dict[str, int], not
     shown = select(labels, truth)
     if training_set is not None:
         _add_pictures(shown["items"], labels, training_set, images)
-        shown["names"] = [name_of(training_set, number) for number in range(labels.num_classes)]
+        shown["names"] = [name_of(training_set.class_names, number) for number in range(labels.num_classes)]
     return shown
 
 
@@ -218,10 +216,3 @@ def _add_pictures(items: list[Item], labels: Trajectory, found: TrainingSet, ima
                 continue
             image = item["example"] = int(labels.indices[true.index(image)])
         item["image"] = images.setdefault(data_uri(png(found.image(image)), "image/png"), len(images))
-
-
-def png(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return an image (H, W) or (H, W, 3) of uint8 as PNG."""
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, "png", optimize=True)
-    return content.getvalue()

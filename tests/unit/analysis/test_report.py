@@ -20,7 +20,8 @@ from run_folders import Suite, change, done_run, ended_run, plan_by_hand
 
 from analysis.__main__ import main
 from analysis.reading.images import TrainingSet
-from analysis.report.labels import EPOCHS, NOT_A_NUMBER, TrainingSetOf, encode, png, select
+from analysis.reading.learned import png
+from analysis.report.labels import EPOCHS, NOT_A_NUMBER, TrainingSetOf, encode, select
 from analysis.report.markdown import render_markdown
 from analysis.report.page import make_report
 from analysis.tables.page import Files
