@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.build import check, make_files, write
+from analysis.build import LEFT_OVER, check, make_files, write
 from analysis.reading.cells import plans
 from analysis.reading.evidence import FOLDER
 from analysis.reading.keep import keep, restore
@@ -127,7 +127,8 @@ def _check(chosen: argparse.Namespace) -> int:
     for path, what in found.items():
         print(f"{what}: {out / path}", file=sys.stderr)
     if found:
-        print(f"error: {len(found)} files are not what {out}/evidence makes. Call: python -m analysis build", file=sys.stderr)
+        remedy = "Call: python -m analysis build" + ("; delete what is left over." if LEFT_OVER in found.values() else "")
+        print(f"error: {len(found)} files are not what {out}/evidence makes. {remedy}", file=sys.stderr)
         return 1
     print(f"{out}: every file is what the evidence makes")
     return 0

@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   if (!data.runs.length) return;
   const at = (id) => document.getElementById(id);
-  const browser = at("browser"), runChoice = at("run"), itemChoice = at("item"), slider = at("epoch"), play = at("play"), fit = at("fit");
+  const browser = at("browser"), runChoice = at("run"), filter = at("filter"), itemChoice = at("item"), slider = at("epoch"), play = at("play"), fit = at("fit");
   // Lines differ in their dashes too: for print in gray, and where two coincide.
   const DASHES = ["", "8 3", "2 3", "10 3 2 3", "5 2 5 6", "1 5"];
   const PASS_MS = 12000, SLOWEST_MS = 400, FASTEST_MS = 40;
@@ -67,32 +67,54 @@
     return found;
   }
 
+  /** List each run under every table and figure that it stands in, with its label there. */
   function fillRuns() {
-    let group = null;
-    data.runs.forEach((one, index) => {
-      if (!group || group.label !== one.page) {
-        group = make("optgroup", { label: one.page });
-        runChoice.append(group);
-      }
-      group.append(make("option", { value: index }, `${one.title}: ${one.kind} labels, ${one.dataset}`));
-    });
+    for (const page of data.pages) {
+      const options = data.runs.flatMap((one, index) => one.places.filter((place) => place.page === page).map((place) =>
+        make("option", { value: index }, `${place.title}: ${one.kind} labels, ${one.dataset}`)));
+      if (options.length) runChoice.append(make("optgroup", { label: page }, ...options));
+    }
   }
 
   function chooseRun() {
+    // What was looked at stays, as far as this run has it: the epoch, the filter, the class or image.
+    const before = run && { at: run.epochs[epoch], filter: run.groups[Number(filter.value)]?.name, kind: run.kind, dataset: run.dataset, position: item.position };
     run = data.runs[Number(runChoice.value)];
     at("item-label").textContent = isClass() ? "Class" : "Training image";
-    itemChoice.replaceChildren(...run.groups.map((group) => make("optgroup", { label: `${group.name} (${group.items.length})` },
-      ...group.items.map((index) => make("option", { value: index }, name(run.items[index]))))));
+    at("filter-box").hidden = isClass();
+    filter.replaceChildren(make("option", { value: -1 }, `All that are listed (${run.items.length})`), ...run.groups.map((group, index) =>
+      make("option", { value: index, ...(group.items.length ? {} : { disabled: "" }) }, describe(group))));
     slider.max = run.epochs.length - 1;
-    at("places").replaceChildren(...run.places.map((place) => make("li", {}, place)));
+    at("places").replaceChildren(...run.places.map((place) => make("li", {}, `${place.page}: ${place.title}`)));
     const when = isClass() ? "after the last step of each epoch. Thin lines: the other classes, each its own probability" : `${run.when} the update at its visit in each epoch`;
     at("about").replaceChildren("Run ", make("a", { href: run.link }, make("code", {}, run.id)),
       ` on ${run.dataset}, ${run.num_classes} classes, ${run.epochs.length} of ${run.planned} epochs shown; labels ${when}.`);
+    if (before) {
+      const later = run.epochs.findIndex((number) => number >= before.at);
+      epoch = later < 0 ? run.epochs.length - 1 : later;
+      filter.value = run.groups.findIndex((group) => group.name === before.filter && group.items.length);
+    }
+    chooseFilter(before && before.kind === run.kind && before.dataset === run.dataset ? before.position : undefined);
+  }
+  function describe(group) {
+    return group.items.length < group.total ? `${group.name} (${group.items.length} of ${group.total})` : `${group.name} (${group.total})`;
+  }
+  /** List the items of the chosen group, and show the one at that position of the dataset, else the first. */
+  function chooseFilter(position) {
+    const group = run.groups[Number(filter.value)], places = group ? group.items : run.items.map((_, index) => index);
+    itemChoice.replaceChildren(...places.map((index) => make("option", { value: index }, listed(run.items[index]))));
+    itemChoice.value = places.find((index) => run.items[index].position === position) ?? places[0];
     chooseItem();
-    setEpoch(0);
   }
   function name(of) {
     return isClass() ? capital(className(of.position)) : `Image ${of.position}`;
+  }
+  /** Return a training image as the list has it, such as "1433: 9 → 4": annotated class, most probable class in the end. */
+  function listed(of) {
+    if (isClass()) return name(of);
+    const short = (number) => (number === null ? "NaN" : className(number).replace(/^class /, ""));
+    const text = `${of.position}: ${short(of.begins)} → ${short(of.ends)}`;
+    return of.true === undefined || of.true === of.ends ? text : `${text}, is ${short(of.true)}`;
   }
 
   function chooseItem() {
@@ -227,12 +249,13 @@
   const KEYS = { ArrowLeft: () => epoch - 1, ArrowRight: () => epoch + 1, Home: () => 0, End: () => run.epochs.length - 1 };
   browser.addEventListener("keydown", (event) => {
     // Lists and the slider know these keys themselves.
-    if (event.target === runChoice || event.target === itemChoice || event.target === slider) return;
+    if (event.target.tagName === "SELECT" || event.target === slider) return;
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || !(event.key in KEYS)) return;
     event.preventDefault();
     byHand(KEYS[event.key]());
   });
   runChoice.addEventListener("change", () => { if (timer) stop(); chooseRun(); });
+  filter.addEventListener("change", () => { if (timer) stop(); chooseFilter(item.position); });
   itemChoice.addEventListener("change", () => { if (timer) stop(); chooseItem(); });
   slider.addEventListener("input", () => byHand(Number(slider.value)));
   fit.addEventListener("change", drawChart);

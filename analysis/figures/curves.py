@@ -14,19 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.panels import COLORS, DASHES, GRAY, RULE, csv_row, drawn, legend_columns, look, marked
+from analysis.figures.panels import COLORS, DASHES, GRAY, LEGEND, RULE, csv_row, drawn, legend_columns, look, marked
 from analysis.reading.cells import Collected
 from analysis.reading.images import TrainingSets
 from analysis.reading.runs import read_curves
 from analysis.reading.stats import Summary, factor, summarize
 from repro.metric_names import definition_of
-from sweeps.spec.load import FigureSpec, Panel, Reported, Sample
+from sweeps.spec.load import PAPER, FigureSpec, Panel, Reported, Sample
 
 #: Classes that a panel shows where its spec says nothing.
 MOST_CLASSES = 10
-#: Letters of a y axis' label that fit beside a panel; inches below one for the names of classes, and of an entry without its name.
+#: Letters of a y axis' label that fit beside a panel; inches below one for the names of classes.
 _LABEL_LETTERS = 32
-_LEGEND_INCHES, _HANDLE_INCHES = 3.5, 0.55
+_LEGEND_INCHES = 3.5
 _START = re.compile(r"(\d+(?:\.\d+)?) at the start")
 _PUBLISHED: dict[str, Any] = {
     "marker": "o",
@@ -120,10 +120,11 @@ def _chosen(panel: Panel, candidates: Sequence[int]) -> tuple[int, ...]:
 def published(spec: FigureSpec, panel: Panel) -> list[tuple[Reported, float | None, float]]:
     """Return the published numbers of a panel as fractions: the entry, its value at the start, at the end.
 
-    An entry holds one number, that at the end; one at the start is read from the words ``40 at the start`` of its source.
+    An entry holds one number, that at the end; one at the start is read from the words ``40 at the start`` of its source. At another scale
+    than the paper's there are none: its curves are of other images and networks.
     """
     found = []
-    for item in spec.reported:
+    for item in spec.reported if spec.scale == PAPER else ():
         if panel.type == "curve" and item.column == panel.label and item.row in panel.rows:
             unit = 0.01 if item.unit == "percent" else 1.0
             start = _START.search(item.source)
@@ -136,6 +137,7 @@ def draw_curves(
 ) -> None:
     """Draw one panel; ``curves`` are its lines, ``looks`` what the line of each row looks like."""
     scale = factor(panel.scale)
+    is_fraction = definition_of(panel.metric.replace("{k}", "000")).unit == "fraction"
     for curve in curves:
         style = looks[curve.cell.row] if curve.number is None else _class_look(curve, curves)
         epochs = list(curve.points)
@@ -144,7 +146,7 @@ def draw_curves(
         sds = scale * np.array([math.nan if point.sd is None else point.sd for point in curve.points.values()])
         if spec.spread != "none" and not np.isnan(sds).all():
             low, high = means - sds, means + sds
-            if definition_of(panel.metric.replace("{k}", "000")).unit == "fraction":
+            if is_fraction:
                 # No run could be there.
                 low, high = np.clip(low, 0.0, scale), np.clip(high, 0.0, scale)
             axes.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
@@ -153,16 +155,10 @@ def draw_curves(
             if value is not None:
                 # At the edges: the published runs have as many epochs as the paper's, whatever these have.
                 axes.plot([place], [value * scale], transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, **_PUBLISHED)
-    if not any(curve.points for curve in curves):
-        text = "no done run has this metric" if any(curve.cell.done for curve in curves) else "no run is done"
-        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GRAY)
-        axes.set_xticks([])
-        if not published(spec, panel):
-            axes.set_yticks([])
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if is_family(panel):
-            _class_legend(axes, curves)
+    if is_fraction:
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, -0.02 * scale), min(top, 1.02 * scale))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("Epoch")
     axes.set_ylabel(_broken(panel.label))
     axes.margins(x=0.01)
@@ -186,19 +182,12 @@ def _class_look(curve: Curve, curves: Sequence[Curve]) -> dict[str, Any]:
     return look(row * len(numbers) + number)
 
 
-def _class_legend(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Name the classes below the panel, under the name of their row and what its runs lack."""
+def class_legend(curves: Sequence[Curve], inches: float) -> dict[str, Any]:
+    """Return the legend that names the classes of a panel, under the name of their row and what its runs lack."""
     labels = _class_labels(curves)
     handles = [Line2D([], [], label=label, **_class_look(curve, curves)) for label, curve in zip(labels, curves, strict=True)]
-    axes.legend(
-        handles=handles,
-        title=" / ".join(dict.fromkeys(curve.name for curve in curves)),
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.2),
-        ncols=legend_columns(labels, _LEGEND_INCHES, _HANDLE_INCHES),
-        handlelength=2.2,
-        columnspacing=1.2,
-    )
+    title = " / ".join(dict.fromkeys(curve.name for curve in curves))
+    return {"handles": handles, "title": title, "ncols": legend_columns(labels, inches), **LEGEND}
 
 
 def _class_labels(curves: Sequence[Curve]) -> list[str]:
@@ -206,11 +195,20 @@ def _class_labels(curves: Sequence[Curve]) -> list[str]:
     return [f"{curve.class_name}, {curve.cell.row}" if several else str(curve.class_name) for curve in curves]
 
 
-def legend_lines(panel: Panel, curves: Sequence[Curve]) -> int:
-    """Return how many lines of text stand below the panel whose lines are ``curves``, for its classes."""
-    if not is_family(panel) or not curves:
-        return 0
-    return 1 + -(-len(curves) // legend_columns(_class_labels(curves), _LEGEND_INCHES, _HANDLE_INCHES))
+def legend_lines(curves: Sequence[Curve], inches: float = _LEGEND_INCHES) -> int:
+    """Return how many lines of text name the classes of a panel whose lines are ``curves``, in that width below it."""
+    return 1 + -(-len(curves) // legend_columns(_class_labels(curves), inches))
+
+
+def draw_class_legend(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Name the classes below a panel."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), **class_legend(curves, _LEGEND_INCHES))
+
+
+def same_classes(curves: Sequence[Sequence[Curve]]) -> bool:
+    """Say whether panels with these lines name the same classes of the same rows."""
+    first, *others = ([(curve.name, curve.class_name) for curve in lines] for lines in curves)
+    return all(names == first for names in others)
 
 
 def published_handle() -> Line2D:

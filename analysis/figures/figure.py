@@ -25,17 +25,20 @@ from matplotlib.transforms import Bbox
 
 from analysis.figures.curves import (
     Curve,
+    class_legend,
     curve_notes,
     curve_rows,
+    draw_class_legend,
     draw_curves,
     is_family,
     legend_lines,
     published,
     published_handle,
     read_panels,
+    same_classes,
 )
-from analysis.figures.panels import COLUMNS, GRAY, absent_note, legend_columns, look
-from analysis.figures.panels_labels import examples, top_classes
+from analysis.figures.panels import COLUMNS, GRAY, LEGEND, absent_note, legend_columns, look
+from analysis.figures.panels_labels import tiles_of
 from analysis.figures.tiles import Tiles, bar_look
 from analysis.reading.cells import Collected, collect
 from analysis.reading.images import TrainingSets
@@ -78,12 +81,17 @@ _DPI = 200
 
 @dataclass(frozen=True)
 class Band:
-    """One line of the figure: up to two curve panels, or one panel of images, of one column."""
+    """One line of the figure: up to two curve panels, or one panel of images, of one column.
+
+    Attributes:
+        legend: the lines that one legend below all of its panels names.
+    """
 
     column: str
     panels: tuple[Panel, ...]
     tiles: Tiles | None
     inches: float
+    legend: Sequence[Curve] = ()
 
 
 def make_figure(spec: FigureSpec, runs: Path, *, published: bool = True) -> Files:
@@ -95,24 +103,23 @@ def make_figure(spec: FigureSpec, runs: Path, *, published: bool = True) -> File
     cells = collect(spec, runs)
     sets = TrainingSets(published=published)
     curves, classes = read_panels(spec, cells, sets)
-    makers = {"top_classes": top_classes, "examples": examples}
-    tiles = [
-        makers[panel.type](spec, panel, column.label, cells, sets)
-        for column in spec.columns
-        for panel in spec.panels
-        if panel.type in makers
-    ]
-    page = [
-        *heading(spec),
-        f"![{spec.title}]({spec.name}.png)",
-        "",
-        *footer(spec, cells, notes=_notes(spec, cells, curves, classes, tiles, sets), command="figures"),
-    ]
+    tiles = tiles_of(spec, cells, sets)
+    bands, empty = _bands(spec, curves, tiles), _not_drawn(spec, curves, tiles)
+    picture = f"![{spec.title}]({spec.name}.png)" if bands else f"No picture: {'; '.join(dict.fromkeys(empty.values()))}."
+    notes = _notes(spec, cells, curves, classes, tiles, sets)
+    notes += [f"Not drawn: {place}: {reason}." for place, reason in empty.items() if bands]
+    page = [*heading(spec), picture, "", *footer(spec, cells, notes=notes, command="figures")]
     drawn: list[dict[str, Any]] = [
         {"panel": panel.label, "type": panel.type, "classes": list(numbers)} for panel, numbers in classes.items()
     ]
     drawn += [
-        {"panel": item.panel.label, "type": item.panel.type, "column": item.column, "instances": sorted(item.chosen), "runs": item.run_ids}
+        {
+            "panel": item.panel.label,
+            "type": item.panel.type,
+            "column": item.column,
+            "instances": sorted(item.chosen),
+            "runs": list(item.excerpts),
+        }
         for item in tiles
     ]
     lines = [
@@ -136,7 +143,7 @@ def make_figure(spec: FigureSpec, runs: Path, *, published: bool = True) -> File
     return Files(
         spec,
         {
-            **{f"{spec.name}.{kind}": content for kind, content in _draw(spec, curves, tiles).items()},
+            **{f"{spec.name}.{kind}": content for kind, content in _draw(spec, curves, tiles, bands).items()},
             f"{spec.name}.csv": csv_bytes(rows, columns=COLUMNS),
             f"{spec.name}.provenance.json": json_text(provenance).encode(),
             f"{spec.name}.md": ("\n".join(page) + "\n").encode(),
@@ -145,30 +152,51 @@ def make_figure(spec: FigureSpec, runs: Path, *, published: bool = True) -> File
 
 
 def _bands(spec: FigureSpec, curves: Sequence[Curve], tiles: Iterable[Tiles]) -> list[Band]:
-    """Return the lines of the figure, column by column: neighbouring curve panels side by side, a panel of images for itself."""
+    """Return the lines of the figure, column by column: neighbouring curve panels side by side, a panel of images for itself.
+
+    A panel that has nothing to show is left out.
+    """
     bands = []
     images = iter(tiles)
     for column in (column.label for column in spec.columns):
         for is_curve, group in itertools.groupby(spec.panels, key=lambda panel: panel.type == "curve"):
             panels = tuple(group)
             if not is_curve:
-                bands += [Band(column, (), item, item.inches) for item in itertools.islice(images, len(panels))]
+                bands += [Band(column, (), item, item.inches) for item in itertools.islice(images, len(panels)) if item.tiles]
                 continue
+            panels = tuple(panel for panel in panels if _lines_of(curves, panel, column))
             for start in range(0, len(panels), _PANELS_A_LINE):
                 pair = panels[start : start + _PANELS_A_LINE]
-                below = max(legend_lines(panel, _lines_of(curves, panel, column)) for panel in pair)
-                bands.append(Band(column, pair, None, _PANEL_INCHES[1] + below * _LEGEND_LINE_INCHES))
+                families = [_lines_of(curves, panel, column) for panel in pair if is_family(panel)]
+                shared = families[0] if len(families) > 1 and len(families) == len(pair) and same_classes(families) else ()
+                below = legend_lines(shared, _PANEL_INCHES[0] * len(pair)) if shared else max(map(legend_lines, families), default=0)
+                bands.append(Band(column, pair, None, _PANEL_INCHES[1] + below * _LEGEND_LINE_INCHES, shared))
     return bands
 
 
+def _not_drawn(spec: FigureSpec, curves: Sequence[Curve], tiles: Iterable[Tiles]) -> dict[str, str]:
+    """Return the panels that have nothing to show, with the reason."""
+    found = {}
+    for column in (column.label for column in spec.columns):
+        for panel in spec.panels:
+            if panel.type == "curve" and not _lines_of(curves, panel, column):
+                done = any(curve.cell.done for curve in curves if curve.cell.column == column and curve.panel == panel)
+                found[", ".join(filter(None, (column, panel.label)))] = "no done run has this metric" if done else "no run is done"
+    return found | {", ".join(filter(None, (item.column, item.panel.label))): item.message for item in tiles if not item.tiles}
+
+
 def _lines_of(curves: Sequence[Curve], panel: Panel, column: str) -> list[Curve]:
-    return [curve for curve in curves if curve.cell.column == column and curve.panel == panel]
+    """Return the lines of a panel; none where none of them has a point."""
+    lines = [curve for curve in curves if curve.cell.column == column and curve.panel == panel]
+    return lines if any(curve.points for curve in lines) else []
 
 
-def _draw(spec: FigureSpec, curves: Sequence[Curve], tiles: Sequence[Tiles]) -> dict[str, bytes]:
+def _draw(spec: FigureSpec, curves: Sequence[Curve], tiles: Sequence[Tiles], bands: Sequence[Band]) -> dict[str, bytes]:
+    """Return the picture as PNG, SVG and PDF; nothing where there is nothing to draw."""
+    if not bands:
+        return {}
     with matplotlib.style.context(["default", _STYLE], after_reset=True):
-        bands = _bands(spec, curves, tiles)
-        sides = _PANELS_A_LINE if tiles else max(len(band.panels) for band in bands)
+        sides = _PANELS_A_LINE if any(band.tiles for band in bands) else max(len(band.panels) for band in bands)
         width = _PANEL_INCHES[0] * sides
         looks = {row.label: look(index) for index, row in enumerate(spec.rows)}
         handles = _handles(spec, curves, tiles, looks)
@@ -184,7 +212,7 @@ def _draw(spec: FigureSpec, curves: Sequence[Curve], tiles: Sequence[Tiles]) -> 
         _draw_bands(figure, spec, curves, bands, looks, sides)
         if handles:
             corner = (0.5, stamp_inches / height)
-            figure.legend(handles=handles, loc="lower center", bbox_to_anchor=corner, borderaxespad=0.2, ncols=ncols, handlelength=3.2)
+            figure.legend(handles=handles, loc="lower center", bbox_to_anchor=corner, borderaxespad=0.2, ncols=ncols, **LEGEND)
         if stamp:
             figure.text(0.5, 0.05 / height, "\n".join(stamp), ha="center", va="bottom", fontsize=_SMALL, color=GRAY, linespacing=1.1)
         # The first layout gives the panels their size, and with it other ticks, whose labels the next one makes room for.
@@ -213,7 +241,7 @@ def _draw_bands(
     figure: Figure, spec: FigureSpec, curves: Sequence[Curve], bands: Sequence[Band], looks: dict[str, dict[str, Any]], sides: int
 ) -> None:
     """Draw the bands from top to bottom; curve panels below each other share one grid, so that their axes stand in line."""
-    groups = [list(group) for _, group in itertools.groupby(bands, key=lambda band: band.tiles is None or id(band))]
+    groups = [list(group) for _, group in itertools.groupby(bands, key=lambda band: (band.tiles is None and not band.legend) or id(band))]
     parts = figure.subfigures(len(groups), 1, height_ratios=[sum(band.inches for band in group) for group in groups], squeeze=False)
     for group, part in zip(groups, parts[:, 0], strict=True):
         assert isinstance(part, SubFigure)
@@ -225,18 +253,24 @@ def _draw_bands(
             for axes in line[len(band.panels) :]:
                 axes.set_axis_off()
             for axes, panel in zip(line, band.panels, strict=False):
-                draw_curves(axes, spec, panel, _lines_of(curves, panel, band.column), title=band.column, looks=looks)
+                lines = _lines_of(curves, panel, band.column)
+                draw_curves(axes, spec, panel, lines, title=band.column, looks=looks)
+                if is_family(panel) and not band.legend:
+                    draw_class_legend(axes, lines)
+            if band.legend:
+                part.legend(loc="outside lower center", **class_legend(band.legend, _PANEL_INCHES[0] * sides))
 
 
 def _handles(spec: FigureSpec, curves: Sequence[Curve], tiles: Sequence[Tiles], looks: dict[str, dict[str, Any]]) -> list[Line2D | Patch]:
     """Return the entries of the figure's legend: the rows with a line of their own, published numbers, the bars of two epochs."""
-    plain = {row for panel in spec.panels if panel.type == "curve" and not is_family(panel) for row in panel.rows}
+    drawn = {curve.panel for curve in curves if curve.points}
+    plain = {row for panel in drawn if not is_family(panel) for row in panel.rows}
     handles: list[Line2D | Patch] = []
     for label in (row.label for row in spec.rows if row.label in plain):
         # Where its panels differ in what is missing, each is said.
         names = dict.fromkeys(curve.name for curve in curves if curve.cell.row == label and curve.number is None)
         handles.append(Line2D([], [], label=" / ".join(names) or f"{label} (left out)", **looks[label]))
-    if any(published(spec, panel) for panel in spec.panels):
+    if any(published(spec, panel) for panel in drawn):
         handles.append(published_handle())
     for series in dict.fromkeys(item.series for item in tiles if item.tiles and len(item.series) > 1):
         handles += [Patch(label=name, **bar_look(number, len(series))) for number, name in enumerate(series)]

@@ -29,7 +29,7 @@ DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 2, 1.2, 2)))
 #: Of what is no result of a run: published numbers, messages, placeholders.
 GRAY = "#555555"
 #: Inches of a letter of the figure's font, and of an entry of a legend without its name, for what is broken before it is drawn.
-LETTER_INCHES, HANDLE_INCHES = 0.068, 0.75
+LETTER_INCHES, HANDLE_INCHES = 0.068, 0.6
 
 #: The columns of a figure's CSV. Classes are numbers from 0; ``instance`` is a position in the published training set; ``source`` is
 #: ``runs`` or ``published``.
@@ -51,10 +51,18 @@ def drawn(candidates: Iterable[int], sample: Sample) -> tuple[int, ...]:
     return tuple(sorted(ordered[index] for index in np.argsort(numbers, kind="stable")[: sample.count]))
 
 
-def legend_columns(names: Sequence[str], inches: float, handle: float = HANDLE_INCHES) -> int:
-    """Return how many entries of a legend fit beside each other; ``handle`` is the width of an entry without its name."""
-    widest = max((handle + LETTER_INCHES * len(name) for name in names), default=inches)
-    return max(1, min(len(names), int(inches / widest)))
+def legend_columns(names: Sequence[str], inches: float) -> int:
+    """Return how many columns of a legend fit into that width: one row where all entries do."""
+    for columns in range(len(names), 1, -1):
+        # matplotlib fills column by column, each as wide as its longest name.
+        widest = [max(map(len, part)) for part in np.array_split(np.array(names, dtype=object), columns)]
+        if columns * HANDLE_INCHES + sum(widest) * LETTER_INCHES <= inches:
+            return columns
+    return 1
+
+
+#: How the entries of a legend stand beside each other, for ``HANDLE_INCHES``.
+LEGEND: dict[str, Any] = {"handlelength": 2.6, "columnspacing": 1.2}
 
 
 def marked(row: str, *, n: int, expected: int, diverged: int) -> str:

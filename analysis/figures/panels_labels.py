@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from analysis.figures.panels import RULE, cells_of, csv_row, drawn, marked
 from analysis.figures.tiles import Bar, Tile, Tiles
-from analysis.reading.cells import Collected, Repeat
-from analysis.reading.images import TrainingSet, TrainingSets, annotated_classes, name_of
+from analysis.reading.cells import Collected
+from analysis.reading.images import TrainingSets
+from analysis.reading.learned import Learned, read_learned
 from analysis.reading.stats import Summary, factor, summarize
 from repro.errors import UserError
-from repro.labels.trajectory import Trajectory
 from sweeps.spec.load import FigureSpec, Panel, Sample
 
 #: So many classes a chart.
@@ -24,46 +20,29 @@ TOP = 5
 DEFAULT_TOP, DEFAULT_EXAMPLES = Sample(count=4, seed=0), Sample(count=8, seed=0)
 
 
-@dataclass(frozen=True)
-class Learned:
-    """The instance labels of one done run.
+def tiles_of(spec: FigureSpec, cells: Sequence[Collected], sets: TrainingSets) -> list[Tiles]:
+    """Return the panels of images of a figure, column by column.
 
-    Attributes:
-        training_set: ``None`` where the dataset is not on this machine.
-        diverged: whether it ended early, or its labels are not all finite; then its labels say nothing.
+    Raises:
+        UserError: as :func:`top_classes` and :func:`examples`.
     """
-
-    repeat: Repeat
-    labels: Trajectory
-    training_set: TrainingSet | None
-    diverged: bool
-
-    def annotated(self) -> npt.NDArray[np.int64]:
-        """Return the annotated classes (N,); without the dataset, the most probable ones at the first visit, which may differ (B1)."""
-        if self.training_set is None:
-            first: npt.NDArray[np.int64] = np.argmax(self.labels.block(0), axis=1)
-            return first
-        return annotated_classes(self.repeat.run, self.training_set, self.labels.indices)
-
-    def final(self) -> npt.NDArray[np.float32]:
-        """Return the labels (N, K) at the last visits."""
-        return self.labels.block(self.labels.epochs - 1)
+    makers = {"top_classes": top_classes, "examples": examples}
+    return [
+        makers[panel.type](spec, panel, column.label, cells, sets)
+        for column in spec.columns
+        for panel in spec.panels
+        if panel.type in makers
+    ]
 
 
-def _read_learned(cell: Collected, sets: TrainingSets, made: Tiles) -> list[Learned]:
+def _read_cell(cell: Collected, sets: TrainingSets, made: Tiles) -> list[Learned]:
     """Return the instance labels of the cell's done runs that recorded any, and add the cell's row to the heading of the panel.
 
     Raises:
         UserError: recorded labels are damaged, or the dataset is another than the runs'.
     """
-    found = []
-    for repeat in cell.repeats:
-        labels = repeat.run.labels()
-        if labels is not None and labels.kind == "instance":
-            loss = repeat.run.final.get("train/loss", {}).get("last", 0.0)
-            ended_early = labels.epochs < labels.planned or not math.isfinite(loss)
-            diverged = labels.epochs == 0 or ended_early or not bool(np.isfinite(labels.block(labels.epochs - 1)).all())
-            found.append(Learned(repeat, labels, sets.of(repeat.run), diverged))
+    found = [one for repeat in cell.repeats if (one := read_learned(repeat, made.panel.label, sets)) is not None]
+    made.excerpts |= {one.repeat.run.run_id: one.excerpt((), common=0) for one in found}
     made.rows_shown.append(marked(cell.row, n=len(found), expected=len(cell.repeats), diverged=sum(one.diverged for one in found)))
     return found
 
@@ -85,25 +64,27 @@ def top_classes(spec: FigureSpec, panel: Panel, column: str, cells: Sequence[Col
     )
     wanted = DEFAULT_TOP if panel.instances is None else panel.instances
     for cell in here:
-        learned = _read_learned(cell, sets, made)
+        learned = _read_cell(cell, sets, made)
         if not learned:
             continue
-        if len({id(one.training_set) for one in learned}) > 1:
+        if len({sets.key(one.repeat.run) for one in learned}) > 1:
             raise UserError(
                 f"{spec.path}: panel '{panel.label}': the runs of {cell.label} have different datasets. Draw them in rows of their own."
             )
-        common = set.intersection(*(set(one.labels.indices.tolist()) for one in learned))
+        shared = set.intersection(*(set(one.positions.tolist()) for one in learned))
+        common = learned[0].counts.get("common", len(shared))
         if isinstance(wanted, Sample):
-            positions = drawn(common, wanted)
-            how = f"drawn with seed {wanted.seed} among the {len(common)} that every done run trained on: {RULE}"
+            positions = drawn(shared, wanted)
+            how = f"drawn with seed {wanted.seed} among the {common} that every done run trained on: {RULE}"
         else:
             positions, how = wanted, "as the figure lists them"
         made.chosen.update(positions)
         made.run_ids += [one.repeat.run.run_id for one in learned]
+        made.excerpts |= {one.repeat.run.run_id: one.excerpt(positions, common=common) for one in learned}
         made.notes.append(f"Images of {cell.label}: {', '.join(map(str, positions))}, {how}.")
-        if learned[0].training_set is None:
+        if learned[0].true is None:
             made.notes.append(f"{cell.label}: the annotated class is taken to be the most probable one at the first visit.")
-        _add_top(made, spec, cell, learned, positions, title=cell.row + ", " if len(here) > 1 else "")
+        _add_top(made, spec, cell, learned, positions, sets, title=cell.row + ", " if len(here) > 1 else "")
     return made
 
 
@@ -114,14 +95,15 @@ def _message_without_tiles(cells: Sequence[Collected]) -> str:
     return "no done run has instance labels" if any(cell.done for cell in cells) else "no run is done"
 
 
-def _add_top(made: Tiles, spec: FigureSpec, cell: Collected, learned: Sequence[Learned], positions: Sequence[int], *, title: str) -> None:
+def _add_top(
+    made: Tiles, spec: FigureSpec, cell: Collected, learned: Sequence[Learned], positions: Sequence[int], sets: TrainingSets, *, title: str
+) -> None:
     """Add a tile for each position, and its lines of the CSV."""
-    panel, training_set, expected = made.panel, learned[0].training_set, len(cell.repeats)
-    asked = np.asarray(positions, dtype=np.int64)
-    # Of a run's labels, (N, K) numbers, only the chosen rows are kept.
-    rows = [one.labels.rows_of(asked) for one in learned]
-    annotated = [one.annotated()[row] for one, row in zip(learned, rows, strict=True)]
-    final = [None if one.diverged else one.final()[row] for one, row in zip(learned, rows, strict=True)]
+    panel, expected = made.panel, len(cell.repeats)
+    names = functools.partial(sets.class_name, learned[0].repeat.run)
+    rows = [one.rows_of(positions) for one in learned]
+    annotated = [one.annotated[row] for one, row in zip(learned, rows, strict=True)]
+    final = [None if one.diverged else one.last[row] for one, row in zip(learned, rows, strict=True)]
     for index, position in enumerate(positions):
         having = [run for run in range(len(learned)) if rows[run][index] >= 0]
         targets = sorted({int(annotated[run][index]) for run in having})
@@ -129,21 +111,21 @@ def _add_top(made: Tiles, spec: FigureSpec, cell: Collected, learned: Sequence[L
         summaries: dict[int, Summary] = {}
         if known and len(known) == len(having):
             summaries = {
-                number: summarize([float(one[number]) for one in known], expected=expected)
-                for number in range(learned[0].labels.num_classes)
+                number: summarize([float(one[number]) for one in known], expected=expected) for number in range(learned[0].last.shape[1])
             }
-        names = " / ".join(_with_mean(name_of(training_set, number), summaries.get(number), panel) for number in targets)
-        heading = f"annotated: {names}" if names else "no run"
+        described = " / ".join(_with_mean(names(number), summaries.get(number), panel) for number in targets)
+        heading = f"annotated: {described}" if described else "no run"
         heading = title + marked(heading, n=len(having), expected=expected, diverged=len(having) - len(known))
         others = [number for number in summaries if number not in targets]
         top = sorted(others, key=lambda number: (-(summaries[number].mean or 0.0), number))[:TOP]
-        image = training_set.image(position) if training_set is not None and position < len(training_set.labels) else None
         message = "" if top else ("no done run trained on it" if not having else "diverged")
-        bars = tuple(Bar(name_of(training_set, number), (summaries[number],)) for number in top)
-        made.tiles.append(Tile(position, image, heading, bars, message))
+        bars = tuple(Bar(names(number), (summaries[number],)) for number in top)
+        made.tiles.append(
+            Tile(position, next((found for one in learned if (found := one.image(position)) is not None), None), heading, bars, message)
+        )
         made.rows += [
             csv_row(spec, panel, cell, summaries[number], metric="label_probability", instance=position, epoch="last")
-            | {"class": number, "class_name": name_of(training_set, number), "annotated": " ".join(map(str, targets))}
+            | {"class": number, "class_name": names(number), "annotated": " ".join(map(str, targets))}
             for number in (*(number for number in targets if number in summaries), *top)
         ]
 
@@ -165,27 +147,25 @@ def examples(spec: FigureSpec, panel: Panel, column: str, cells: Sequence[Collec
     made = Tiles(panel, column, series=("first epoch", "last epoch"), limit=1.0, message=_message_without_tiles(here))
     when: set[str] = set()
     for cell in here:
-        learned = _read_learned(cell, sets, made)
+        learned = _read_cell(cell, sets, made)
         first = next((one for one in learned if not one.diverged), None)
         if first is None:
             made.message = "every done run diverged" if learned else made.message
             continue
         where = f"{panel.label}: {cell.label}, {first.repeat.label} (`{first.repeat.run.run_id}`)"
-        if first.training_set is None or first.repeat.run.fields.get("noise.name", "none") == "none":
+        if first.true is None or first.repeat.run.fields.get("noise.name", "none") == "none":
             made.message = (
                 "the dataset is not on this machine, so the true classes are not known"
-                if first.training_set is None
+                if first.true is None
                 else "the run has no label noise, so no label is wrong"
             )
             made.notes.append(f"{where}: {made.message}.")
             continue
-        made.run_ids.append(first.repeat.run.run_id)
-        annotated, true, final = first.annotated(), first.training_set.labels[first.labels.indices], first.final()
-        wrong = annotated != true
-        # Of classes that are equally probable none is the label's choice.
-        right = (final >= np.take_along_axis(final, true[:, None], axis=1)).sum(axis=1) == 1
-        candidates = first.labels.indices[wrong & right].tolist()
-        count = f"{len(candidates)} of its {wrong.sum()} wrongly annotated images were corrected, out of {len(true)} training images"
+        candidates, counts = first.candidates, first.counts
+        count = (
+            f"{counts['corrected']} of its {counts['wrong']} wrongly annotated images were corrected, "
+            f"out of {counts['trained_on']} training images"
+        )
         wanted = DEFAULT_EXAMPLES if panel.instances is None else panel.instances
         if isinstance(wanted, Sample):
             positions = drawn(candidates, wanted)
@@ -197,23 +177,22 @@ def examples(spec: FigureSpec, panel: Panel, column: str, cells: Sequence[Collec
         made.notes.append(f"{where}: {count}; {how}.")
         made.message = "no wrong label was corrected"
         made.chosen.update(positions)
-        when.add(first.labels.when)
-        # (visits, N, K)
-        epochs = (1, first.labels.epochs)
-        visits = [first.labels.block(0), final]
-        for position, row in zip(positions, first.labels.rows_of(np.asarray(positions, dtype=np.int64)), strict=True):
-            pair = {"annotated": int(annotated[row]), "true": int(true[row])}
+        made.excerpts[first.repeat.run.run_id] = first.excerpt(positions, common=len(first.positions))
+        when.add(first.when)
+        epochs = (1, first.epochs)
+        for position, row in zip(positions, first.rows_of(positions), strict=True):
+            pair = {"annotated": int(first.annotated[row]), "true": int(first.true[row])}
             bars = []
             for kind, number in pair.items():
-                name = name_of(first.training_set, number)
-                values = tuple(summarize([float(visit[row, number])], expected=1) for visit in visits)
+                name = sets.class_name(first.repeat.run, number)
+                values = tuple(summarize([float(visit[row, number])], expected=1) for visit in (first.first, first.last))
                 bars.append(Bar(f"{name}\n({kind})", values))
                 made.rows += [
                     csv_row(spec, panel, cell, value, metric="label_probability", instance=position, epoch=epoch)
                     | {"repeat": first.repeat.label, "class": number, "class_name": name, **pair}
                     for epoch, value in zip(epochs, values, strict=True)
                 ]
-            made.tiles.append(Tile(position, first.training_set.image(position), cell.row if len(here) > 1 else "", tuple(bars)))
+            made.tiles.append(Tile(position, first.image(position), cell.row if len(here) > 1 else "", tuple(bars)))
     if made.tiles:
         visit = " or ".join(sorted(when))
         made.notes.append(f"First and last epoch: the label {visit} the update at the image's visit in that epoch; one run, so no spread.")

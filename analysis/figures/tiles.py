@@ -55,11 +55,12 @@ class Tiles:
     Attributes:
         series: names of the bars of each group; one empty name where a group has one bar.
         limit: where the x axis of every chart ends, a fraction; ``None``: as its own bars need.
-        message: what stands there when there are no tiles.
+        message: why there are no tiles.
         rows_shown: labels of the rows of the figure, and what their runs lack.
         rows: what is drawn, for the CSV.
         notes: how to read it, for the page.
         run_ids: whose labels are drawn.
+        excerpts: of all runs that were looked at, what is drawn: run id -> :meth:`analysis.reading.learned.Learned.excerpt`.
         chosen: positions of the images that were chosen.
     """
 
@@ -73,19 +74,17 @@ class Tiles:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     run_ids: list[str] = field(default_factory=list)
+    excerpts: dict[str, dict[str, Any]] = field(default_factory=dict)
     chosen: set[int] = field(default_factory=set)
 
     @property
     def inches(self) -> float:
         """The panel's height."""
-        return _AROUND_INCHES + _TILE_INCHES * max(1, -(-len(self.tiles) // _TILES_A_LINE))
+        return _AROUND_INCHES + _TILE_INCHES * -(-len(self.tiles) // _TILES_A_LINE)
 
     def draw(self, place: SubFigure, *, spread: bool) -> None:
         """Draw the panel into ``place``; ``spread`` says whether standard deviations are shown."""
         place.suptitle(": ".join(filter(None, (self.column, self.panel.label, ", ".join(self.rows_shown)))))
-        if not self.tiles:
-            place.text(0.5, 0.45, self.message, ha="center", va="center", color=GRAY)
-            return
         lines = -(-len(self.tiles) // _TILES_A_LINE)
         grid = place.subplots(lines, 2 * _TILES_A_LINE, width_ratios=[1.0, 1.9] * _TILES_A_LINE, squeeze=False)
         for index in range(lines * _TILES_A_LINE):

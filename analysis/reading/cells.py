@@ -105,6 +105,8 @@ def _spec_file(path: Path) -> str:
         raise UserError(
             f"{path}: no spec of that name comes with the suite, and the plan names no file. Plan its spec again, or delete it."
         )
+    if named is not None and not Path(named).is_file():
+        raise UserError(f"{path}: its spec, {named}, is not there any more. Plan it again from where it is now, or delete this plan.")
     return path.stem if named is None else str(named)
 
 

@@ -2,26 +2,22 @@
 
 ``paper_tables/evidence/<scale>/<spec>.jsonl`` holds the plan of a spec and its runs that have ended: a first line with what all runs
 share, a line for each cell of the plan, a line for each run, sorted by id. ``<spec>.curves.jsonl`` has a line for each run with its values
-epoch by epoch, where the page of that spec shows any; ``<spec>.labels/RUN_ID/`` the label trajectory, where a figure shows single labels.
+epoch by epoch, where the page of that spec shows any. Where a figure shows single labels, a run's line holds those that it draws.
 Every line carries a sha256 of itself. :mod:`analysis.reading.keep` writes these files, and makes run folders of them again.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analysis.reading.lines import Item, damaged, read_lines
 from analysis.reading.runs import Row, Run
 from repro.files import number
-from repro.labels.trajectory import Trajectory, trajectory_of
 from sweeps.spec.load import Scale
 
 FOLDER = "evidence"
@@ -30,7 +26,7 @@ FOLDER = "evidence"
 SCHEMA = 1
 
 #: What a run's line holds of each of these is what differs from the first line.
-SHARED = ("fields", "provenance")
+SHARED = ("fields", "provenance", "dataset")
 
 _CURVES = ".curves.jsonl"
 
@@ -64,11 +60,6 @@ def curves_path(path: Path) -> Path:
     return path.with_name(path.stem + _CURVES)
 
 
-def labels_path(path: Path) -> Path:
-    """Return the folder of the label trajectories that belong to the evidence ``path``."""
-    return path.with_name(f"{path.stem}.labels")
-
-
 def evidence_files(folder: Path) -> list[Path]:
     """Return the files of the specs in ``folder``, sorted."""
     return [path for path in sorted(folder.glob("*/*.jsonl")) if not path.name.endswith(_CURVES)]
@@ -99,6 +90,9 @@ def _run(item: Item, shared: Mapping[str, Any], path: Path, line: int, curves: C
     if status["state"] != "done":
         return Run(name, status["state"], str(status.get("error") or "no error noted"), place, status)
 
+    def joined(key: str) -> dict[str, Any]:
+        return merged(shared.get(key, {}), item.get(key, {}))
+
     def rows() -> Iterator[Row]:
         found = curves().get(name, {})
         if found.get("sha256") != item["curves"]:
@@ -111,29 +105,19 @@ def _run(item: Item, shared: Mapping[str, Any], path: Path, line: int, curves: C
         problem="",
         place=place,
         status=status,
-        **{key: merged(shared[key], item[key]) for key in SHARED},
+        fields=joined("fields"),
+        provenance=joined("provenance"),
+        dataset=joined("dataset"),
         final={metric: {rule: number(value) for rule, value in values.items()} for metric, values in item["final"].items()},
         cost=item["cost"],
         read_rows=rows if "curves" in item else None,
-        open_labels=functools.partial(_open_labels, item["labels"], labels_path(path) / name) if "labels" in item else None,
+        excerpts=item.get("excerpts", {}),
     )
 
 
 def _read_curves(path: Path) -> dict[str, Item]:
     curves = curves_path(path)
     return {item["run_id"]: item for item in (read_lines(curves) if curves.exists() else ())}
-
-
-def _open_labels(stored: Item, folder: Path) -> Trajectory:
-    path = folder / stored["layout"]["file"]
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise damaged(path, None, error.strerror or str(error)) from error
-    if hashlib.sha256(content).hexdigest() != stored["sha256"]:
-        raise damaged(path, None, "its content has changed")
-    # It is small, and was read just now, so there is no need to check each epoch again.
-    return trajectory_of(stored["layout"], np.array(stored["indices"], dtype=np.int64), path, size=len(content), manifest=None)
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ class TrainingSets:
         #: Names of datasets that were asked for and are not on this machine.
         self.absent: set[str] = set()
 
+    def key(self, run: Run) -> str:
+        """Return what tells the datasets of runs apart.
+
+        Raises:
+            UserError: its settings are not those of this code.
+        """
+        return repr(_choice(run, "dataset")[1])
+
     def of(self, run: Run) -> TrainingSet | None:
         """Return what ``run`` was cut out of; ``None`` where the dataset's files are not on this machine.
 
@@ -78,8 +87,15 @@ class TrainingSets:
         return found
 
     def class_name(self, run: Run, number: int) -> str:
-        """Return the name of a class of the run's dataset; ``class 7`` where it has none, or is not on this machine."""
-        return name_of(self._read(run), number)
+        """Return the name of a class of the run's dataset, ``sea lion``; ``class 7`` where it has none, or is not known."""
+        return name_of(self.class_names(run), number)
+
+    def class_names(self, run: Run) -> tuple[str, ...]:
+        """Return the names of all classes of the run's dataset, from its evidence, else the dataset; none where they are not known."""
+        if "class_names" in run.dataset:
+            return tuple(run.dataset["class_names"])
+        found = self._read(run)
+        return () if found is None else found.class_names
 
     def _read(self, run: Run) -> TrainingSet | None:
         choice, settings = _choice(run, "dataset")
@@ -100,9 +116,8 @@ class TrainingSets:
         return TrainingSet(choice.name, raw.train.images, raw.train.labels, tuple(raw.class_names), sha256)
 
 
-def name_of(training_set: TrainingSet | None, number: int) -> str:
+def name_of(names: Sequence[str], number: int) -> str:
     """Return the name of a class, for readers: ``sea lion``, or ``class 7`` where the dataset calls it by its number or is not known."""
-    names = () if training_set is None else training_set.class_names
     if number >= len(names) or names[number] == str(number):
         return f"class {number}"
     return names[number].replace("_", " ")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +17,18 @@ from analysis.reading.evidence import (
     curves_path,
     evidence_files,
     evidence_path,
-    labels_path,
     read_evidence,
     rows_of,
     same,
     without,
 )
+from analysis.reading.images import TrainingSets
 from analysis.reading.lines import sha256_of, signed, write_lines
-from analysis.reading.runs import RUN_SCHEMA, Run
+from analysis.reading.runs import RUN_SCHEMA, Row, Run
 from repro.errors import UserError
-from repro.files import json_text, jsonable, write_bytes, write_json, write_text
-from repro.labels.trajectory import Trajectory
+from repro.files import jsonable, write_json, write_text
 from repro.runs.manifest import seal
 from sweeps.spec.load import FigureSpec, Spec, TableSpec
-
-#: Bytes of a run's label trajectory up to which it can be evidence; figures of single labels need it.
-LARGEST_TRAJECTORY = 2_000_000
 
 #: What of status.json says how the run ended; the rest says where it ran.
 _STATUS = ("state", "started", "ended", "attempt", "epoch", "epochs", "error")
@@ -79,7 +73,9 @@ def keep(specs: Sequence[Spec], runs: Path, target: Path) -> Kept:
             dropped |= dict.fromkeys(before.keys() - found.keys())
             known = {name: [others[name] for others in there.values() if name in others] for name in found}
             chosen = {name: _sources(run, before.get(name), known[name]) for name, run in sorted(found.items())}
-            _write(spec, open_plan(spec, runs)[0], {name: sources for name, sources in chosen.items() if sources}, path)
+            _write(
+                spec, open_plan(spec, runs)[0], {name: sources for name, sources in chosen.items() if sources}, _excerpts(spec, runs), path
+            )
             kept |= dict.fromkeys(name for name, sources in chosen.items() if sources)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror}. Set --out to a folder you can write.") from error
@@ -120,8 +116,10 @@ def _difference(one: Run, other: Run) -> str | None:
     return None
 
 
-def _write(spec: Spec, plan: Mapping[str, Any], chosen: Mapping[str, tuple[Run, ...]], path: Path) -> None:
-    labels = labels_path(path)
+def _write(
+    spec: Spec, plan: Mapping[str, Any], chosen: Mapping[str, tuple[Run, ...]], excerpts: Mapping[str, dict[str, Row]], path: Path
+) -> None:
+    sets = TrainingSets() if _names_classes(spec) else None
     is_kept = _kept_columns(spec)
     curves: dict[str, str] = {}
     items: list[dict[str, Any]] = []
@@ -135,10 +133,14 @@ def _write(spec: Spec, plan: Mapping[str, Any], chosen: Mapping[str, tuple[Run, 
             if is_kept is not None:
                 curves[name] = signed({"run_id": name, **_columns(sources, is_kept)})
                 item["curves"] = sha256_of(curves[name])
-            trajectory = next((item.labels() for item in sources if item.open_labels), None) if _shows_labels(spec) else None
-            # Figures show the labels of instances; those of classes are among the curves.
-            if trajectory is not None and trajectory.kind == "instance" and trajectory.path.stat().st_size <= LARGEST_TRAJECTORY:
-                item["labels"] = _write_labels(trajectory, labels / name)
+            names = next(filter(None, (sets.class_names(item) for item in sources)), ()) if sets is not None else ()
+            if names:
+                item["dataset"] = {"class_names": list(names)}
+            # What stands there stays, unless the dataset was missing when it was written.
+            kept = excerpts.get(name, {})
+            known = {panel: labels for panel, labels in kept.items() if labels["true"] is not None}
+            if _draws_labels(spec) and (labels := kept | run.excerpts | known):
+                item["excerpts"] = labels
         items.append(item)
     shared = {key: common([item[key] for item in items if key in item]) for key in SHARED}
     head = {
@@ -157,9 +159,6 @@ def _write(spec: Spec, plan: Mapping[str, Any], chosen: Mapping[str, tuple[Run, 
     write_lines(path, map(signed, [head, *plan["cells"], *items]))
     if not curves:
         curves_path(path).unlink(missing_ok=True)
-    for folder in labels.glob("*"):
-        if not any(item["run_id"] == folder.name and "labels" in item for item in items):
-            shutil.rmtree(folder)
 
 
 def _kept_columns(spec: Spec) -> Callable[[str], bool] | None:
@@ -177,8 +176,26 @@ def _kept_columns(spec: Spec) -> Callable[[str], bool] | None:
     return None
 
 
-def _shows_labels(spec: Spec) -> bool:
+def _names_classes(spec: Spec) -> bool:
+    return isinstance(spec, FigureSpec) and any(panel.type != "curve" or "{k}" in panel.metric for panel in spec.panels)
+
+
+def _draws_labels(spec: Spec) -> bool:
     return isinstance(spec, FigureSpec) and any(panel.type != "curve" for panel in spec.panels)
+
+
+def _excerpts(spec: Spec, runs: Path) -> dict[str, dict[str, Row]]:
+    """Return of each run the labels that the panels of a figure draw: run id -> panel -> labels."""
+    if not isinstance(spec, FigureSpec) or not _draws_labels(spec):
+        return {}
+    # matplotlib takes a second to import.
+    from analysis.figures.panels_labels import tiles_of
+
+    found: dict[str, dict[str, Row]] = {}
+    for made in tiles_of(spec, collect(spec, runs), TrainingSets()):
+        for name, excerpt in made.excerpts.items():
+            found.setdefault(name, {})[made.panel.label] = excerpt
+    return found
 
 
 def _columns(sources: Sequence[Run], is_kept: Callable[[str], bool]) -> Columns:
@@ -193,19 +210,10 @@ def _columns(sources: Sequence[Run], is_kept: Callable[[str], bool]) -> Columns:
     return {name: columns[name] for name in ["epoch", *sorted(columns.keys() - {"epoch"})]}
 
 
-def _write_labels(trajectory: Trajectory, folder: Path) -> dict[str, Any]:
-    for epoch in range(trajectory.epochs):
-        trajectory.block(epoch)  # checks it
-    content = trajectory.path.read_bytes()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / trajectory.path.name, content)
-    return {"layout": trajectory.layout, "indices": trajectory.indices.tolist(), "sha256": hashlib.sha256(content).hexdigest()}
-
-
 def restore(specs: Sequence[Spec], evidence: Path, runs: Path) -> list[str]:
     """Write the plans and runs of ``specs`` in ``evidence`` as run folders to ``runs``, and return the ids of the runs that were not there.
 
-    A folder has what any file of the evidence holds of its run; weights and most trajectories are nowhere.
+    A folder has what any file of the evidence holds of its run; weights and trajectories are nowhere.
 
     Raises:
         UserError: there is no evidence of a spec, or it is damaged; ``runs`` cannot be written.
@@ -241,12 +249,6 @@ def _restore(sources: Sequence[Run], folder: Path) -> None:
         if any(item.read_rows for item in sources):
             rows = rows_of(_columns([item for item in sources if item.read_rows], lambda name: True))
             write_text(folder / "metrics.jsonl", "".join(json.dumps(jsonable(row), sort_keys=True, allow_nan=False) + "\n" for row in rows))
-        trajectory = next((item.labels() for item in sources if item.open_labels), None)
-        if trajectory is not None:
-            (folder / "labels").mkdir(exist_ok=True)
-            write_text(folder / "labels" / "layout.json", json_text(trajectory.layout))
-            write_bytes(folder / "labels" / "indices.i64", trajectory.indices.astype("<i8").tobytes())
-            write_bytes(folder / "labels" / trajectory.path.name, trajectory.path.read_bytes())
         seal(folder)
     # Only now does the folder say that the run is done.
     write_json(folder / "status.json", run.status)

@@ -42,6 +42,8 @@ class Run:
         cost: seconds, GPU-hours, memory (GiB).
         read_rows: reads its curves; ``None`` where there are none.
         open_labels: opens its recorded labels; ``None`` where there are none.
+        dataset: what evidence holds of it: ``class_names``.
+        excerpts: what evidence holds of its labels: panel of the figure -> :meth:`analysis.reading.learned.Learned.excerpt`.
     """
 
     run_id: str
@@ -55,6 +57,8 @@ class Run:
     cost: dict[str, Any] = field(default_factory=dict)
     read_rows: Callable[[], Iterator[Row]] | None = None
     open_labels: Callable[[], Trajectory] | None = None
+    dataset: dict[str, Any] = field(default_factory=dict)
+    excerpts: dict[str, Row] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:

@@ -6,7 +6,6 @@ Which labels is a rule, so the same runs give the same ones: see :data:`RULE`. I
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from analysis.reading.cells import Collected
-from analysis.reading.images import TrainingSet, annotated_classes, name_of
+from analysis.reading.images import Classes, TrainingSet, annotated_classes, name_of
+from analysis.reading.learned import png
 from analysis.reading.runs import Run, read_run
 from analysis.report.markdown import data_uri
 from repro.errors import UserError
@@ -29,14 +28,19 @@ TrainingSetOf = Callable[[Run], TrainingSet | None]
 #: At most so many instances of a group, classes of an instance that are shown one by one, classes of class labels, and epochs.
 PER_GROUP, TOP_CLASSES, CLASSES, EPOCHS = 8, 6, 100, 100
 _SEED = 0
+MOVED, DRAWN, CHANGED = "Moved most", "Drawn at random", "Most probable class changed"
+#: Where the true classes are known, these take the place of ``CHANGED``.
+REPAIRED, SPOILT, STILL_WRONG = "Repaired", "Spoilt", "Still wrong"
 
 #: Which labels of a run are selected, in words.
 RULE = (
     f"Class labels: all classes, at most the first {CLASSES}, after the last step of each epoch. Instance labels, at their visit in "
     f"each epoch: the {PER_GROUP} that moved most (half the sum of absolute differences between the first and the last recorded label; "
-    f"of equal ones the first), {PER_GROUP} drawn with seed {_SEED}, and of those whose most probable class is another one in the end "
-    f"{PER_GROUP} drawn with seed {_SEED}. Of an instance, the {TOP_CLASSES} classes with the highest probability in any epoch; the "
-    f"others are summed. Of more than {EPOCHS} epochs, {EPOCHS} evenly spaced ones."
+    f"of equal ones the first), and drawn with seed {_SEED} {PER_GROUP} of all, of those that were repaired (annotated wrongly, in the end "
+    "the right class alone is the most probable one), spoilt (annotated rightly, in the end it is not) and still wrong (annotated wrongly, "
+    "in the end it is not); where the true classes are not known, of those whose most probable class is another one in the end. Of an "
+    f"instance, the {TOP_CLASSES} classes with the highest probability in any epoch; the others are summed. Of more than {EPOCHS} epochs, "
+    f"{EPOCHS} evenly spaced ones."
 )
 
 #: Probabilities are stored in 10,000ths; this stands for NaN among them.
@@ -74,22 +78,38 @@ def browse(
                 title += " (labels from a run)" if fold is None else f" (labels from fold {fold})"
             if run.run_id not in found:
                 try:
-                    labels = run.labels()
-                    assert labels is not None
-                    shown = select(labels)
+                    shown = _shown(run, training_set_of, images, note)
                 except UserError as error:
                     note(run, error)
                     continue
-                try:
-                    shown["names"] = _add_pictures(shown["items"], run, labels, training_set_of(run), images)
-                except UserError as error:
-                    note(run, error)
                 dataset = str(run.fields.get("dataset.name", "unknown dataset"))
-                about = {"id": run.run_id, "link": f"{link}/{quote(run.run_id)}/", "page": page, "title": title, "dataset": dataset}
-                found[run.run_id] = shown | about | {"places": []}
-            found[run.run_id]["places"].append(f"{page}: {title}")
-    data = {"unit": _UNIT, "nan": NOT_A_NUMBER, "runs": list(found.values()), "images": list(images)}
+                found[run.run_id] = shown | {"id": run.run_id, "link": f"{link}/{quote(run.run_id)}/", "dataset": dataset, "places": []}
+            found[run.run_id]["places"].append({"page": page, "title": title})
+    data = {"unit": _UNIT, "nan": NOT_A_NUMBER, "pages": list(pages), "runs": list(found.values()), "images": list(images)}
     return data, list(problems)
+
+
+def _shown(run: Run, training_set_of: TrainingSetOf, images: dict[str, int], note: Callable[[Run, UserError], None]) -> Item:
+    """Return the selected labels of ``run``, with what its dataset knows of them; what is wrong with that is noted.
+
+    Raises:
+        UserError: as :func:`select`.
+    """
+    labels = run.labels()
+    assert labels is not None
+    training_set, truth = None, None
+    try:
+        training_set = training_set_of(run)
+        if training_set is not None and labels.kind == "instance":
+            truth = annotated_classes(run, training_set, labels.indices), training_set.labels[labels.indices]
+    except UserError as error:
+        note(run, error)
+        training_set = None
+    shown = select(labels, truth)
+    if training_set is not None:
+        _add_pictures(shown["items"], labels, training_set, images)
+        shown["names"] = [name_of(training_set.class_names, number) for number in range(labels.num_classes)]
+    return shown
 
 
 def _recorded(run: Run, runs: Path) -> Run | None:
@@ -100,11 +120,12 @@ def _recorded(run: Run, runs: Path) -> Run | None:
     return next((read for name in names if (read := read_run(runs / str(name))).open_labels is not None), None)
 
 
-def select(labels: Trajectory) -> Item:
-    """Return the selected labels of a run, reading an epoch at a time.
+def select(labels: Trajectory, truth: tuple[Classes, Classes] | None = None) -> Item:
+    """Return the selected labels of a run, reading an epoch at a time; ``truth`` are the annotated and the true classes, (N,) each.
 
     ``items`` are classes, or instances by their ``position`` in the published training set, with their ``values`` epoch by epoch
-    (:func:`encode`): the probability of the class itself, or those of ``classes``. ``groups`` name them by their places among the items.
+    (:func:`encode`): the probability of the class itself, or those of ``classes``. ``groups`` name them by their places among the items,
+    with the number of all that they were drawn from.
 
     Raises:
         UserError: its files are not what the run wrote, or hold no whole epoch.
@@ -112,7 +133,7 @@ def select(labels: Trajectory) -> Item:
     if not labels.epochs:
         raise UserError(f"{labels.path}: no whole epoch was recorded.")
     epochs = np.linspace(0, labels.epochs - 1, min(EPOCHS, labels.epochs)).round().astype(int).tolist()
-    items, groups = (_classes if labels.kind == "class" else _instances)(labels, epochs)
+    items, groups = _classes(labels, epochs) if labels.kind == "class" else _instances(labels, epochs, truth)
     return {
         "kind": labels.kind,
         "when": labels.when,
@@ -120,26 +141,33 @@ def select(labels: Trajectory) -> Item:
         "planned": labels.planned,
         "epochs": [epoch + 1 for epoch in epochs],
         "items": items,
-        "groups": [{"name": name, "items": places} for name, places in groups.items() if places],
+        "groups": groups,
         "names": (),
     }
 
 
-def _classes(labels: Trajectory, epochs: Sequence[int]) -> tuple[list[Item], dict[str, list[int]]]:
+def _classes(labels: Trajectory, epochs: Sequence[int]) -> tuple[list[Item], list[Item]]:
     alpha = np.stack([labels.block(epoch)[-1, :CLASSES] for epoch in epochs], axis=1)
     items = [{"position": number, "values": encode(1.0 - values)} for number, values in enumerate(alpha)]
-    return items, {"Classes": list(range(len(items)))}
+    return items, [{"name": "Classes", "items": list(range(len(items))), "total": labels.num_classes}]
 
 
-def _instances(labels: Trajectory, epochs: Sequence[int]) -> tuple[list[Item], dict[str, list[int]]]:
+def _instances(labels: Trajectory, epochs: Sequence[int], truth: tuple[Classes, Classes] | None) -> tuple[list[Item], list[Item]]:
     first, last = labels.block(0), labels.block(labels.epochs - 1)
     # The label of a run that diverged is NaN; it did not move, so far as one can tell.
     moved = np.nan_to_num(np.abs(last - first).sum(axis=1) / 2)
-    chosen = {
-        "Moved most": np.argsort(-moved, kind="stable")[:PER_GROUP].tolist(),
-        f"Drawn with seed {_SEED}": _draw(np.arange(len(moved))),
-        "Most probable class changed": _draw(np.flatnonzero(first.argmax(axis=1) != last.argmax(axis=1))),
-    }
+    begins, ends = first.argmax(axis=1), last.argmax(axis=1)
+    drawn_from = {DRAWN: np.ones(len(last), dtype=bool)}
+    if truth is None:
+        drawn_from[CHANGED] = begins != ends
+    else:
+        begins, true = truth
+        # Of classes that are equally probable none is the label's choice.
+        right = (last >= np.take_along_axis(last, true[:, None], axis=1)).sum(axis=1) == 1
+        wrong = begins != true
+        drawn_from |= {REPAIRED: wrong & right, SPOILT: ~wrong & ~right, STILL_WRONG: wrong & ~right}
+    chosen = {MOVED: np.argsort(-moved, kind="stable")[:PER_GROUP].tolist()}
+    chosen |= {name: _draw(np.flatnonzero(mask)) for name, mask in drawn_from.items()}
     rows = list(dict.fromkeys(row for group in chosen.values() for row in group))
     highest = np.full((len(rows), labels.num_classes), -1.0)
     for epoch in range(labels.epochs):
@@ -147,11 +175,20 @@ def _instances(labels: Trajectory, epochs: Sequence[int]) -> tuple[list[Item], d
     classes = np.argsort(-highest, axis=1, kind="stable")[:, :TOP_CLASSES]
     # (instances, epochs, classes)
     values = np.stack([np.take_along_axis(labels.block(epoch)[rows], classes, axis=1) for epoch in epochs], axis=1)
-    items = [
-        {"position": int(labels.indices[row]), "classes": classes[place].tolist(), "values": encode(values[place])}
+    items: list[Item] = [
+        {
+            "position": int(labels.indices[row]),
+            "classes": classes[place].tolist(),
+            "values": encode(values[place]),
+            "begins": int(begins[row]),
+            "ends": int(ends[row]) if np.isfinite(last[row]).all() else None,
+        }
+        | ({} if truth is None else {"annotated": int(truth[0][row]), "true": int(truth[1][row])})
         for place, row in enumerate(rows)
     ]
-    return items, {name: [rows.index(row) for row in group] for name, group in chosen.items()}
+    totals = {MOVED: len(moved), **{name: int(mask.sum()) for name, mask in drawn_from.items()}}
+    groups = [{"name": name, "items": [rows.index(row) for row in group], "total": totals[name]} for name, group in chosen.items()]
+    return items, groups
 
 
 def _draw(rows: npt.NDArray[np.int64]) -> list[int]:
@@ -166,34 +203,16 @@ def encode(values: npt.NDArray[np.float32]) -> str:
     return base64.b64encode(stored.astype("<u2").tobytes()).decode("ascii")
 
 
-def _add_pictures(items: list[Item], run: Run, labels: Trajectory, found: TrainingSet | None, images: dict[str, int]) -> list[str]:
-    """Add to ``items`` what the dataset knows of them, and return the names of the classes; nothing where it is not on this machine.
+def _add_pictures(items: list[Item], labels: Trajectory, found: TrainingSet, images: dict[str, int]) -> None:
+    """Give each of ``items`` the place of its image among ``images``, which runs on one dataset share.
 
-    An item gets the place of its image among ``images``, which runs on one dataset share. An instance also gets the class that it was
-    ``annotated`` as and its ``true`` one, a class the position of its ``example``, the first image of it that the run trained on.
-
-    Raises:
-        UserError: the noisy labels are others than the run's.
+    A class has that of its ``example``, the first image of it that the run trained on.
     """
-    if found is None:
-        return []
-    positions, true = labels.indices.tolist(), found.labels[labels.indices].tolist()
-    observed = [] if labels.kind == "class" else annotated_classes(run, found, labels.indices).tolist()
+    true = found.labels[labels.indices].tolist()
     for item in items:
         image = item["position"]
-        if labels.kind == "instance":
-            row = positions.index(image)
-            item |= {"annotated": observed[row], "true": true[row]}
-        elif image in true:
-            image = item["example"] = positions[true.index(image)]
-        else:
-            continue
+        if labels.kind == "class":
+            if image not in true:
+                continue
+            image = item["example"] = int(labels.indices[true.index(image)])
         item["image"] = images.setdefault(data_uri(png(found.image(image)), "image/png"), len(images))
-    return [name_of(found, number) for number in range(labels.num_classes)]
-
-
-def png(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return an image (H, W) or (H, W, 3) of uint8 as PNG."""
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, "png", optimize=True)
-    return content.getvalue()

@@ -9,6 +9,8 @@ from html import escape
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+_NOTES = "How to read this: method, software, cost"
+
 
 def data_uri(content: bytes, kind: str) -> str:
     """Return ``content`` as a ``data:`` URI of that media type."""
@@ -19,8 +21,8 @@ def render_markdown(text: str, *, name: str, images: Mapping[str, bytes]) -> str
     """Return the HTML of a Markdown text for a section with a heading of level 2, without its own first heading of level 1.
 
     HTML inside the text is shown as text. An image is put into the page as the SVG of its name in ``images``; where there is none, its
-    description stands there. A link to a file is replaced by its text: the page does not know where it will lie. ``name`` is what its
-    tables are called for those who hear the page.
+    description stands there. A link to a file is replaced by its text: the page does not know where it will lie. What follows a rule
+    (``---``), the notes of a generated page, is folded. ``name`` is what its tables are called for those who hear the page.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     # In the tab order, so that the box can be scrolled from the keyboard.
@@ -40,7 +42,9 @@ def render_markdown(text: str, *, name: str, images: Mapping[str, bytes]) -> str
             tokens[index + 1].attrSet("scope", "row")
             tokens[index + 1].tag = tokens[index + 3].tag = "th"
         _keep_inside(token.children or [], images)
-    return str(parser.renderer.render(tokens, parser.options, {}))
+    end = next((index for index, token in enumerate(tokens) if token.type == "hr"), len(tokens))
+    results, notes = (str(parser.renderer.render(part, parser.options, {})) for part in (tokens[:end], tokens[end + 1 :]))
+    return results + (f'<details class="notes"><summary>{_NOTES}</summary>\n{notes}</details>\n' if notes else "")
 
 
 def _keep_inside(tokens: list[Token], images: Mapping[str, bytes]) -> None:

@@ -33,7 +33,7 @@ _PAPER_URL = "https://arxiv.org/abs/2009.09496"
 def make_report(
     pages: Sequence[Files], runs: Path, *, deviations: str, command: str, training_set_of: TrainingSetOf, runs_link: str
 ) -> bytes:
-    """Return the page as HTML in UTF-8.
+    """Return the page as HTML in UTF-8. Of a table or figure none of whose runs has been started only the name is shown.
 
     Args:
         pages: the tables and figures, in the order in which they are shown.
@@ -48,19 +48,21 @@ def make_report(
     """
     if not pages:
         raise UserError("there is no table and no figure to report: name at least one spec.")
-    cells = [collect(files.spec, runs) for files in pages]
+    cells = {files.spec.name: collect(files.spec, runs) for files in pages}
+    begun = [files for files in pages if _is_begun(cells[files.spec.name])]
     contents, overview, sections = [], [], []
-    for number, (files, filled) in enumerate(zip(pages, cells, strict=True), start=1):
-        anchor, title = f"page-{number}", escape(f"{files.spec.name}: {files.spec.title}")
-        link = f'<a href="#{anchor}">{title}</a>'
+    for number, files in enumerate(begun, start=1):
+        anchor, name, filled = f"page-{number}", f"{files.spec.name}: {files.spec.title}", cells[files.spec.name]
+        link = f'<a href="#{anchor}">{escape(name)}</a>'
         contents.append(f"<li>{link}</li>")
         overview.append(_line(link, files.spec.kind, filled))
-        body = render_markdown(files.page, name=f"{files.spec.name}: {files.spec.title}", images=files.contents)
         sections.append(
-            f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">{title}</h2>\n'
-            f"{body}{_provenance(filled, runs_link)}</section>\n"
+            f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">{escape(name)}</h2>\n{_gaps(filled)}'
+            f"{render_markdown(files.page, name=name, images=files.contents)}{_provenance(filled, runs_link)}</section>\n"
         )
-    data, problems = browse({files.spec.name: filled for files, filled in zip(pages, cells, strict=True)}, runs, training_set_of, runs_link)
+    waiting = [f"<li>{escape(f'{files.spec.name}: {files.spec.title}')}</li>" for files in pages if files not in begun]
+    everything = [cell for filled in cells.values() for cell in filled]
+    data, problems = browse(cells, runs, training_set_of, runs_link)
     stamps = dict.fromkeys(files.spec.scale.stamp for files in pages if files.spec.scale.stamp)
     script = _asset("report.js")
     parts = {
@@ -69,8 +71,12 @@ def make_report(
         "paper_url": escape(_PAPER_URL),
         "stamp": "".join(f'<p class="stamp"><strong>Not the paper\'s scale.</strong> {escape(stamp)}</p>' for stamp in stamps),
         "contents": "".join(contents),
+        "summary": _summary(everything),
         "overview": "".join(overview),
-        "together": _line("Together, each run once", "", [cell for filled in cells for cell in filled]),
+        "waiting": f"<details open><summary>Planned, no run started yet ({len(waiting)})</summary><ul>{''.join(waiting)}</ul></details>"
+        if waiting
+        else "",
+        "together": _line("All, each run once", "", everything),
         "sections": "".join(sections),
         "deviations": render_markdown(deviations, name="deviations", images={}),
         "rule": f"<p>{escape(_rule(len(data['runs'])))}</p>",
@@ -99,6 +105,24 @@ def _rule(count: int) -> str:
     return (
         f"{count} runs: of each cell the first finished repeat with recorded labels, or the first of the runs whose labels it reads. {RULE}"
     )
+
+
+def _is_begun(cells: Iterable[Collected]) -> bool:
+    """Say whether a page has something to show: a run that was started, or nothing that needs one."""
+    runs = unique_runs(cells)
+    return not runs or any(run.state != "missing" for _, run in runs)
+
+
+def _gaps(cells: Sequence[Collected]) -> str:
+    """Return the line above a page that is not filled, as HTML; the notes below it are folded."""
+    runs = [run for _, run in unique_runs(cells)]
+    return "" if all(run.done for run in runs) else f'<p class="gaps">{_summary(cells)}</p>\n'
+
+
+def _summary(cells: Iterable[Collected]) -> str:
+    states = Counter(run.state for _, run in unique_runs(cells))
+    total, done = states.total(), states.pop("done", 0)
+    return ", ".join([f"{done} of {total} runs done", *(f"{count} {state}" for state, count in sorted(states.items()))]) + "."
 
 
 def _line(head: str, kind: str, cells: Iterable[Collected]) -> str:

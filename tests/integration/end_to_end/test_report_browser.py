@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from label_runs import label_run
+from label_runs import NOISY, label_run
 from run_folders import Suite
 
 from analysis.reading.images import TrainingSet
 from analysis.report.page import make_report
+from repro.config import registry
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
@@ -153,7 +154,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if row == "Class labels":
             label_run(suite.runs / name, range(30), [np.full((1, 10), value) for value in np.linspace(0.1, 0.5, EPOCHS)], kind="class")
         else:
-            label_run(suite.runs / name, range(30), list(_labels()))
+            noise = NOISY if "third" in name else {}
+            label_run(suite.runs / name, range(30), list(_repaired() if noise else _labels()), **noise)
     files = suite.make()
     drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="80"><rect width="900" height="80" fill="#0072b2"/></svg>'
     contents = files.contents | {"tried.md": (files.page + "\n![A wide figure](tried.svg)\n").encode(), "tried.svg": drawing}
@@ -169,6 +171,26 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "report.html").write_bytes(content)
     return folder / "report.html"
+
+
+def _annotated() -> npt.NDArray[np.int64]:
+    """The annotated classes (30,) of the run with noise, whose true classes are 0 to 9 in turn."""
+    choice = registry.get("noise", "uniform")
+    annotated: npt.NDArray[np.int64] = choice.build(
+        choice.config(name="uniform", rate=0.4, include_true=False), np.arange(30, dtype=np.int64) % 10, 10, 0
+    )
+    return annotated
+
+
+WRONG = [place for place, number in enumerate(_annotated().tolist()) if number != place % 10]
+
+
+def _repaired() -> npt.NDArray[np.float32]:
+    """Labels (EPOCHS, 30, 10) that stay as annotated, but for the first wrong one, which ends at the true class."""
+    labels = np.full((EPOCHS, 30, 10), 0.01, np.float32)
+    labels[:, np.arange(30), _annotated()] = 0.91
+    labels[-1, WRONG[0]] = np.eye(10)[WRONG[0] % 10]
+    return labels
 
 
 def _labels() -> npt.NDArray[np.float32]:
@@ -210,6 +232,60 @@ def test_class_labels_and_instance_labels_say_their_numbers(browser: Browser, pa
     assert browser.live.endswith("other 4, sum 4.00%.")
     caption = str(browser.value("document.getElementById('caption').textContent"))
     assert caption.endswith("Annotated as class 7, rightly. Most probable at first: class 7; in the end: class 2.")
+
+
+def test_the_list_of_images_says_what_became_of_their_labels_and_can_be_filtered(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    assert browser.value("document.getElementById('filter-box').hidden")
+    browser.choose("run", 5)
+    assert not browser.value("document.getElementById('filter-box').hidden")
+    filters = "[...document.getElementById('filter').options].map((one) => one.textContent + (one.disabled ? ', none' : ''))"
+    left = len(WRONG) - 1
+    assert browser.value(filters)[1:] == [
+        *("Moved most (8 of 30)", "Drawn at random (8 of 30)", "Repaired (1)", "Spoilt (0), none"),
+        f"Still wrong ({min(8, left)} of {left})" if left > 8 else f"Still wrong ({left})",
+    ]
+    listed = "[...document.getElementById('item').options].map((one) => one.textContent)"
+    browser.choose("filter", 2)
+    repaired = f"{WRONG[0]}: {_annotated()[WRONG[0]]} → {WRONG[0] % 10}"
+    assert browser.value(listed) == [repaired]
+    assert f"Image {WRONG[0]}, Epoch 1 of 5" in browser.live
+    browser.choose("filter", 4)
+    stayed = {f"{place}: {_annotated()[place]} → {_annotated()[place]}, is {place % 10}" for place in WRONG[1:]}
+    assert set(browser.value(listed)) <= stayed
+    browser.choose("filter", -1)
+    assert repaired in browser.value(listed)
+
+
+def test_epoch_filter_and_image_stay_when_the_run_changes(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    browser.value("document.getElementById('epoch').focus()")
+    for _ in range(2):
+        browser.press("ArrowRight")
+    browser.choose("run", 3)
+    browser.choose("filter", 3)
+    assert "Image 7, Epoch 3 of 5" in browser.live
+    browser.choose("run", 4)
+    assert "Image 7, Epoch 3 of 5" in browser.live
+    assert browser.value("document.getElementById('filter').selectedOptions[0].textContent") == "Spoilt (1)"
+    browser.choose("run", 1)
+    # A class is no image: the first of its list.
+    assert "Class 0, Epoch 3 of 5" in browser.live
+
+
+def test_controls_have_names_for_those_who_hear_the_page(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    browser.choose("run", 3)
+    browser.call("Accessibility.enable")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    named = {(node["role"]["value"], node["name"]["value"]) for node in nodes if not node["ignored"] and "name" in node}
+    roles = {"combobox", "button", "slider", "checkbox", "region", "image"}
+    assert not {role for role, name in named if role in roles and not name}
+    assert named >= {
+        *(("combobox", "Run"), ("combobox", "Show"), ("combobox", "Training image"), ("slider", "Epoch")),
+        *(("button", "One epoch back"), ("button", "One epoch on"), ("checkbox", "Fit the axis to the values")),
+        *(("image", "Probabilities of Image 7 over the epochs"), ("image", "Training image 7"), ("navigation", "Contents")),
+    }
 
 
 def test_the_keyboard_changes_the_epoch(browser: Browser, page: Path) -> None:
@@ -263,6 +339,7 @@ def test_play_runs_to_the_end_and_stops(browser: Browser, page: Path) -> None:
 
 def test_every_control_can_be_reached_and_shows_the_focus(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
+    browser.choose("run", 3)
     reached = []
     for _ in range(60):
         browser.press("Tab")
@@ -270,7 +347,7 @@ def test_every_control_can_be_reached_and_shows_the_focus(browser: Browser, page
         outline = browser.value("getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid" or browser.value("document.activeElement === document.body"), reached[-1]
     assert reached[0] == "skip"
-    wanted = ["run", "item", "back", "play", "forward", "epoch", "fit"]
+    wanted = ["run", "filter", "item", "back", "play", "forward", "epoch", "fit"]
     assert [name for name in reached if name in wanted][: len(wanted)] == wanted
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_runs import label_run, one_sided
+from label_runs import digits, label_run, noisy, one_sided, true_hashes
 from run_folders import done_run, ended_run, write_rows
 from two_specs import FIGURE, ROW, Suite
 
 from analysis.__main__ import main
 from analysis.build import make_files
+from analysis.figures.figure import make_figure
 from analysis.reading.cells import collect
 from analysis.reading.evidence import common, evidence_files, merged, read_evidence, same, without
 from analysis.reading.keep import keep, restore
@@ -24,7 +25,7 @@ from repro.files import read_json, write_json
 from repro.runs.folder import read_state
 from repro.runs.manifest import DamagedError, seal
 from sweeps.plan.plan import make_plan, write_plans
-from sweeps.spec.load import load_spec
+from sweeps.spec.load import FigureSpec, load_spec
 
 
 @pytest.fixture
@@ -239,38 +240,64 @@ def test_a_flipped_bit_is_named_wherever_it_is(suite: Suite, file: str, bit: int
 TILES = FIGURE.replace('{metric: "class_meta_accuracy/{k}", label: Accuracy, classes: [1]}', "{type: top_classes, label: Others}")
 
 
-@pytest.mark.parametrize("epochs", [4, 40_000])
-def test_short_trajectories_are_evidence_where_a_figure_shows_single_labels(suite: Suite, tmp_path: Path, epochs: int) -> None:
+PANELS = {
+    "top_classes": "{type: top_classes, label: Others, instances: {count: 2, seed: 0}}",
+    "examples": "{type: examples, label: Corrected, instances: {count: 2, seed: 0}}",
+    "listed": "{type: examples, label: Corrected, instances: [4, 1]}",
+}
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_of_single_labels_those_that_the_figure_draws(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, panel: str) -> None:
+    text = FIGURE.replace('{metric: "class_meta_accuracy/{k}", label: Accuracy, classes: [1]}', PANELS[panel])
+    noise = "noise: uniform, noise.rate: 0.4, noise.include_true: false"
+    text = text.replace("class_labels, dataset: digits", f"instance_labels, dataset: digits, {noise}").replace("[0]}", "[0, 1, 2]}")
+    suite.paths["drawn"].write_text(text)
+    spec = load_spec("drawn")
+    assert isinstance(spec, FigureSpec)
+    plan = make_plan([spec], suite.runs)
+    write_plans(plan)
+    indices = range(0, 200, 2)
+    for seed, (name, run) in enumerate(plan.runs.items()):
+        observed, true = noisy(indices, seed), digits().train.labels[np.asarray(indices)]
+        last = np.where(np.arange(100) < 50, true, observed)
+        blocks = [one_sided(observed, 0.7), one_sided(last, 0.6 + seed / 10)]
+        # The first did not reach its end.
+        planned = 3 if seed == 0 else None
+        label_run(suite.runs / name, indices, blocks, hashes=true_hashes(observed), planned=planned, **run.fields)
+    keep([spec], suite.runs, evidence(suite))
+    wrote = make_figure(spec, suite.runs).contents
+    # The names of classes and images of the dataset come from the evidence, too, and evidence is made from evidence.
+    monkeypatch.setattr("analysis.reading.images.TrainingSets._load", lambda *given: None)
+    keep([spec], evidence(suite), tmp_path / "again")
+    for folder in (evidence(suite), tmp_path / "again"):
+        read = make_figure(spec, folder, published=False).contents
+        assert {name for name in wrote if wrote[name] != read[name]} == set()
+    held = read_evidence(file_of(suite, "drawn.jsonl")).runs[next(iter(plan.runs))]
+    assert held.labels() is None
+    assert file_of(suite, "drawn.jsonl").stat().st_size < 40_000
+    restore([spec], evidence(suite), tmp_path / "restored")
+    assert not list((tmp_path / "restored").glob("*/labels"))
+
+
+def test_labels_without_their_dataset_do_not_take_the_place_of_those_with_it(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     suite.paths["drawn"].write_text(TILES.replace("class_labels", "instance_labels"))
     spec = load_spec("drawn")
-    write_plans(make_plan([spec], suite.runs))
-    (name,) = [repeat.run.run_id for cell in collect(spec, suite.runs) for repeat in cell.repeats]
-    label_run(suite.runs / name, [7, 3], [one_sided(np.array([1, 2]), 0.9)] * epochs)
+    plan = make_plan([spec], suite.runs)
+    write_plans(plan)
+    (name,) = plan.runs
+    true = digits().train.labels[np.array([7, 3])]
+    label_run(suite.runs / name, [7, 3], [one_sided(true, 0.9)], hashes=true_hashes(true), **plan.runs[name].fields)
     keep([spec], suite.runs, evidence(suite))
-    found = read_evidence(file_of(suite, "drawn.jsonl")).runs[name].labels()
-    if epochs > 4:
-        assert found is None
-        return
-    wrote = read_run(suite.runs / name).labels()
-    assert found is not None
-    assert wrote is not None
-    assert found.layout == wrote.layout
-    assert np.array_equal(found.indices, wrote.indices)
-    assert np.array_equal(found.block(3), wrote.block(3))
-    restore([spec], evidence(suite), tmp_path / "restored")
-    for path in (suite.runs / name / "labels").iterdir():
-        if path.name != "layout.json":
-            assert (tmp_path / "restored" / name / "labels" / path.name).read_bytes() == path.read_bytes()
-    assert read_json(tmp_path / "restored" / name / "labels" / "layout.json") == wrote.layout
-    file = file_of(suite, "drawn.labels") / name / "instances.f32"
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.raises(DamagedError, match=r"instances\.f32: .* its content has changed"):
-        read_evidence(file_of(suite, "drawn.jsonl")).runs[name].labels()
+    before = file_of(suite, "drawn.jsonl").read_bytes()
+    monkeypatch.setattr("analysis.reading.images.TrainingSets._load", lambda *given: None)
+    keep([spec], suite.runs, evidence(suite))
+    assert file_of(suite, "drawn.jsonl").read_bytes() == before
     # A figure that shows no labels keeps none.
     suite.paths["drawn"].write_text(FIGURE.replace("class_labels", "instance_labels"))
     write_plans(make_plan([load_spec("drawn")], suite.runs))
     keep([load_spec("drawn")], suite.runs, evidence(suite))
-    assert not file.exists()
+    assert "excerpts" not in file_of(suite, "drawn.jsonl").read_text()
 
 
 def test_a_table_that_reads_an_epoch_keeps_that_curve(suite: Suite) -> None:

@@ -183,11 +183,11 @@ def test_runs_of_different_datasets_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("panel", [TOP, EXAMPLES])
 def test_no_run_done_and_runs_without_labels(tmp_path: Path, panel: str, words: list[str]) -> None:
     suite = figure_of(tmp_path, panel)
-    assert "Filled: 0 of 3 runs are done" in suite.make().page
+    assert "No picture: no run is done." in suite.make().page
     done_run(folder_of(suite, 0))
     assert csv_rows(suite.make()) == []
-    heading = "Other classes" if panel == TOP else "Corrected"
-    assert words == [f"{heading}: Ours (0/3)", "no run is done", f"{heading}: Ours (0/3)", "no done run has instance labels"]
+    assert "No picture: no done run has instance labels." in suite.make().page
+    assert words == []
 
 
 # -- corrected images ----------------------------------------------------------------------------------------------------------

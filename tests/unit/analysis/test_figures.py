@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from label_runs import FIELDS
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from run_folders import Suite, csv_rows, done_run, ended_run
 
 from analysis.__main__ import main
 from analysis.figures.curves import draw_curves
-from analysis.figures.panels import drawn, look
+from analysis.figures.panels import drawn, legend_columns, look
 from analysis.tables.page import Files
 from repro.errors import UserError
 from sweeps.spec.load import FigureSpec, Sample, load_scale
@@ -150,6 +150,29 @@ def test_nothing_done_still_makes_a_page(suite: Suite) -> None:
     header = "spec,panel,row,column,metric,class,class_name,instance,annotated,true,repeat,epoch,mean,sd,n,expected,diverged,source\n"
     assert files.contents["tried.csv"].decode() == header
     assert "Filled: 0 of 6 runs are done" in files.page
+    # An empty picture says nothing.
+    assert "No picture: no run is done." in files.page
+    assert "![" not in files.page
+    assert sorted(files.contents) == ["tried.csv", "tried.md", "tried.provenance.json"]
+
+
+def test_a_panel_without_a_line_is_left_out_and_named(suite: Suite) -> None:
+    for row, _, seed in suite.names:
+        done_run(folder_of(suite, row, seed), curve={"test/accuracy": [0.1, 0.2]})
+    files = suite.make()
+    assert "- Not drawn: 40%, Label error (%): no done run has this metric." in files.page
+    assert size_of(files)[0] == 720
+
+
+def test_epochs_are_counted_in_round_steps_and_a_share_ends_at_one(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Axes] = []
+    monkeypatch.setattr("analysis.figures.figure._freeze", lambda figure: found.extend(figure.axes))
+    for row, _, seed in suite.names:
+        done_run(folder_of(suite, row, seed), curve={"noise/label_error": [1.0] * 61, "test/accuracy": [0.0] * 61})
+    suite.make()
+    assert [tick for tick in found[0].get_xticks() if 0 <= tick <= 60] == [0, 10, 20, 30, 40, 50, 60]
+    assert found[0].get_ylim()[1] == pytest.approx(102.0)
+    assert found[1].get_ylim()[0] >= -2.0
 
 
 def test_a_panel_draws_its_rows_only(tmp_path: Path, drawn_text: dict[str, list[str]]) -> None:
@@ -200,6 +223,10 @@ def test_published_values_stand_at_the_edges(tmp_path: Path, drawn_text: dict[st
     assert "Label error (%), Instance: 40 at the start, 33 at the end (Somebody 2020, Figure 4; 40 at the start)." in files.page
     assert "Accuracy, Instance: 0.75 at the end (Somebody 2020)." in files.page
     assert drawn_text["legend"] == ["One-hot", "Instance", "published"]
+    (tmp_path / "tiny.yaml").write_text("title: tiny\nstamp: Tiny.\nrules: [{set: {optim.epochs: 1}}]\n")
+    scaled = Suite(tmp_path / "scaled", text.replace("reported.csv", "../reported.csv"), load_scale(str(tmp_path / "tiny.yaml")))
+    fill(scaled)
+    assert {row["source"] for row in csv_rows(scaled.make())} == {"runs"}
     assert isinstance(suite.spec, FigureSpec)
     axes = Figure().subplots()
     draw_curves(axes, suite.spec, suite.spec.panels[0], [], title="", looks={})
@@ -209,19 +236,25 @@ def test_published_values_stand_at_the_edges(tmp_path: Path, drawn_text: dict[st
 
 def test_another_scale_is_stamped_in_the_picture_and_on_the_page(suite: Suite, tmp_path: Path, drawn_text: dict[str, list[str]]) -> None:
     (tmp_path / "tiny.yaml").write_text("title: tiny\nstamp: Tiny scale, these numbers mean nothing.\nrules: [{set: {optim.epochs: 1}}]\n")
+    scaled = Suite(tmp_path / "scaled", SPEC, load_scale(str(tmp_path / "tiny.yaml")))
+    fill(suite)
+    fill(scaled)
     suite.make()
     assert drawn_text["text"] == []
-    page = Suite(tmp_path / "scaled", SPEC, load_scale(str(tmp_path / "tiny.yaml"))).make().page
+    page = scaled.make().page
     assert drawn_text["text"] == ["Tiny scale, these numbers mean nothing."]
     assert "Tiny scale, these numbers mean nothing." in page
 
 
 def test_figures_of_one_and_of_four_panels(tmp_path: Path) -> None:
     panels = [f"{{metric: {metric}, label: A}}" for metric in ("test/accuracy", "train/accuracy", "val/accuracy", "meta/accuracy")]
-    (narrow, low), (wide, high) = (
-        size_of(Suite(tmp_path / str(count), SPEC[: SPEC.index("panels:")] + f"panels: [{', '.join(panels[:count])}]\n").make())
-        for count in (1, 4)
-    )
+    sizes = []
+    for count in (1, 4):
+        suite = Suite(tmp_path / str(count), SPEC[: SPEC.index("panels:")] + f"panels: [{', '.join(panels[:count])}]\n")
+        curve = {metric: [0.1, 0.2] for metric in ("test/accuracy", "train/accuracy", "val/accuracy", "meta/accuracy")}
+        done_run(folder_of(suite, "Instance", 0), curve=curve)
+        sizes.append(size_of(suite.make()))
+    (narrow, low), (wide, high) = sizes
     # Two panels beside each other, in two lines.
     assert (narrow, wide) == (720, 1440)
     assert high > 1.8 * low
@@ -383,3 +416,39 @@ def test_a_band_is_cut_where_no_run_can_be(suite: Suite, monkeypatch: pytest.Mon
     assert bands
     assert min(low for low, _ in bands) == 0.0
     assert max(high for _, high in bands) <= 100.0
+
+
+def test_panels_of_the_same_classes_have_one_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    legends: list[tuple[str, list[str], int]] = []
+
+    def note(owner: type) -> None:
+        def noting(self: Any, *, handles: Any, title: str = "", ncols: int = 1, **options: Any) -> None:
+            legends.append((title, [handle.get_label() for handle in handles], ncols))
+
+        monkeypatch.setattr(owner, "legend", noting)
+
+    note(Axes)
+    note(SubFigure)
+    for other in ("{count: 3, seed: 1}", "[0, 1]"):
+        suite = Suite(tmp_path / str(len(other)), CLASSES[::-1].replace("{count: 3, seed: 1}"[::-1], other[::-1], 1)[::-1])
+        done_classes(suite, 0)
+        done_classes(suite, 1)
+        suite.make()
+    (title, names, columns), *apart = legends
+    assert (title, len(names), columns) == ("Class labels", 3, 3)
+    assert [names for _, names, _ in apart] == [names, ["class 0", "class 1"]]
+
+
+@pytest.mark.parametrize(
+    ("names", "inches", "columns"),
+    [
+        (["One-hot", "Label smoothing", "Class labels (ours)", "Instance labels (ours)"], 7.2, 4),
+        # One long name does not widen the columns of the others.
+        (["a", "b", "c", "d", "e", "f", "a name of thirty-five letters, here"], 7.2, 7),
+        (["a name of thirty-five letters, here"] * 3, 7.2, 2),
+        (["a name of thirty-five letters, here"] * 3, 2.0, 1),
+        ([], 7.2, 1),
+    ],
+)
+def test_a_legend_stands_in_one_row_where_it_fits(names: list[str], inches: float, columns: int) -> None:
+    assert legend_columns(names, inches) == columns

@@ -46,7 +46,7 @@ def test_digits_images_classes_and_names(tmp_path: Path) -> None:
     assert np.array_equal(found.image(7), raw.train.images[7, 0])
     assert np.array_equal(found.labels, raw.train.labels)
     # A bare number as the name of a bar would read as a value.
-    assert name_of(found, 4) == "class 4"
+    assert name_of(found.class_names, 4) == "class 4"
     assert set(training_set(tmp_path / "part", **{"dataset.num_classes": 3}).labels.tolist()) == {0, 1, 2}
 
 

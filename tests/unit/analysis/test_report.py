@@ -16,16 +16,18 @@ import numpy.typing as npt
 import pytest
 from label_runs import label_run
 from PIL import Image
-from run_folders import Suite, change, done_run, ended_run
+from run_folders import Suite, change, done_run, ended_run, plan_by_hand
 
+from analysis.__main__ import main
 from analysis.reading.images import TrainingSet
-from analysis.report.labels import EPOCHS, NOT_A_NUMBER, TrainingSetOf, encode, png, select
+from analysis.reading.learned import png
+from analysis.report.labels import EPOCHS, NOT_A_NUMBER, TrainingSetOf, encode, select
 from analysis.report.markdown import render_markdown
 from analysis.report.page import make_report
 from analysis.tables.page import Files
 from repro.errors import UserError
 from repro.labels.trajectory import open_trajectory
-from sweeps.spec.load import load_scale
+from sweeps.spec.load import load_scale, load_spec
 
 SPEC = """\
 title: A table <i>of</i> labels
@@ -97,6 +99,11 @@ def data_of(page: str) -> dict[str, Any]:
     return data
 
 
+def titles(page: str) -> list[list[str]]:
+    """Return of each run that the browser shows what it is called in every place."""
+    return [[place["title"] for place in run["places"]] for run in data_of(page)["runs"]]
+
+
 class Elements(html.parser.HTMLParser):
     """Every element of a page with its attributes, and what is open where the page ends."""
 
@@ -130,7 +137,7 @@ def test_nothing_from_runs_and_specs_becomes_markup(suite: Suite) -> None:
     assert "Boom &lt;/script&gt;" in page
     # The data hold the label of a row, which looks like an element, yet no sign in them could end their own.
     assert not set("<>&") & set(page[page.index('id="data">') + len('id="data">') :].partition("</script>")[0])
-    assert [run["title"] for run in data_of(page)["runs"]] == ["Class <b>, Clean, seed=0", "Instance, Clean, seed=0"]
+    assert titles(page) == [["Class <b>, Clean, seed=0"], ["Instance, Clean, seed=0"]]
 
 
 def test_the_page_asks_for_nothing_and_runs_only_its_own_script(suite: Suite) -> None:
@@ -157,10 +164,10 @@ def test_the_same_runs_give_the_same_bytes_wherever_they_lie(suite: Suite, tmp_p
 
 def test_overview_counts_runs_hours_and_gaps_and_a_shared_run_once(suite: Suite) -> None:
     page = report(suite, pages=2)
-    overview = re.sub(r"<[^>]*>", " ", page[page.index('class="overview"') : page.index('id="page-1"')])
+    overview = re.sub(r"<[^>]*>", " ", page[page.index('class="overview"') : page.index('id="deviations"')])
     counts = ["4/6", "1", "failed,", "1", "missing", "0.04", "0.00", "1"]
     assert overview.split("labels")[1].split()[:9] == ["table", *counts]
-    assert overview.split("once")[1].split()[:7] == counts[:7]
+    assert overview.split("each run once")[1].split()[:7] == counts[:7]
     ids = [attributes["id"] for _, attributes in Elements(page).found if "id" in attributes]
     assert len(ids) == len(set(ids))
 
@@ -194,6 +201,34 @@ def test_the_stamp_of_a_scale_stands_at_the_top(tmp_path: Path) -> None:
     page = report(Suite(tmp_path, SPEC, load_scale("smoke")))
     assert "Smoke scale" in page[page.index('class="stamp"') : page.index("<nav")]
     assert "No finished run of these tables and figures has recorded labels." in page
+
+
+def test_results_come_first_and_the_notes_are_folded_under_them(suite: Suite) -> None:
+    page = report(suite)
+    places = [page.index(text) for text in ('id="page-1"', '<p class="gaps">4 of 6 runs done, 1 failed, 1 missing.</p>', "<table>")]
+    places += [page.index(text, places[-1]) for text in ('<details class="notes">', "To make this page again", 'id="browser"')]
+    places += [page.index(text) for text in ('class="overview"', "<p>Text.</p>")]
+    assert places == sorted(places)
+
+
+def test_every_plan_is_reported_wherever_its_spec_lies_and_one_without_runs_only_named(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "waiting.yaml"
+    path.write_text(SPEC.replace("Class <b>", "Other").replace("Instance", "Another").replace("A table", "Later"))
+    plan_by_hand(load_spec(str(path)), suite.runs)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr("analysis.reading.images.TrainingSets.of", lambda self, run: None)
+    assert main(["report", "--runs", str(suite.runs), "--out", "report.html"]) == 0
+    page = Path("report.html").read_text()
+    sections = re.findall(r'<h2 id="page-\d+-title">(.*?)</h2>', page)
+    assert sections == ["tried: A table &lt;i&gt;of&lt;/i&gt; labels"]
+    assert "no run started yet (1)</summary><ul><li>waiting: Later &lt;i&gt;of&lt;/i&gt; labels</li>" in page
+    assert "4 of 12 runs done, 1 failed, 7 missing." in page
+    path.unlink()
+    assert main(["report", "--runs", str(suite.runs), "--out", "report.html"]) == 0
+    assert "waiting.yaml, is not there any more. Plan it again from where it is now" in capsys.readouterr().err
 
 
 def test_a_report_of_nothing_is_refused(suite: Suite) -> None:
@@ -263,7 +298,7 @@ def test_instances_are_chosen_by_the_stated_rule(tmp_path: Path) -> None:
     assert groups_of(chosen) == {
         # 4 moved furthest; the others did not move, so their order is that of the rows.
         "Moved most": [4, 5, 3, 0, 1, 2, 6, 7],
-        "Drawn with seed 0": [22, 20, 25, 4, 10, 15, 28, 11],
+        "Drawn at random": [22, 20, 25, 4, 10, 15, 28, 11],
         "Most probable class changed": [5, 4, 3],
     }
     positions = [item["position"] for item in chosen["items"]]
@@ -275,6 +310,31 @@ def test_instances_are_chosen_by_the_stated_rule(tmp_path: Path) -> None:
     np.testing.assert_allclose(values_of(item), instance_labels()[:, 4][:, item["classes"]], atol=1e-4)
 
 
+def test_what_became_of_wrong_and_right_labels_is_told_where_the_truth_is_known(tmp_path: Path) -> None:
+    label_run(tmp_path / "run", INDICES, list(instance_labels()))
+    annotated = np.arange(IMAGES) % CLASSES
+    true = annotated.copy()
+    # 4 moves to the class after its own, which is right; 5 does so too, which is wrong; 6 stays where it is, which is wrong.
+    true[[4, 6]] += 1
+    chosen = select(open_trajectory(tmp_path / "run" / "labels"), (annotated, true))
+    assert list(groups_of(chosen)) == ["Moved most", "Drawn at random", "Repaired", "Spoilt", "Still wrong"]
+    assert [groups_of(chosen)[name] for name in ("Repaired", "Spoilt", "Still wrong")] == [[4], [5, 3], [6]]
+    assert [group["total"] for group in chosen["groups"]] == [40, 40, 1, 2, 1]
+    item = next(item for item in chosen["items"] if item["position"] == 3 * 4)
+    assert (item["begins"], item["ends"], item["true"]) == (4, 5, 5)
+
+
+def test_a_label_that_ends_between_two_classes_is_not_repaired(tmp_path: Path) -> None:
+    labels = instance_labels()
+    labels[-1, 4] = 0.0
+    labels[-1, 4, [4, 5]] = 0.5
+    label_run(tmp_path / "run", INDICES, list(labels))
+    annotated, true = np.arange(IMAGES) % CLASSES, np.arange(IMAGES) % CLASSES
+    true[4] = 5
+    chosen = select(open_trajectory(tmp_path / "run" / "labels"), (annotated, true))
+    assert groups_of(chosen)["Still wrong"] == [4]
+
+
 def test_labels_of_a_run_that_diverged_have_gaps_and_did_not_move(tmp_path: Path) -> None:
     values = instance_labels()
     values[-1, :2] = np.nan
@@ -283,6 +343,7 @@ def test_labels_of_a_run_that_diverged_have_gaps_and_did_not_move(tmp_path: Path
     item = next(item for item in chosen["items"] if item["position"] == 0)
     assert item["classes"][0] == 0
     assert np.isnan(values_of(item)).all(axis=1).tolist() == [False] * 4 + [True]
+    assert item["ends"] is None
 
 
 def test_of_many_epochs_evenly_spaced_ones_and_those_that_were_not_reached_are_said(tmp_path: Path) -> None:
@@ -295,6 +356,16 @@ def test_of_many_epochs_evenly_spaced_ones_and_those_that_were_not_reached_are_s
 def test_numbers_are_stored_in_ten_thousandths() -> None:
     stored = np.frombuffer(base64.b64decode(encode(np.array([[0.0, 1.0], [0.12346, np.nan], [1.0004, -0.1]], np.float32))), "<u2")
     assert stored.tolist() == [0, 10_000, 1235, NOT_A_NUMBER, 10_000, 0]
+
+
+def test_a_shared_run_is_listed_under_every_page_with_its_label_there(suite: Suite) -> None:
+    again = load_spec(str(shutil.copy(suite.path, suite.path.with_name("again.yaml"))))
+    plan_by_hand(again, suite.runs)
+    files = [suite.make(), Files(again, {"again.md": b"# T\n"})]
+    page = make_report(files, suite.runs, deviations="", command="x", training_set_of=training_set, runs_link=".").decode()
+    assert data_of(page)["pages"] == ["tried", "again"]
+    label = "Instance, Clean, seed=0"
+    assert data_of(page)["runs"][1]["places"] == [{"page": "tried", "title": label}, {"page": "again", "title": label}]
 
 
 def test_labels_come_with_pictures_names_and_annotations(suite: Suite) -> None:
@@ -332,7 +403,7 @@ def test_a_final_run_shows_the_labels_that_it_reads(suite: Suite) -> None:
     shutil.rmtree(final / "labels")
     change(final, "identity.json", {"fields": {"inputs.labels": ["gone", "fold-run"]}})
     run = data_of(report(suite))["runs"][1]
-    assert (run["id"], run["title"]) == ("fold-run", "Instance, Clean, seed=0 (labels from fold 2)")
+    assert (run["id"], run["places"][0]["title"]) == ("fold-run", "Instance, Clean, seed=0 (labels from fold 2)")
 
 
 @pytest.mark.parametrize(
