@@ -103,8 +103,9 @@ def _checkout() -> _Checkout | None:
         return result.stdout if result.returncode == 0 else None
 
     head, names = git("rev-parse", "HEAD", "--show-toplevel"), git("ls-files", "-z", "--full-name", ":(top)")
-    # Where and with what limits runs are trained is no part of what they compute.
-    difference = git("diff", "HEAD", "--", ":(top)", ":(top,exclude,glob)**/slurm/clusters/**")
+    # Where runs are trained is no part of what they compute, and what was tuned is among their settings.
+    other = (f":(top,exclude,glob)**/{folder}/**" for folder in ("slurm/clusters", "sweeps/tuned"))
+    difference = git("diff", "HEAD", "--", ":(top)", *other)
     if head is None or names is None or difference is None:
         return None
     sha, _, top = head.decode().strip().partition("\n")

@@ -130,10 +130,11 @@ state("ignored")
 state("unstaged")
 subprocess.run([*git, "add", "repro/methods/fixed/focal.py"], check=True)
 state("staged")
-(checkout / "slurm" / "clusters").mkdir(parents=True, exist_ok=True)
-(checkout / "slurm" / "clusters" / "mine.yaml").write_text("kind: slurm\\n")
-subprocess.run([*git, "add", "-f", "slurm/clusters/mine.yaml"], check=True)
-state("cluster")
+for name in ("slurm/clusters/mine.yaml", "sweeps/tuned/mine.yaml"):
+    (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / name).write_text("kind: slurm\\n")
+    subprocess.run([*git, "add", "-f", name], check=True)
+    state(name)
 print(json.dumps(found))
 """
 
@@ -145,7 +146,7 @@ def test_what_a_commit_lacks(copy: Copy) -> None:
     assert found.pop("clean") is None
     assert found.pop("unused") is None
     assert found["untracked"] == found.pop("ignored")
-    assert found["unstaged"] == found.pop("staged") == found.pop("cluster")
+    assert found["unstaged"] == found.pop("staged") == found.pop("slurm/clusters/mine.yaml") == found.pop("sweeps/tuned/mine.yaml")
     # Outside of a checkout, all of the code is what no commit has.
     assert found.keys() == {"none", "preset", "untracked", "unstaged"}
     assert None not in found.values()
