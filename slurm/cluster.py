@@ -23,7 +23,7 @@
     environment: {NCCL_DEBUG: WARN}
     wandb: offline                     # offline, online, none
     settings: {exec: fast, exec.checkpoint_interval_s: 300}      # of the run: a preset, and settings of exec and tracker; nothing else
-    paths: {runs: /project/runs, data: /project/data}
+    paths: {runs: /project/runs, data: /project/data, scratch: /local/me}      # scratch: a disk of the node, for copies of the data
     check_data: true                   # look for the files of datasets before jobs are submitted; false where only the nodes see them
     sbatch: {mail-type: FAIL}          # any other option of sbatch
 """
@@ -140,6 +140,7 @@ class Paths(Model):
 
     runs: _AbsolutePath | None = None
     data: _AbsolutePath | None = None
+    scratch: _AbsolutePath | None = None
 
 
 class Cluster(Model):

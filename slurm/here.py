@@ -17,7 +17,8 @@ from sweeps.spec.settings import override_value
 
 def run_here(plan: Plan, site: Cluster, *, retry: bool, limit: int | None) -> Outcome:
     """Train what is missing of ``plan`` on this machine, no more than ``limit`` runs, and return how it went."""
-    os.environ |= site.environment | ({} if site.paths.data is None else {"REPRO_DATA": site.paths.data})
+    folders = {"REPRO_DATA": site.paths.data, "REPRO_SCRATCH": site.paths.scratch}
+    os.environ |= site.environment | {name: folder for name, folder in folders.items() if folder is not None}
     # A debugger's run takes what `python -m repro` would.
     gpus = visible_gpus() if site.kind == "local" else ()
     if gpus and "CUDA_VISIBLE_DEVICES" not in os.environ:

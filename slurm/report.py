@@ -11,6 +11,7 @@ from slurm.jobs import sbatch
 from slurm.jobs.queue import callers_options
 from slurm.jobs.submission import Choice, Sent
 from sweeps.plan.cost import estimate
+from sweeps.plan.disk import print_disk
 from sweeps.plan.gpus import GPUS, known_gpu
 from sweeps.plan.plan import Plan
 from sweeps.report import hours_text, print_basis
@@ -57,7 +58,7 @@ def _print_batches(site: Cluster, choice: Choice) -> None:
 
 
 def print_hours(plan: Plan, site: Cluster, choice: Choice) -> None:
-    """Print the hours of what would be submitted, by table and in all; a run that several tables need counts in each.
+    """Print the hours of what would be submitted, by table and in all, and the disk; a run that several tables need counts in each.
 
     They are GPU-hours on the cluster's GPU; CPU-hours where all finished runs were on CPUs and the cluster names no GPU.
     """
@@ -74,6 +75,8 @@ def print_hours(plan: Plan, site: Cluster, choice: Choice) -> None:
         print(f"{unit} together: {hours_text([hours[name] for name in wanted])}")
     said = f"as {site.path.name} says" if gpu else f"assumed; gpu: in {site.path.name} names another"
     print_basis(costs, wanted, gpu=said, reached="assumed")
+    at_a_time = min(len(wanted), (site.max_parallel or len(wanted)) * site.runs_per_gpu)
+    print_disk(plan, wanted, at_a_time=at_a_time)
 
 
 def print_text(plan: Plan, site: Cluster, choice: Choice) -> None:

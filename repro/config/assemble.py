@@ -129,9 +129,13 @@ def _as(value: Any, kind: Any) -> Any:
     return float(value) if type(value) is int and float in kinds else value
 
 
-def _paths() -> dict[str, str]:
+def _paths() -> dict[str, Any]:
     """Return the folders that the environment names."""
-    return {"runs": os.environ.get("REPRO_RUNS", "runs"), "data": os.environ.get("REPRO_DATA", "data")}
+    return {
+        "runs": os.environ.get("REPRO_RUNS", "runs"),
+        "data": os.environ.get("REPRO_DATA", "data"),
+        "scratch": os.environ.get("REPRO_SCRATCH"),
+    }
 
 
 def _is_missing(settings: Any) -> bool:

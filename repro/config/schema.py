@@ -210,10 +210,14 @@ class TrackerConfig:
 
 @dataclass
 class PathsConfig:
-    """The two big folders."""
+    """The two big folders, and a disk of the node."""
 
     runs: str = setting("${oc.env:REPRO_RUNS,runs}", help="where run folders go; $REPRO_RUNS")
     data: str = setting("${oc.env:REPRO_DATA,data}", help="where datasets lie; $REPRO_DATA")
+    scratch: str | None = setting(
+        "${oc.env:REPRO_SCRATCH,null}",
+        help="folder on a disk of the node, to which the files of the dataset are copied before they are read; null: none; $REPRO_SCRATCH",
+    )
 
 
 @dataclass

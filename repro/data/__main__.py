@@ -1,4 +1,4 @@
-"""``python -m repro.data download NAME [--folder FOLDER]``: the only command that uses the network."""
+"""``python -m repro.data download NAME... [--folder FOLDER]``: the only command that uses the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repro.command import exit_code_of
-from repro.config import registry
+from repro.data.staging import files_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,9 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m repro.data", description="Gets the published files of a dataset.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     get = commands.add_parser("download", help="download what is missing or damaged, and check it")
-    get.add_argument("dataset", metavar="NAME", help="such as cifar10 or cifar100")
+    get.add_argument("dataset", nargs="+", metavar="NAME", help="such as cifar10 or cifar100")
     get.add_argument(
         "--folder",
+        "--to",
         metavar="FOLDER",
         # As paths.data of a run has it.
         default=os.environ.get("REPRO_DATA", "data"),
@@ -28,13 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
 
     def command() -> int:
-        build = registry.get("dataset", chosen.dataset).build
-        files = getattr(sys.modules[build.__module__], "FILES", None)
-        if files is None:
-            print(f"{chosen.dataset}: comes with an installed package, there is nothing to download.")
-        else:
-            files.download(Path(chosen.folder))
-            print(f"{chosen.dataset}: complete and as published, below {chosen.folder}")
+        for name, files in {name: files_of(name) for name in chosen.dataset}.items():
+            if files is None:
+                print(f"{name}: comes with an installed package, there is nothing to download.")
+            else:
+                files.download(Path(chosen.folder))
+                print(f"{name}: complete and as published, below {chosen.folder}")
         return 0
 
     return exit_code_of(command)

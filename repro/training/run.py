@@ -22,6 +22,7 @@ from repro.command import stop_signals
 from repro.config.identity import check_same, identity_document, run_id, scientific_fields
 from repro.config.schema import Config
 from repro.data.prepare import RunData, prepare
+from repro.data.staging import staged
 from repro.errors import Interrupted, UserError, shown
 from repro.files import read_json
 from repro.randomness import make_deterministic
@@ -167,7 +168,7 @@ def _train_held(config: Config, name: str, held: RunFolder, inputs: Inputs, code
 def _train(config: Config, name: str, held: RunFolder, device: torch.device, inputs: Inputs, code: Code, requests: list[int]) -> Training:
     folder = held.path
     make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
-    data = prepare(config, device)
+    data = prepare(staged(config), device)
     before = _provenance_before(folder)
     execution, compared = choose(config, device, before.get("execution"), lambda changed: build(changed, data, device, folder, inputs))
     config = dataclasses.replace(config, exec=execution)

@@ -84,6 +84,7 @@ def _setup_lines(cluster: Cluster, code: Path) -> list[str]:
     environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | dict(cluster.environment)
     # Relative to the folder of the one who submits; jobs start elsewhere.
     environment |= {"REPRO_DATA": str(data_folder(cluster))}
+    environment |= {} if cluster.paths.scratch is None else {"REPRO_SCRATCH": cluster.paths.scratch}
     return [
         "trap '' USR2",
         *(f"module load {shlex.quote(module)}" for module in cluster.modules),

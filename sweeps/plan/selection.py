@@ -70,10 +70,10 @@ def check_execution(plan: Plan, settings: Sequence[str]) -> None:
     sections = [name for name in NOT_SCIENTIFIC if name != "paths"]
     for text in settings:
         key, sign, _ = text.partition("=")
-        if not sign or (key.partition(".")[0] not in sections and key != "paths.data"):
+        if not sign or (key.partition(".")[0] not in sections and key not in ("paths.data", "paths.scratch")):
             raise UserError(
-                f"--set {text}: only what changes no result can be set here: KEY=VALUE with a KEY in {', '.join(sections)}, or paths.data. "
-                "Everything else stands in the spec."
+                f"--set {text}: only what changes no result can be set here: KEY=VALUE with a KEY in {', '.join(sections)}, or paths.data, "
+                "paths.scratch. Everything else stands in the spec."
             )
     if settings and plan.runs:
         # With it comes PyTorch.

@@ -19,6 +19,9 @@ from sweeps.plan.plan import Plan, PlannedRun, planned_state
 #: What the server of the workers imports; PyTorch is not among it.
 FAST = ("fake_workers",)
 
+#: Two folds, a student of both, a student of that, and a run that reads nothing.
+GRAPH = {"c": "ab", "d": "c"}
+
 
 def planned(folder: Path, name: str, behaviour: str = "done", inputs: str = "", stage: int = 0) -> PlannedRun:
     return PlannedRun(

@@ -9,6 +9,37 @@ import pytest
 
 from sweeps.spec.data import SpecError
 
+#: A table whose runs read other runs, with a tuning.
+TWO_STAGES = """\
+title: A table
+kind: table
+runs:
+  folds:
+    set: {method: instance_labels, split: fold}
+    each: {split.fold: [0, 1, 2]}
+    tuned: rate
+  final:
+    set: {method: replay, split: full}
+    inputs: {labels: folds}
+  big:
+    set: {method: fixed_labels, split: full, model: vgg16}
+    inputs: {labels: {from: folds, where: {split.fold: 1}, set: {trajectory.dtype: float32}}}
+tuning:
+  rate:
+    set: {method: instance_labels, split: fold, split.fold: 0, seed: 7}
+    grid: {method.learning_rate: [5.0, 25.0]}
+    otherwise: {method.learning_rate: 50.0}
+common: {dataset: cifar10, optim.epochs: 3}
+rows:
+  - {label: Final, use: final}
+  - {label: Taught, set: {method: distillation, split: full}, inputs: {teacher: big}, epoch: best_val}
+columns:
+  - {label: Wide, set: {model: wrn_28_10, model.dropout: 0.3, noise: none}}
+repeats:
+  seed: [0, 1]
+value: {metric: test/accuracy, epoch: last}
+"""
+
 #: A text of a file and what takes its place; the line of the mistake; words of the message.
 Mistake = tuple[tuple[str, str], int, list[str]]
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+import slurm.here
 import slurm.jobs.queue
 from repro.config.compose import compose
 from repro.data.published_files import PublishedFiles
@@ -11,7 +13,10 @@ from repro.errors import UserError
 from slurm.__main__ import main
 from slurm.cluster import Cluster, known_clusters, load_cluster
 from slurm.doctor import _folders
+from slurm.here import run_here
 from slurm.jobs.submission import check_data
+from sweeps.local.progress import Outcome
+from sweeps.plan.plan import Plan
 from sweeps.spec.data import SpecError
 
 GOOD = """kind: slurm
@@ -160,3 +165,24 @@ def test_the_doctor_looks_for_datasets(tmp_path: Path, monkeypatch: pytest.Monke
     finding = list(_folders(site, tmp_path / "runs"))[-1]
     assert finding.good
     assert "cifar100" in finding.text
+
+
+def test_a_dry_run_says_what_the_disk_will_hold_and_jobs_are_told_of_the_nodes_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parse(tmp_path, f"{GOOD}check_data: false\nmax_parallel: 7\npaths: {{scratch: /local/me}}\n")
+    monkeypatch.setattr(slurm.jobs.queue, "call", lambda command: "ClusterName = hal\n" if command[0] == "scontrol" else "")
+    spec, runs = tmp_path / "trial.yaml", tmp_path / "runs"
+    spec.write_text(SPEC.replace("[0]", "[0, 1, 2, 3, 4, 5, 6, 7, 8]"))
+    assert main(["submit", str(spec), "--dry-run", "--cluster", str(tmp_path / "site.yaml"), "--runs", str(runs)]) == 0
+    told = capsys.readouterr().out
+    assert "of checkpoints while 7 train" in told
+    assert "\nexport REPRO_SCRATCH=/local/me\n" in told
+
+
+def test_this_machine_is_told_of_its_own_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_SCRATCH", "another")
+    monkeypatch.setenv("REPRO_DATA", "kept")
+    monkeypatch.setattr(slurm.here, "run_missing", lambda plan, **options: Outcome())
+    run_here(Plan(tmp_path, ()), parse(tmp_path, "kind: local\npaths: {scratch: /local/me}\n"), retry=False, limit=None)
+    assert (os.environ["REPRO_SCRATCH"], os.environ["REPRO_DATA"]) == ("/local/me", "kept")

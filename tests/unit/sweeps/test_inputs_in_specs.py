@@ -1,4 +1,4 @@
-"""Runs that read other runs, tuned values, recipes, panels and published numbers, as specs write them."""
+"""Runs that read other runs, and tuned values, as specs write them."""
 
 from __future__ import annotations
 
@@ -6,41 +6,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from made_specs import check_mistake, check_refused, write
+from made_specs import TWO_STAGES, check_mistake, write
 
 from sweeps.spec.expansion import Variant
-from sweeps.spec.load import FigureSpec, RecipeSpec, Sample, SpecError, TableSpec, expand, load_spec
-
-GOOD = """\
-title: A table
-kind: table
-runs:
-  folds:
-    set: {method: instance_labels, split: fold}
-    each: {split.fold: [0, 1, 2]}
-    tuned: rate
-  final:
-    set: {method: replay, split: full}
-    inputs: {labels: folds}
-  big:
-    set: {method: fixed_labels, split: full, model: vgg16}
-    inputs: {labels: {from: folds, where: {split.fold: 1}, set: {trajectory.dtype: float32}}}
-tuning:
-  rate:
-    set: {method: instance_labels, split: fold, split.fold: 0, seed: 7}
-    grid: {method.learning_rate: [5.0, 25.0]}
-    otherwise: {method.learning_rate: 50.0}
-common: {dataset: cifar10, optim.epochs: 3}
-rows:
-  - {label: Final, use: final}
-  - {label: Taught, set: {method: distillation, split: full}, inputs: {teacher: big}, epoch: best_val}
-columns:
-  - {label: Wide, set: {model: wrn_28_10, model.dropout: 0.3, noise: none}}
-repeats:
-  seed: [0, 1]
-value: {metric: test/accuracy, epoch: last}
-"""
-
+from sweeps.spec.load import SpecError, expand, load_spec
 
 pytestmark = pytest.mark.usefixtures("nothing_tuned")
 
@@ -50,7 +19,7 @@ def first_run(folder: Path, text: str, *, row: int = 0) -> Variant:
 
 
 def test_an_input_trains_on_what_its_reader_trains_on(tmp_path: Path) -> None:
-    final = first_run(tmp_path, GOOD)
+    final = first_run(tmp_path, TWO_STAGES)
     inherited = ("model=wrn_28_10", "noise=none")
     assert final.overrides == (
         *("dataset=cifar10", "method=replay", *inherited, "seed=0", "split=full"),
@@ -69,7 +38,7 @@ def test_an_input_trains_on_what_its_reader_trains_on(tmp_path: Path) -> None:
 
 
 def test_a_model_of_its_own_brings_its_own_recipe(tmp_path: Path) -> None:
-    ((role, (big,)),) = first_run(tmp_path, GOOD, row=1).inputs
+    ((role, (big,)),) = first_run(tmp_path, TWO_STAGES, row=1).inputs
     assert role == "teacher"
     # Neither model.dropout nor optim.epochs of the reader.
     assert big.overrides == ("dataset=cifar10", "method=fixed_labels", "model=vgg16", "noise=none", "seed=0", "split=full")
@@ -81,7 +50,7 @@ def test_a_model_of_its_own_brings_its_own_recipe(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_reference_win_over_those_of_the_run_and_each_over_both(tmp_path: Path) -> None:
-    text = GOOD.replace(
+    text = TWO_STAGES.replace(
         "inputs: {labels: folds}", "inputs: {labels: {from: folds, set: {split.fold: 9, split.seed: 4, method: class_labels}}}"
     )
     folds = first_run(
@@ -93,14 +62,14 @@ def test_settings_of_a_reference_win_over_those_of_the_run_and_each_over_both(tm
 
 
 def test_two_readers_of_the_same_runs_share_them(tmp_path: Path) -> None:
-    text = GOOD.replace("columns:", "  - {label: Again, set: {method: fixed_labels, split: full}, inputs: {labels: folds}}\ncolumns:")
+    text = TWO_STAGES.replace("columns:", "  - {label: Again, set: {method: fixed_labels, split: full}, inputs: {labels: folds}}\ncolumns:")
     cells = expand(load_spec(write(tmp_path, text)))
     assert cells[0].variants[0].inputs[0][1] is cells[2].variants[0].inputs[0][1]
     assert cells[0].variants[0].inputs[0][1] is not cells[0].variants[1].inputs[0][1]
 
 
 def test_columns_and_cells_can_say_what_rows_can(tmp_path: Path) -> None:
-    text = GOOD.replace(
+    text = TWO_STAGES.replace(
         "{label: Wide, set: {model: wrn_28_10, model.dropout: 0.3, noise: none}}",
         "{label: Wide, use: net, tuned: rate}",
     ).replace("runs:", "runs:\n  net: {set: {model: resnet18, noise: none}}")
@@ -113,7 +82,7 @@ def test_columns_and_cells_can_say_what_rows_can(tmp_path: Path) -> None:
 
 
 def test_a_row_has_an_epoch_of_its_own(tmp_path: Path) -> None:
-    cells = expand(load_spec(write(tmp_path, GOOD)))
+    cells = expand(load_spec(write(tmp_path, TWO_STAGES)))
     assert [str(cell.epoch) for cell in cells] == ["None", "best_val"]
 
 
@@ -137,7 +106,7 @@ tuned:
 def test_chosen_values_are_looked_up_by_dataset_and_model(tmp_path: Path) -> None:
     (tmp_path / "tuned").mkdir()
     write(tmp_path / "tuned", TUNED, "paper.yaml")
-    cells = expand(load_spec(write(tmp_path, GOOD)))
+    cells = expand(load_spec(write(tmp_path, TWO_STAGES)))
     fold = cells[0].variants[0].read[0]
     assert "method.learning_rate=25.0" in fold.overrides
     assert [(str(use), use.chosen) for use in fold.uses] == [("rate for cifar10, wrn_28_10", True)]
@@ -167,7 +136,7 @@ TUNED_MISTAKES = {
 @pytest.mark.parametrize("name", TUNED_MISTAKES)
 def test_a_damaged_file_of_chosen_values_is_named_with_its_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "tuned").mkdir()
-    spec = write(tmp_path, GOOD)
+    spec = write(tmp_path, TWO_STAGES)
     check_mistake(lambda _: load_spec(spec), tmp_path / "tuned", TUNED, TUNED_MISTAKES[name], "paper.yaml")
 
 
@@ -247,15 +216,15 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named_with_its_file_and_line(tmp_path: Path, name: str) -> None:
-    check_mistake(load_spec, tmp_path, GOOD, MISTAKES[name])
+    check_mistake(load_spec, tmp_path, TWO_STAGES, MISTAKES[name])
 
 
 # -- shared names, and what a plan depends on ------------------------------------------------------------------------------------
 
 
 def split_in_two(folder: Path) -> tuple[str, Path]:
-    """Write the runs and tunings of GOOD to a file of their own, and return the paths of both."""
-    head, rest = GOOD.split("runs:\n")
+    """Write the runs and tunings of TWO_STAGES to a file of their own, and return the paths of both."""
+    head, rest = TWO_STAGES.split("runs:\n")
     names, rest = rest.split("common:")
     shared = folder / "names.yaml"
     shared.write_text("runs:\n" + names)
@@ -263,7 +232,7 @@ def split_in_two(folder: Path) -> tuple[str, Path]:
 
 
 def test_shared_names_are_those_of_the_spec(tmp_path: Path) -> None:
-    together = expand(load_spec(write(tmp_path, GOOD)))
+    together = expand(load_spec(write(tmp_path, TWO_STAGES)))
     path, shared = split_in_two(tmp_path)
     apart = expand(load_spec(path))
 
@@ -286,7 +255,7 @@ def test_a_name_stands_in_one_file(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_of_the_spec_and_of_all_that_decides_its_runs(tmp_path: Path) -> None:
-    plain = GOOD.split("runs:")[0] + "rows: [{label: A, set: {method: one_hot}}]\ncolumns: [{label: B}]\nrepeats: {seed: [0]}\n"
+    plain = TWO_STAGES.split("runs:")[0] + "rows: [{label: A, set: {method: one_hot}}]\ncolumns: [{label: B}]\nrepeats: {seed: [0]}\n"
     path = write(tmp_path, plain + "value: {metric: test/accuracy, epoch: last}\n", "plain.yaml")
     assert load_spec(path).sha256 == hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -304,149 +273,3 @@ def test_a_plan_is_of_the_spec_and_of_all_that_decides_its_runs(tmp_path: Path) 
     shared.write_text(shared.read_text() + "# changed\n")
     seen.append(load_spec(path).sha256)
     assert len(set(seen)) == 3
-
-
-# -- recipes ---------------------------------------------------------------------------------------------------------------------
-
-RECIPE = """\
-title: Recipes
-kind: recipe
-common: {dataset: cifar100}
-rows:
-  - {label: Learning rate, setting: optim.learning_rate}
-  - {label: Epochs, setting: optim.epochs}
-columns:
-  - {label: ResNet18, set: {model: resnet18}}
-  - {label: VGG16, set: {model: vgg16}}
-cells: [{row: Epochs, column: VGG16, skip: not said}]
-"""
-
-
-def test_a_recipe_has_settings_and_no_runs(tmp_path: Path) -> None:
-    spec = load_spec(write(tmp_path, RECIPE))
-    assert isinstance(spec, RecipeSpec)
-    cells = expand(spec)
-    assert [(cell.row, cell.column, cell.setting, cell.variants, cell.skip) for cell in cells] == [
-        ("Learning rate", "ResNet18", "optim.learning_rate", (), None),
-        ("Learning rate", "VGG16", "optim.learning_rate", (), None),
-        ("Epochs", "ResNet18", "optim.epochs", (), None),
-        ("Epochs", "VGG16", "optim.epochs", (), "not said"),
-    ]
-    assert cells[0].recipe is not None
-    assert cells[0].recipe.overrides == ("dataset=cifar100", "method=one_hot", "model=resnet18", "seed=0")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        (", setting: optim.epochs", "", ["tried.yaml:6: rows[1].setting is missing"]),
-        ("optim.epochs", "+optim.epochs", ["tried.yaml:6: ", "'+optim.epochs' is no name of a setting"]),
-        ("columns:", "repeats: {seed: [0]}\ncolumns:", ["tried.yaml:7: repeats: there is no such key"]),
-        ("Epochs, setting: optim.epochs", "Epochs, setting: optim.epochs, epoch: last", ["rows[1].epoch: there is no such key"]),
-    ],
-)
-def test_a_mistake_in_a_recipe(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
-    check_refused(lambda: load_spec(write(tmp_path, RECIPE.replace(old, new))), words)
-
-
-# -- panels ----------------------------------------------------------------------------------------------------------------------
-
-FIGURE = GOOD.split("value:")[0].replace("kind: table", "kind: figure").replace(", epoch: best_val", "")
-FIGURE += """\
-x: epoch
-panels:
-  - {metric: test/accuracy, label: Accuracy, scale: percent}
-  - {metric: "class_meta_accuracy/{k}", label: Classes, rows: [Taught], classes: [3, 17]}
-  - {metric: "class_target_probability/{k}", label: Targets, classes: {count: 3, seed: 1}}
-  - {type: top_classes, label: Top, instances: [4, 2]}
-  - {type: examples, label: Examples, instances: {count: 2, seed: 0}}
-"""
-
-
-def test_panels(tmp_path: Path) -> None:
-    spec = load_spec(write(tmp_path, FIGURE))
-    assert isinstance(spec, FigureSpec)
-    curve, family, targets, top, examples = spec.panels
-    assert (curve.type, curve.metric, curve.rows, curve.classes) == ("curve", "test/accuracy", ("Final", "Taught"), None)
-    assert (family.metric, family.rows, family.classes) == ("class_meta_accuracy/{k}", ("Taught",), (3, 17))
-    assert targets.classes == Sample(count=3, seed=1)
-    assert (top.type, top.metric, top.instances) == ("top_classes", "", (4, 2))
-    assert (examples.type, examples.instances) == ("examples", Sample(count=2, seed=0))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("type: examples", "type: exampels", ["panels[4].type: 'exampels' does not exist", "'examples'"]),
-        ("{metric: test/accuracy, label", "{label", ["panels[0].metric is missing"]),
-        ("rows: [Taught]", "rows: [Tought]", ["'Tought' does not exist", "'Taught'"]),
-        ("{count: 3, seed: 1}", "{count: 0, seed: 1}", ["panels[2].classes.count must be an integer from 1"]),
-        ("{count: 3, seed: 1}", "{count: 3}", ["panels[2].classes.seed is missing"]),
-        ("[4, 2]", "[4, 4]", ["panels[3].instances[1]: '4' stands twice"]),
-        ("[4, 2]", "[-1]", ["panels[3].instances[0] must be an integer from 0"]),
-        ("rows: [Taught], classes", "rows: [Taught, Taught], classes", [":30: panels[1].rows[1]: 'Taught' stands twice"]),
-        ("label: Accuracy, scale: percent", "label: Accuracy, classes: [1]", [":29: panels[0].classes has no effect"]),
-        ("label: Accuracy, scale: percent", "label: Accuracy, instances: [1]", [":29: panels[0].instances has no effect"]),
-        ("type: examples, label", "type: examples, metric: test/loss, label", [":33: panels[4].metric has no effect"]),
-        ("type: examples, label", "type: examples, classes: [1], label", [":33: panels[4].classes has no effect"]),
-        (
-            "  - {type: examples",
-            "  - {metric: test/accuracy, label: Again, scale: percent}\n  - {type: examples",
-            [":33: panels[4] draws the same"],
-        ),
-        ("inputs: {teacher: big}}", "inputs: {teacher: big}, epoch: last}", ["rows[1].epoch: there is no such key"]),
-    ],
-)
-def test_a_mistake_in_a_panel(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
-    assert old in FIGURE
-    check_refused(lambda: load_spec(write(tmp_path, FIGURE.replace(old, new))), words)
-
-
-# -- published numbers -----------------------------------------------------------------------------------------------------------
-
-HEADER = "row,column,mean,sd,unit,own_run,source\n"
-
-
-def reporting(folder: Path, lines: str, text: str = GOOD) -> str:
-    (folder / "numbers").mkdir(exist_ok=True)
-    write(folder / "numbers", lines, "published.csv")
-    return write(folder, text + "reported: {file: numbers/published.csv}\n")
-
-
-def test_published_numbers(tmp_path: Path) -> None:
-    spec = load_spec(reporting(tmp_path, HEADER + 'Final,Wide,78.8,0.2,%,yes,"Table 1, here"\nTaught,Wide,1e-3,,,no,x\n'))
-    assert isinstance(spec, TableSpec)
-    assert [(item.row, item.column, item.mean, item.sd, item.unit, item.own_run, item.source) for item in spec.reported] == [
-        ("Final", "Wide", 78.8, 0.2, "%", True, "Table 1, here"),
-        ("Taught", "Wide", 0.001, None, "", False, "x"),
-    ]
-
-
-def test_published_numbers_of_a_figure_are_those_of_its_panels(tmp_path: Path) -> None:
-    spec = load_spec(reporting(tmp_path, HEADER + "Final,Accuracy,33,,%,yes,text\n", FIGURE))
-    assert [item.column for item in spec.reported] == ["Accuracy"]
-    with pytest.raises(SpecError, match=r"published\.csv:2: the spec has no column 'Wide'\. .*It has: Accuracy"):
-        load_spec(reporting(tmp_path, HEADER + "Final,Wide,33,,%,yes,text\n", FIGURE))
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        (HEADER + "Finale,Wide,1,,,yes,x\n", ["published.csv:2: the spec has no row 'Finale'. Did you mean 'Final'?"]),
-        (HEADER + "Final,Wide,1,,,yes,x\nTaught,Wilde,1,,,yes,x\n", ["published.csv:3: the spec has no column 'Wilde'", "'Wide'"]),
-        (HEADER + "Final,Wide,1,,,yes,x\nFinal,Wide,1,,,yes,x\n", ["published.csv:3: row 'Final', column 'Wide' stands twice", "line 2"]),
-        (HEADER + "Final,Wide,about 1,,,yes,x\n", ["published.csv:2: mean must be a number, found 'about 1'"]),
-        (HEADER + "Final,Wide,1,nan,,yes,x\n", ["published.csv:2: sd must be a number"]),
-        (HEADER + "Final,Wide,1,,,perhaps,x\n", ["published.csv:2: own_run must be yes or no"]),
-        (HEADER + "Final,Wide,1,,,yes,x,y\n", ["published.csv:2: 8 fields"]),
-        ("row,column,mean\nFinal,Wide,1\n", ["published.csv:1: the header must be row,column,mean,sd,unit,own_run,source"]),
-        (HEADER, ["published.csv:1: the file has no published number"]),
-    ],
-)
-def test_a_mistake_in_the_published_numbers(tmp_path: Path, lines: str, words: list[str]) -> None:
-    check_refused(lambda: load_spec(reporting(tmp_path, lines)), words, "published.csv:")
-
-
-def test_published_numbers_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"tried\.yaml:28: reported\.file: .*nowhere\.csv cannot be read: No such file"):
-        load_spec(write(tmp_path, GOOD + "reported: {file: nowhere.csv}\n"))
