@@ -11,10 +11,10 @@ from typing import Any
 
 from repro.command import print_table
 from repro.errors import UserError, did_you_mean, first_of
-from repro.runs.state import STATES
 from slurm.jobs.ledger import Ledger
 from slurm.jobs.states import ELSEWHERE, LIVE, JobStates, RunView
 from sweeps.local.progress import completed_epochs, last_row
+from sweeps.report import counts_text, in_order
 
 #: Of a table with more runs than this only those are listed that are live or need attention.
 _LISTED = 60
@@ -40,7 +40,7 @@ def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
         _print_grid(plan, views)
         _print_runs(runs, plan, views, every=every)
         counts = Counter(view.state for view in views.values())
-        print(f"{len(views)} runs: " + ", ".join(f"{counts[state]} {state}" for state in _in_order(counts)))
+        print(f"{len(views)} runs: " + ", ".join(f"{counts[state]} {state}" for state in in_order(counts)))
         attention = attention or any(view.stuck or view.state in ("failed", "lost", "damaged", "cancelled") for view in views.values())
         for why in dict.fromkeys(view.why for view in views.values() if view.stuck):
             jobs = [str(view.job) for view in views.values() if view.stuck and view.why == why]
@@ -60,16 +60,7 @@ def _print_grid(plan: Mapping[str, Any], views: Mapping[str, RunView]) -> None:
 
 
 def _cell(views: Sequence[RunView]) -> str:
-    if not views:
-        return "-"
-    counts = Counter(view.state for view in views)
-    others = [f"{counts[state]} {state}" for state in _in_order(counts) if state not in ("done", "missing")]
-    return " ".join([f"{counts['done']}/{len(views)}", *others])
-
-
-def _in_order(states: Collection[str]) -> list[str]:
-    """Return states in the order of a run's life, those of runs elsewhere at the end."""
-    return [*(state for state in STATES if state in states), *sorted(set(states) - set(STATES))]
+    return counts_text([view.state for view in views]) if views else "-"
 
 
 def _print_runs(runs: Path, plan: Mapping[str, Any], views: Mapping[str, RunView], *, every: bool) -> None:
