@@ -23,7 +23,7 @@ from sweeps.spec.scale import PAPER, load_scale
 if TYPE_CHECKING:
     from sweeps.plan.plan import Plan
 
-#: Seconds between two looks at the queue of `submit --follow`.
+#: Seconds between two looks at the queue, of `submit --follow` and `status --watch`.
 FOLLOW_S = 30.0
 
 _COMMANDS = {
@@ -32,7 +32,7 @@ _COMMANDS = {
     "tune": "submit the grids of the specs' tunings; when they are done, note the values that are best on validation images",
     "status": "show how far the runs are, and where; 1 when a run failed, was cancelled, is lost, or would wait for ever",
     "cancel": "stop the jobs of specs or of single runs; what they have saved stays",
-    "logs": "show the end of a run's log",
+    "logs": "show the end of the logs of a run or a job",
     "doctor": "check a cluster file, and that a job of a minute can do all that a run needs",
 }
 
@@ -61,9 +61,16 @@ def _command(chosen: argparse.Namespace) -> int:
     from slurm import watch
 
     if chosen.command == "logs":
-        return watch.print_log(runs, chosen.run)
+        return watch.print_log(runs, chosen.run, follow=chosen.follow)
     names = [_spec_name(name, chosen.scale) for name in chosen.name]
-    return watch.print_status(runs, names, every=chosen.all) if chosen.command == "status" else watch.stop(runs, names)
+    if chosen.command == "cancel":
+        return watch.stop(runs, names)
+    while True:
+        code = watch.print_status(runs, names, every=chosen.all)
+        if not chosen.watch:
+            return code
+        time.sleep(FOLLOW_S)
+        print(f"\n{time.strftime('%H:%M:%S')}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,10 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         elif name == "status":
             command.add_argument("name", nargs="*", metavar="SPEC", help="specs that were submitted (default: all)")
             command.add_argument("--all", action="store_true", help="list every run, also those that are done")
+            command.add_argument("--watch", action="store_true", help="show it again every half minute, until Ctrl-C")
         elif name == "cancel":
             command.add_argument("name", nargs="+", metavar="SPEC|RUN", help="a spec that was submitted, or the id of a run")
         elif name == "logs":
-            command.add_argument("run", metavar="RUN", help="the id of a run")
+            command.add_argument("run", metavar="RUN|JOB", help="the id of a run, or of a job as squeue shows it")
+            command.add_argument("--follow", action="store_true", help="go on with what is added, until Ctrl-C")
         elif name == "doctor":
             command.add_argument("--no-job", action="store_true", help="submit no test job")
     return parser

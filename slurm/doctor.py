@@ -18,13 +18,13 @@ from repro.config import registry
 from repro.config.compose import compose
 from repro.errors import UserError, first_of
 from repro.files import read_json
+from repro.probe import Probe
 from repro.runs.lock import HeldError, hold
 from slurm.cluster import Cluster, read_minutes
 from slurm.jobs import queue, sbatch
 from slurm.jobs.batches import Batch
 from slurm.jobs.snapshot import take_snapshot
 from slurm.jobs.submission import check_data, published_files
-from slurm.probe import Probe
 from sweeps.local.gpus import visible_gpus
 
 #: Seconds that the test job may wait in the queue.
