@@ -241,6 +241,7 @@ def send(
             jobs |= {name: job for job, names in zip(item.jobs, item.tasks, strict=True) for name in names}
             sent.jobs.append(item.jobs[0].partition("_")[0])
             sent.runs += len(batch.runs)
-            sent.waiting = [name for name in sent.waiting if name not in batch.runs]
+            gone = set(batch.runs)
+            sent.waiting = [name for name in sent.waiting if name not in gone]
             live += len(batch.tasks)
     return sent
