@@ -1,31 +1,6 @@
 """A cluster as data: where runs are trained, with what limits. One YAML file describes one site; nothing scientific stands there.
 
-::
-
-    kind: slurm                        # slurm; local: this machine, a worker for each GPU; debug: in this process, one after the other
-    partition: gpu                     # or several, as sbatch takes them: gpu,long
-    account: vision                    # optional, as are all the following
-    qos: normal
-    constraint: "a100|h100"
-    gpu: a100                          # type of the one GPU of a job, and of the plan ("3090", 1g.10gb); any; none for partitions without
-    cpus: 8                            # of a job
-    time: {default: "24:00:00", vgg16: "12:00:00"}    # of a job, by model; a run that needs longer saves, is queued again and goes on
-    memory: {default: 32G}             # of a run, by model
-    runs_per_gpu: 1                    # runs that share the GPU of a job
-    array_limit: 1000                  # tasks of one job array
-    max_jobs: 400                      # jobs of this user in the queue at a time, over all arrays; the rest waits for the next `submit`
-    max_parallel: 32                   # tasks of an array at a time; kind local: runs at a time on the CPU, or GPUs that are used
-    warning_s: 120                     # a job is told so many seconds before its time is over
-    modules: [cuda/13.0]               # loaded before the run
-    setup: ["source /etc/profile.d/proxy.sh"]         # lines of shell, run after that
-    python: /path/to/python            # on the nodes, or in the container, if not the one that submits
-    container: [apptainer, exec, --nv, --bind, /project, /project/torch.sif]     # words before python, or options of srun (pyxis)
-    environment: {NCCL_DEBUG: WARN}
-    wandb: offline                     # offline, online, none
-    settings: {exec: fast, exec.checkpoint_interval_s: 300}      # of the run: a preset, and settings of exec and tracker; nothing else
-    paths: {runs: /project/runs, data: /project/data, scratch: /local/me}      # scratch: a disk of the node, for copies of the data
-    check_data: true                   # look for the files of datasets before jobs are submitted; false where only the nodes see them
-    sbatch: {mail-type: FAIL}          # any other option of sbatch
+``clusters/example.yaml`` describes every key.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,13 @@ from repro.config import registry
 from repro.config.compose import compose
 from repro.errors import UserError, first_of
 from repro.files import read_json
+from repro.probe import Probe
 from repro.runs.lock import HeldError, hold
 from slurm.cluster import Cluster, read_minutes
 from slurm.jobs import queue, sbatch
 from slurm.jobs.batches import Batch
 from slurm.jobs.snapshot import take_snapshot
-from slurm.jobs.submission import check_data
-from slurm.probe import Probe
+from slurm.jobs.submission import check_data, published_files
 from sweeps.local.gpus import visible_gpus
 
 #: Seconds that the test job may wait in the queue.
@@ -108,15 +107,13 @@ def _folders(site: Cluster, runs: Path) -> Iterator[Finding]:
 
 def _datasets(site: Cluster) -> tuple[list[str], list[str]]:
     """Return the datasets with published files whose files are all where the jobs look for them, as published, and the others."""
-    there, absent = [], []
-    for name in registry.choices("dataset"):
-        if hasattr(sys.modules[registry.get("dataset", name).build.__module__], "FILES"):
-            try:
-                check_data(site, [name])
-                there.append(name)
-            except UserError:
-                absent.append(name)
-    return there, absent
+    published = [name for name in registry.choices("dataset") if published_files(name) is not None]
+    there = []
+    for name in published:
+        with contextlib.suppress(UserError):
+            check_data(site, [name])
+            there.append(name)
+    return there, [name for name in published if name not in there]
 
 
 def _here(site: Cluster) -> Iterator[Finding]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from repro.errors import first_of
 from slurm.cluster import Cluster
 from sweeps.local.gpus import OnOneGpu, visible_gpus
 from sweeps.local.progress import Outcome
-from sweeps.local.queue import run_missing
-from sweeps.local.worker import last_error
-from sweeps.plan.plan import Plan, PlannedRun, planned_state
-from sweeps.spec.settings import override_value
+from sweeps.local.queue import run_in_this_process, run_missing
+from sweeps.plan.plan import Plan, PlannedRun
 
 
 def run_here(plan: Plan, site: Cluster, *, retry: bool, limit: int | None) -> Outcome:
@@ -34,33 +31,10 @@ def run_here(plan: Plan, site: Cluster, *, retry: bool, limit: int | None) -> Ou
         runs[name] = replace(run, overrides=site.overrides(run.overrides, on_gpu=bool(gpus)))
     plan = replace(plan, runs=runs)
     if site.kind == "debug":
-        return _in_this_process(plan, retry=retry)
+        return run_in_this_process(plan, retry=retry)
     jobs = site.max_parallel or len(gpus) or 1
     if not gpus:
         return run_missing(plan, jobs=jobs, retry=retry)
     worker = OnOneGpu(gpus, plan.folder.resolve() / "slurm" / "gpus")
     worker.locks.mkdir(parents=True, exist_ok=True)
     return run_missing(plan, jobs=min(jobs, len(gpus)), retry=retry, worker=worker)
-
-
-def _in_this_process(plan: Plan, *, retry: bool) -> Outcome:
-    from repro.config.compose import compose
-    from repro.training.run import execute
-
-    outcome = Outcome()
-    for run in plan.runs.values():
-        folder = plan.folder / run.run_id
-        bad = next((name for name in run.inputs if name in {*outcome.failed, *outcome.skipped, *outcome.changed}), None)
-        state = planned_state(folder)
-        if state == "failed" and not retry:
-            outcome.failed[run.run_id] = f"{last_error(folder)} (failed before; --retry tries it again)"
-        elif run.changed:
-            outcome.changed[run.run_id] = first_of(run.changed)
-        elif bad is not None:
-            outcome.skipped[run.run_id] = f"its input {bad} {'was made by other code' if bad in outcome.changed else 'failed'}"
-        else:
-            if state != "done":
-                # Not through the worker: an exception goes all the way up, where a debugger stops.
-                print(execute(compose([*run.overrides, f"paths.runs={override_value(str(plan.folder.resolve()))}"])))
-            outcome.done.add(run.run_id)
-    return outcome

@@ -10,11 +10,10 @@ from slurm.cluster import Cluster
 from slurm.jobs import sbatch
 from slurm.jobs.queue import callers_options
 from slurm.jobs.submission import Choice, Sent
-from sweeps.plan.cost import estimate
 from sweeps.plan.disk import print_disk
 from sweeps.plan.gpus import GPUS, known_gpu
 from sweeps.plan.plan import Plan
-from sweeps.report import hours_text, print_basis
+from sweeps.report import print_hours_of
 
 #: As many runs with a reason are named; of the others only the number.
 _NAMED = 12
@@ -58,23 +57,13 @@ def _print_batches(site: Cluster, choice: Choice) -> None:
 
 
 def print_hours(plan: Plan, site: Cluster, choice: Choice) -> None:
-    """Print the hours of what would be submitted, by table and in all, and the disk; a run that several tables need counts in each.
-
-    They are GPU-hours on the cluster's GPU; CPU-hours where all finished runs were on CPUs and the cluster names no GPU.
-    """
+    """Print the hours of what would be submitted, on the cluster's GPU, and the disk."""
     gpu = known_gpu(site.gpu)
     if gpu is None and site.gpu not in ("any", "none"):
         print(f"{site.at('gpu')}: the peaks of gpu: {site.gpu} are not known, so another is planned for. Known: {', '.join(GPUS)}.")
-    costs = estimate(plan, gpu=gpu)
-    unit = "CPU-hours" if costs.gpu is None else "GPU-hours"
-    hours = {name: cost.cpu_hours if costs.gpu is None else cost.gpu_hours for name, cost in costs.runs.items()}
-    wanted = {run.run_id for run in choice.send}
-    for spec in plan.specs:
-        print(f"{unit} {spec.name}: {hours_text([hours[name] for name in wanted if spec.name in plan.runs[name].specs])}")
-    if len(plan.specs) > 1:
-        print(f"{unit} together: {hours_text([hours[name] for name in wanted])}")
     said = f"as {site.path.name} says" if gpu else f"assumed; gpu: in {site.path.name} names another"
-    print_basis(costs, wanted, gpu=said, reached="assumed")
+    wanted = {run.run_id for run in choice.send}
+    print_hours_of(plan, wanted, gpu=gpu, said=said)
     at_a_time = min(len(wanted), (site.max_parallel or len(wanted)) * site.runs_per_gpu)
     print_disk(plan, wanted, at_a_time=at_a_time)
 

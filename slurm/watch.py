@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -11,10 +12,10 @@ from typing import Any
 
 from repro.command import print_table
 from repro.errors import UserError, did_you_mean, first_of
-from repro.runs.state import STATES
 from slurm.jobs.ledger import Ledger
-from slurm.jobs.states import ELSEWHERE, LIVE, JobStates, RunView
+from slurm.jobs.states import ELSEWHERE, LIVE, REMEDIES, JobStates, RunView
 from sweeps.local.progress import completed_epochs, last_row
+from sweeps.report import counts_text, in_order
 
 #: Of a table with more runs than this only those are listed that are live or need attention.
 _LISTED = 60
@@ -40,7 +41,9 @@ def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
         _print_grid(plan, views)
         _print_runs(runs, plan, views, every=every)
         counts = Counter(view.state for view in views.values())
-        print(f"{len(views)} runs: " + ", ".join(f"{counts[state]} {state}" for state in _in_order(counts)))
+        print(f"{len(views)} runs: " + ", ".join(f"{counts[state]} {state}" for state in in_order(counts)))
+        for state in in_order(counts.keys() & REMEDIES.keys()):
+            print(f"{state}: {REMEDIES[state]}")
         attention = attention or any(view.stuck or view.state in ("failed", "lost", "damaged", "cancelled") for view in views.values())
         for why in dict.fromkeys(view.why for view in views.values() if view.stuck):
             jobs = [str(view.job) for view in views.values() if view.stuck and view.why == why]
@@ -60,16 +63,7 @@ def _print_grid(plan: Mapping[str, Any], views: Mapping[str, RunView]) -> None:
 
 
 def _cell(views: Sequence[RunView]) -> str:
-    if not views:
-        return "-"
-    counts = Counter(view.state for view in views)
-    others = [f"{counts[state]} {state}" for state in _in_order(counts) if state not in ("done", "missing")]
-    return " ".join([f"{counts['done']}/{len(views)}", *others])
-
-
-def _in_order(states: Collection[str]) -> list[str]:
-    """Return states in the order of a run's life, those of runs elsewhere at the end."""
-    return [*(state for state in STATES if state in states), *sorted(set(states) - set(STATES))]
+    return counts_text([view.state for view in views]) if views else "-"
 
 
 def _print_runs(runs: Path, plan: Mapping[str, Any], views: Mapping[str, RunView], *, every: bool) -> None:
@@ -129,21 +123,29 @@ def stop(runs: Path, names: list[str]) -> int:
     return 1 if elsewhere else 0
 
 
-def print_log(runs: Path, name: str) -> int:
-    """Print the end of the log of a run, and of its jobs.
+def print_log(runs: Path, name: str, *, follow: bool) -> int:
+    """Print the end of the logs of a run, or of a job of this folder, and of the jobs or runs that belong to it.
+
+    With ``follow`` this process becomes ``tail`` and shows what is added, until Ctrl-C.
 
     Raises:
-        UserError: there is no such run, or it has no log yet.
+        UserError: there is no such run or job, or it has no log yet.
     """
     ledger = Ledger(runs)
     paths = [runs / "logs" / f"{name}.log"]
     for item in ledger.read():
-        jobs = [job for job, task in zip(item.jobs, item.tasks, strict=False) if name in task]
-        paths += [ledger.folder_of(item) / f"{job}_0_log.{kind}" for job in jobs for kind in ("out", "err")]
+        meant = [(job, run) for job, run in item.pairs if name in (job, run)]
+        paths += [runs / "logs" / f"{run}.log" for job, run in meant if job == name]
+        paths += [
+            ledger.folder_of(item) / f"{job}_0_log.{kind}" for job in dict.fromkeys(job for job, _ in meant) for kind in ("out", "err")
+        ]
     found = [path for path in paths if path.is_file() and path.stat().st_size]
     if not found:
         known = [path.stem for path in (runs / "logs").glob("*.log")]
         raise UserError(f"{name}: there is no log yet.{did_you_mean(name, known)} Looked for {paths[0]}.")
+    if follow:
+        sys.stdout.flush()
+        os.execvp("tail", ["tail", "-v", "-n", str(_LINES), "-F", *map(str, found)])
     for path in found:
         print(f"==> {path} <==")
         print("\n".join(path.read_text(errors="replace").splitlines()[-_LINES:]))

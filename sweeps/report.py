@@ -132,6 +132,22 @@ def _print_hours(plan: Plan, costs: Costs, *, named: bool, given: bool) -> None:
             _print_runs_per_gpu(name, group, costs, costs.gpu)
 
 
+def print_hours_of(plan: Plan, names: Collection[str], *, gpu: Gpu | None, said: str) -> None:
+    """Print the hours of the runs ``names``, by table and in all; a run that several tables need counts in each.
+
+    They are GPU-hours on ``gpu``, of which ``said`` says where it comes from; CPU-hours where all finished runs were on CPUs and there is
+    no ``gpu``.
+    """
+    costs = estimate(plan, gpu=gpu)
+    unit = "CPU-hours" if costs.gpu is None else "GPU-hours"
+    hours = {name: cost.cpu_hours if costs.gpu is None else cost.gpu_hours for name, cost in costs.runs.items()}
+    for spec in plan.specs:
+        print(f"{unit} {spec.name}: {hours_text([hours[name] for name in names if spec.name in plan.runs[name].specs])}")
+    if len(plan.specs) > 1:
+        print(f"{unit} together: {hours_text([hours[name] for name in names])}")
+    print_basis(costs, names, gpu=said, reached="assumed")
+
+
 def print_basis(costs: Costs, names: Iterable[str], *, gpu: str, reached: str) -> None:
     """Print what the hours of the runs ``names`` rest on.
 
@@ -205,7 +221,7 @@ def print_status(plan: Plan) -> None:
         shown = {name for cell in cells.values() for name in cell.run_ids}
         inputs = [run for run in _runs_of(plan, spec.name) if run.run_id not in shown]
         if inputs:
-            print(f"their inputs: {_counts(inputs)}")
+            print(f"their inputs: {counts_text([run.state for run in inputs])}")
 
 
 def _cell_status(plan: Plan, cell: Cell) -> str:
@@ -213,13 +229,19 @@ def _cell_status(plan: Plan, cell: Cell) -> str:
         return "-"
     if not cell.run_ids:
         return str(cell.value)
-    return _counts([plan.runs[name] for name in cell.run_ids])
+    return counts_text([plan.runs[name].state for name in cell.run_ids])
 
 
-def _counts(runs: Collection[PlannedRun]) -> str:
-    counts = Counter(run.state for run in runs)
-    others = [f"{counts[state]} {state}" for state in STATES if counts[state] and state not in ("done", "missing")]
-    return " ".join([f"{counts['done']}/{len(runs)}", *others])
+def counts_text(states: Collection[str]) -> str:
+    """Return how many of some runs with these ``states`` are done, and how many are in each other state but ``missing``."""
+    counts = Counter(states)
+    others = [f"{counts[state]} {state}" for state in in_order(counts) if state not in ("done", "missing")]
+    return " ".join([f"{counts['done']}/{len(states)}", *others])
+
+
+def in_order(states: Collection[str]) -> list[str]:
+    """Return states in the order of a run's life, others at the end."""
+    return [*(state for state in STATES if state in states), *sorted(set(states) - set(STATES))]
 
 
 # -- how a call ended ----------------------------------------------------------------------------------------------------------

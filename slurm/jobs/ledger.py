@@ -126,7 +126,8 @@ class Ledger:
     def write_plans(self, plan: Plan) -> None:
         """Keep what :mod:`slurm.watch` needs to know of each spec, so that watching composes nothing."""
         for spec in plan.specs:
-            name = spec.name if plan.scale.stamp is None else f"{spec.name}@{plan.scale.title}"
+            # What tunes has no cells.
+            name = (spec.name if plan.cells else f"{spec.name}.tuning") + ("" if plan.scale.stamp is None else f"@{plan.scale.title}")
             runs = {
                 run.run_id: {"place": run.place, "epochs": run.epochs, "inputs": list(run.inputs), "stage": run.stage}
                 for run in plan.runs.values()

@@ -26,15 +26,27 @@ LIVE = ("queued", "starting", "running", "suspended")
 #: cluster. Nothing of it is submitted or cancelled here.
 ELSEWHERE = "elsewhere: "
 
-#: The state of a run by what SLURM says of its newest job, and then by what its folder says; a folder that is done or damaged stays so.
-#: ``none``: it has no job, or SLURM does not answer. ``gone``: its job is over, and how it ended says nothing of the run.
+#: The state of a run: in each row what SLURM says of its newest job, or where that is over the ledger, then by what its folder says.
+#: A folder that is done or damaged stays so. ``none``: there is no job, or SLURM does not answer. ``gone``: the job is over, and how it
+#: ended says nothing of the run.
 TABLE = {
-    "none": {"missing": "missing", "running": "running", "preempted": "preempted", "lost": "lost", "failed": "failed"},
-    "waiting": {"missing": "queued", "running": "queued", "preempted": "queued", "lost": "queued", "failed": "failed"},
-    "active": {"missing": "starting", "running": "running", "preempted": "starting", "lost": "starting", "failed": "failed"},
-    "failed": {"missing": "failed", "running": "failed", "preempted": "failed", "lost": "failed", "failed": "failed"},
-    "cancelled": {"missing": "cancelled", "running": "running", "preempted": "cancelled", "lost": "cancelled", "failed": "failed"},
-    "gone": {"missing": "lost", "running": "running", "preempted": "preempted", "lost": "lost", "failed": "failed"},
+    #            missing    running  preempted  lost       failed
+    "none": "    missing    running  preempted  lost       failed",
+    "waiting": " queued     queued   queued     queued     failed",
+    "active": "  starting   running  starting   starting   failed",
+    "failed": "  failed     failed   failed     failed     failed",
+    "cancelled": "cancelled running  cancelled  cancelled  failed",
+    "gone": "    lost       running  preempted  lost       failed",
+}
+_FOLDER = ("missing", "running", "preempted", "lost", "failed")
+
+#: What can be done about a run in a state in which no job brings it further.
+REMEDIES = {
+    "failed": "`retry`, when what has ended it is mended",
+    "damaged": "`python -m sweeps verify` names the file; `retry` trains it again",
+    "cancelled": "`submit` goes on with it",
+    "lost": "`submit` goes on with it",
+    "preempted": "`submit` goes on with it",
 }
 
 #: The row of a job that is over, by its last state; ``gone`` for any other.
@@ -172,7 +184,8 @@ class JobStates:
             # What stands there is of an earlier attempt.
             says = "missing"
         # A run that has failed has no job that goes on, wherever that was.
-        state, error = TABLE[{"elsewhere": "none", "stuck": "waiting"}.get(row, row)][says], str((status or {}).get("error"))
+        states = TABLE[{"elsewhere": "none", "stuck": "waiting"}.get(row, row)].split()
+        state, error = states[_FOLDER.index(says)], str((status or {}).get("error"))
         if says == "failed":
             why = error
         elif row == "gone":

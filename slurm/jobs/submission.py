@@ -5,13 +5,16 @@ One process at a time decides and submits, so two submissions of the same spec t
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from repro.config import registry
 from repro.errors import UserError, did_you_mean, first_of
 from repro.runs.state import requeue
 from slurm.cluster import Cluster
@@ -133,13 +136,16 @@ def check_models(site: Cluster) -> None:
     Raises:
         UserError: one does not.
     """
-    from repro.config import registry
-
     known = registry.choices("model")
     for key, values in (("time", site.minutes), ("memory", site.memory_mib)):
         for name in values:
             if name != "default" and name not in known:
                 raise site.error(key, f"{key}.{name}: there is no such model.{did_you_mean(name, known)}")
+
+
+def published_files(dataset: str) -> Any:
+    """Return the :class:`repro.data.published_files.PublishedFiles` of a dataset, ``None`` where it needs none."""
+    return getattr(sys.modules[registry.get("dataset", dataset).build.__module__], "FILES", None)
 
 
 def check_data(site: Cluster, datasets: Iterable[str]) -> None:
@@ -148,15 +154,11 @@ def check_data(site: Cluster, datasets: Iterable[str]) -> None:
     Raises:
         UserError: one is missing or damaged; the message says which and what to do.
     """
-    from repro.config import registry
-
     folder = sbatch.data_folder(site)
     for name in sorted(set(datasets)) if site.check_data else ():
-        files = getattr(sys.modules[registry.get("dataset", name).build.__module__], "FILES", None)
-        if files is None:
-            continue
         try:
-            files.read(folder)
+            if (files := published_files(name)) is not None:
+                files.read(folder)
         except UserError as error:
             raise UserError(
                 f"{error}\nOr set paths.data of {site.path}; check_data: false there if only the nodes see the files."
@@ -224,8 +226,9 @@ def send(
                 item.jobs = sbatch.send(site, batch, work, folder, code, batch.dependency(jobs))
             except UserError as error:
                 # A call that took too long may have been heard nevertheless: then the next submission finds the job by its comment.
-                if _refused(item.token):
-                    shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(queue.NoAnswerError):
+                    if all(job.comment != item.token for job in queue.read_queue().values()):
+                        shutil.rmtree(folder, ignore_errors=True)
                 if isinstance(error, sbatch.TooManyError) and len(batch.tasks) > 1:
                     batches += batch.cut(len(batch.tasks) // 2)
                     continue
@@ -238,14 +241,7 @@ def send(
             jobs |= {name: job for job, names in zip(item.jobs, item.tasks, strict=True) for name in names}
             sent.jobs.append(item.jobs[0].partition("_")[0])
             sent.runs += len(batch.runs)
-            sent.waiting = [name for name in sent.waiting if name not in batch.runs]
+            gone = set(batch.runs)
+            sent.waiting = [name for name in sent.waiting if name not in gone]
             live += len(batch.tasks)
     return sent
-
-
-def _refused(token: str) -> bool:
-    """Say whether SLURM is known not to have the jobs of a submission."""
-    try:
-        return all(job.comment != token for job in queue.read_queue().values())
-    except queue.NoAnswerError:
-        return False

@@ -290,3 +290,27 @@ class _Queue:
 def _num_cores() -> int:
     """Return the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_in_this_process(plan: Plan, *, retry: bool) -> Outcome:
+    """Train the runs of ``plan`` one after the other, for a debugger, and return how it went; the first error of a run is raised."""
+    from repro.config.compose import compose
+    from repro.training.run import execute
+
+    outcome = Outcome()
+    for run in plan.runs.values():
+        folder = plan.folder / run.run_id
+        bad = next((name for name in run.inputs if name in {*outcome.failed, *outcome.skipped, *outcome.changed}), None)
+        state = planned_state(folder)
+        if state == "failed" and not retry:
+            outcome.failed[run.run_id] = f"{last_error(folder)} (failed before; --retry tries it again)"
+        elif run.changed:
+            outcome.changed[run.run_id] = first_of(run.changed)
+        elif bad is not None:
+            outcome.skipped[run.run_id] = f"its input {bad} {'was made by other code' if bad in outcome.changed else 'failed'}"
+        else:
+            if state != "done":
+                # Not through the worker: an exception goes all the way up, where a debugger stops.
+                print(execute(compose([*run.overrides, f"paths.runs={override_value(str(plan.folder.resolve()))}"])))
+            outcome.done.add(run.run_id)
+    return outcome

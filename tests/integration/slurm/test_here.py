@@ -53,7 +53,7 @@ def test_a_worker_on_a_gpu_trains_on_cuda(tmp_path: Path, kind: str, devices: st
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
     monkeypatch.setattr(slurm.here, "run_missing", note)
-    monkeypatch.setattr(slurm.here, "_in_this_process", note)
+    monkeypatch.setattr(slurm.here, "run_in_this_process", note)
     (tmp_path / "trial.yaml").write_text(plain(2, epochs=1))
     (tmp_path / "site.yaml").write_text(f"kind: {kind}\n")
     assert main(["submit", f"{tmp_path}/trial.yaml", "--cluster", f"{tmp_path}/site.yaml", "--runs", f"{tmp_path}/runs"]) == 0

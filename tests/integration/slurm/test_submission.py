@@ -128,8 +128,9 @@ def test_a_crash_is_named_and_retried(lab: MakeLab, capsys: pytest.CaptureFixtur
     assert trial.states() == {name: "failed"}
     assert "SIGSEGV" in trial.status(name)["error"]
     capsys.readouterr()
-    assert trial.call("logs", name) == 0
-    assert "epoch 2/12" in capsys.readouterr().out
+    for known in (name, str(trial.views()[name].job)):
+        assert trial.call("logs", known) == 0
+        assert "epoch 2/12" in capsys.readouterr().out
     assert trial.call("retry", str(trial.spec), "--yes") == 0
     trial.assert_done(attempts=(2,))
 

@@ -49,6 +49,12 @@ def test_the_clusters_of_the_suite_are_good() -> None:
         assert load_cluster(name).name == name
 
 
+def test_the_example_describes_every_key() -> None:
+    text = known_clusters()["example"].read_text()
+    keys = [field.alias or name for name, field in Cluster.model_fields.items() if name != "node"]
+    assert [key for key in keys if f"\n{key}: " not in text and f"\n# {key}: " not in text] == []
+
+
 def test_limits_by_model(tmp_path: Path) -> None:
     site = parse(tmp_path, GOOD)
     assert [site.minutes_of(model) for model in ("resnet18", "vgg16")] == [720, 24 * 60 + 2 * 60 + 3 + 1]

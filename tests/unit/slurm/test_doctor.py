@@ -11,10 +11,10 @@ import torch
 
 import slurm.jobs.queue
 from repro.engine.execution import runs_on
+from repro.probe import Probe
 from slurm.__main__ import main
 from slurm.cluster import load_cluster
 from slurm.doctor import Finding, _judge_report, _limits
-from slurm.probe import Probe
 
 SITE = 'kind: slurm\npartition: gpu\ntime: {{default: "12:00:00"}}\nmemory: {{default: 32G}}\ngpu: {gpu}\nsettings: {settings}\n'
 WHEELS = ("sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "sm_120", "compute_120")

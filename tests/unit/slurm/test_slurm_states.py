@@ -93,16 +93,24 @@ ROWS = {
 }
 
 
+#: What can be done, by state; about the others nothing need be.
+REMEDY = dict.fromkeys(("cancelled", "lost", "preempted"), "submit") | {"failed": "retry", "damaged": "retry"}
+
+
 @pytest.mark.parametrize("said", ROWS)
 @pytest.mark.parametrize("folder", FOLDER)
-def test_every_row_of_the_table(site: Site, said: str, folder: str) -> None:
+def test_every_row_of_the_table(site: Site, said: str, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     site.folder_says(folder)
+    site.planned()
     if said.startswith("*"):
         site.accounting = {"7": said[1:]}
     elif said:
         site.says(said)
     view = site.view()
     assert view.state == ROWS[said].split()[FOLDER.index(folder)]
+    print_status(site.runs, [], every=False)
+    remedies = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{view.state}: ")]
+    assert [f"`{REMEDY.get(view.state)}`" in line for line in remedies] == [True] * (view.state in REMEDY)
     assert view.outside == (view.state == "running" and said != "RUNNING" and said != "COMPLETING")
     assert folder != "failed" or view.why == "why" or (said == "*OUT_OF_MEMORY" and "(why)" in view.why)
     # What SLURM forgets is remembered.

@@ -18,12 +18,11 @@ import sweeps.__main__
 from repro.files import read_json, write_json
 from repro.runs import checkpoint
 from repro.runs.recorded import run_code
-from slurm.here import _in_this_process
 from slurm.jobs.states import RunView
 from slurm.jobs.submission import choose
 from sweeps.__main__ import main
 from sweeps.local.progress import Outcome
-from sweeps.local.queue import run_missing
+from sweeps.local.queue import run_in_this_process, run_missing
 from sweeps.plan.plan import Plan, make_plan, planned_runs
 from sweeps.spec.load import load_spec
 
@@ -222,6 +221,6 @@ def test_a_cluster_is_sent_none_of_it(suite: Suite) -> None:
 def test_training_in_this_process_leaves_it_alone(suite: Suite) -> None:
     suite.fill()
     suite.pretend_other_code(suite.fold)
-    outcome = _in_this_process(suite.plan(), retry=False)
+    outcome = run_in_this_process(suite.plan(), retry=False)
     assert (outcome.changed, outcome.exit_code) == ({suite.fold: FILE, suite.replay: f"input {suite.fold}"}, 1)
     assert outcome.done == {suite.one_hot, suite.other_fold}

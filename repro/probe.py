@@ -1,4 +1,4 @@
-"""The job of a minute that `doctor` submits: it does once what every run does, writes down how it went, and waits for the signal."""
+"""A job of a minute for a node that is new: it does once what every run does, writes down how it went, and waits for the signal."""
 
 from __future__ import annotations
 
