@@ -32,7 +32,7 @@ from sweeps.spec.scale import PAPER, Scale, known_scales, load_scale
 
 _COMMANDS = {
     "plan": "count the runs that are needed, shared, done, missing, failed, and estimate their GPU-hours; nothing is started",
-    "run": "run what is missing; calling it again goes on",
+    "run": "run what is missing; the same command resumes",
     "status": "show the grid of rows and columns, cell by cell",
     "retry": "queue failed, lost and damaged runs again, for the next run to take; their checkpoints stay",
     "tune": "run the grids of the specs' tunings, and note the values that are best on validation images",

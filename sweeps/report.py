@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from repro.command import print_table
-from repro.errors import first_of
+from repro.errors import UserError, first_of
+from repro.files import number
+from repro.runs.manifest import open_manifest
 from repro.runs.state import ENDED_BADLY, STATES, damage
 from sweeps.local.progress import Outcome
 from sweeps.plan.cost import COUNTED, FINISHED, Costs, estimate
@@ -17,6 +21,7 @@ from sweeps.plan.gpus import EXECUTIONS, GPUS, Gpu, auto
 from sweeps.plan.plan import Plan, PlannedRun, totals
 from sweeps.spec.chosen import Chosen
 from sweeps.spec.expansion import Cell
+from sweeps.spec.load import Spec, TableSpec
 
 #: What can be done about runs of other code.
 REMEDIES = (
@@ -213,7 +218,7 @@ def print_status(plan: Plan) -> None:
         print(f"{spec.name}: {spec.title}")
         columns = [column.label for column in spec.columns]
         cells = {(cell.row, cell.column): cell for cell in plan.cells if cell.spec == spec.name}
-        texts = {key: _cell_status(plan, cell) for key, cell in cells.items()}
+        texts = {key: _cell_status(plan, spec, cell) for key, cell in cells.items()}
         print_table([["", *columns], *([row.label, *(texts[row.label, column] for column in columns)] for row in spec.rows)])
         for cell in cells.values():
             if cell.skip is not None:
@@ -224,12 +229,33 @@ def print_status(plan: Plan) -> None:
             print(f"their inputs: {counts_text([run.state for run in inputs])}")
 
 
-def _cell_status(plan: Plan, cell: Cell) -> str:
+def _cell_status(plan: Plan, spec: Spec, cell: Cell) -> str:
     if cell.skip is not None:
         return "-"
     if not cell.run_ids:
         return str(cell.value)
-    return counts_text([plan.runs[name].state for name in cell.run_ids])
+    runs = [plan.runs[name] for name in cell.run_ids]
+    value = _value(plan, spec, cell) if isinstance(spec, TableSpec) else ""
+    return f"{counts_text([run.state for run in runs])}  {value}".rstrip()
+
+
+def _value(plan: Plan, spec: TableSpec, cell: Cell) -> str:
+    """Return mean ± sample standard deviation of the cell's runs that are done; nothing where the table reads a curve."""
+    epoch = cell.epoch or spec.value.epoch
+    done = [plan.folder / name for name in cell.run_ids if plan.runs[name].state == "done"]
+    if not done or epoch.number is not None:
+        return ""
+    try:
+        values = [number(open_manifest(folder).read_json("final.json")[spec.value.metric][epoch.rule]) for folder in done]
+    except UserError:
+        return "damaged"
+    except KeyError:
+        return f"no {spec.value.metric}"
+    if not all(map(math.isfinite, values)):
+        return "diverged"
+    factor = 100.0 if spec.value.scale == "percent" else 1.0
+    numbers = [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
+    return " ± ".join(f"{factor * one:.{spec.value.decimals}f}" for one in numbers)
 
 
 def counts_text(states: Collection[str]) -> str:

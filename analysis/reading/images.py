@@ -109,7 +109,7 @@ class TrainingSets:
     def _load(self, choice: registry.Choice, settings: Any) -> TrainingSet | None:
         published = getattr(sys.modules[choice.build.__module__], "FILES", None)
         # A missing file is no mistake here, unlike in training; a damaged one is.
-        if published is not None and not (self._published and all((self._folder / name).is_file() for name in published.md5)):
+        if published is not None and not (self._published and all(published.path(self._folder, name) for name in published.md5)):
             return None
         raw = choice.build(settings, self._folder)
         sha256 = sha256_of(raw.train.images, raw.train.labels, raw.test.images, raw.test.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,40 +17,48 @@ from repro.randomness import Stream
 
 
 @dataclass
-class CIFARConfig(DatasetConfig):
-    """Which part of a CIFAR set; by default all."""
+class PartConfig(DatasetConfig):
+    """Which part of a published dataset; by default all."""
 
-    #: How many classes the published set has, and how many training and test images each of them has.
-    published: ClassVar[tuple[int, int, int]]
+    #: How many training and how many test images the published set has of each of its classes.
+    per_class: ClassVar[tuple[Sequence[int], Sequence[int]]]
 
     num_classes: int | None = setting(
         None, help="only the first so many classes, in training and test set; null: all", at_least=2, neutral=None
     )
     train_size: int | None = setting(None, help="only so many training images, drawn class by class; null: all", at_least=1, neutral=None)
     test_size: int | None = setting(None, help="only so many test images, drawn class by class; null: all", at_least=1, neutral=None)
+
+    def contradictions(self, config: Any) -> list[str]:
+        """Return what asks for more than the published set has."""
+        classes = len(self.per_class[0])
+        if self.num_classes is not None and self.num_classes > classes:
+            return [f"dataset.num_classes={self.num_classes}: must be at most {classes}."]
+        chosen = classes if self.num_classes is None else self.num_classes
+        limits = (("train_size", "training", sum(self.per_class[0][:chosen])), ("test_size", "test", sum(self.per_class[1][:chosen])))
+        return [
+            f"dataset.{name}={getattr(self, name)}: must be at most the {limit} {kind} images of {chosen} classes."
+            for name, kind, limit in limits
+            if (getattr(self, name) or 0) > limit
+        ]
+
+    def part_of(self, raw: RawDataset) -> RawDataset:
+        """Return the part of ``raw`` that these settings name."""
+        return part_of(
+            raw, num_classes=self.num_classes, train_size=self.train_size, test_size=self.test_size, side=getattr(self, "side", None)
+        )
+
+
+@dataclass
+class CIFARConfig(PartConfig):
+    """Which part of it, and how large its images are; by default all, as published."""
+
     side: int | None = setting(
         None,
         help="rows and columns of an image after square blocks of pixels are replaced by their means; null: 32, as published",
         choices=(4, 8, 16, 32),
         neutral=None,
     )
-
-    def contradictions(self, config: Any) -> list[str]:
-        """Return what asks for more than the published set has."""
-        classes, *per_class = self.published
-        if self.num_classes is not None and self.num_classes > classes:
-            return [f"dataset.num_classes={self.num_classes}: must be at most {classes}."]
-        chosen = classes if self.num_classes is None else self.num_classes
-        sizes = (("train_size", "training", per_class[0]), ("test_size", "test", per_class[1]))
-        return [
-            f"dataset.{name}={getattr(self, name)}: must be at most the {chosen * count} {kind} images of {chosen} classes."
-            for name, kind, count in sizes
-            if (getattr(self, name) or 0) > chosen * count
-        ]
-
-    def part_of(self, raw: RawDataset) -> RawDataset:
-        """Return the part of ``raw`` that these settings name."""
-        return part_of(raw, num_classes=self.num_classes, train_size=self.train_size, test_size=self.test_size, side=self.side)
 
 
 def part_of(

@@ -6,12 +6,14 @@ Nothing here is downloaded unless it is asked for: a run that misses a file says
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import io
 import pickle
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,10 @@ class PublishedFiles:
     torchvision_class: str
     md5: Mapping[str, str]
 
+    def path(self, folder: Path, name: str) -> Path | None:
+        """Return where the file ``name`` lies below ``folder``, as published or gzipped beside that place; ``None`` where it does not."""
+        return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
     def read(self, folder: Path) -> dict[str, bytes]:
         """Return the content of every file below ``folder``, each checked against its md5.
 
@@ -44,17 +50,17 @@ class PublishedFiles:
             UserError: files are missing, unreadable or not the published ones; the message says which and what to do.
         """
         command = f"python -m repro.data download {self.dataset} --folder {folder}"
-        if missing := [name for name in self.md5 if not (folder / name).is_file()]:
+        if missing := [name for name in self.md5 if self.path(folder, name) is None]:
             raise UserError(
                 f"dataset={self.dataset}: not there:\n{self._listed(folder, missing)}\nPut them there, or download them: {command}"
             )
         contents = {}
         for name, expected in self.md5.items():
-            path = folder / name
+            path = self.path(folder, name) or folder / name
             try:
-                contents[name] = path.read_bytes()
-            except OSError as error:
-                raise UserError(f"dataset={self.dataset}: {path} cannot be read ({error.strerror}).") from error
+                contents[name] = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            except (OSError, EOFError, zlib.error) as error:
+                raise UserError(f"dataset={self.dataset}: {path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
             found = hashlib.md5(contents[name], usedforsecurity=False).hexdigest()
             if found != expected:
                 raise UserError(

@@ -220,7 +220,9 @@ def attempts(before: Mapping[str, Any], present: dict[str, Any], name: str) -> l
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         listed = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
-        logger.warning("%s goes on otherwise than it began, so it ends in other last bits than an uninterrupted run: %s.", name, listed)
+        logger.warning(
+            "%s resumes under other conditions than it began, so it ends in other last bits than an uninterrupted run: %s.", name, listed
+        )
     return [*earlier, {"count": 1, "facts": present}]
 
 

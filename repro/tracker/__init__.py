@@ -10,7 +10,7 @@ W&B is counted and warned about once, and never stops training.
 ``client``        the W&B client: one run opened, its rows logged, closed
 ``contents``      what W&B gets of a run folder; ``pictures`` draws what is not a number
 ``server``        what a W&B server has of a run
-``sync``          the rows that a server lacks, sent and compared
+``sync``          uploads the rows that are missing on the server, and compares them
 ``view``          charts in the terminal
 ``dashboards``    the saved view of a project
 ================  ====================================================================================================

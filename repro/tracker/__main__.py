@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
     view = verb("view", _view, "charts in the terminal: no server, no account", server=False)
     view.add_argument("--metrics", metavar="REGEX", help="show metrics whose name matches (default: all but the series per class)")
-    sync = verb("sync", _sync, "upload what the server lacks, compare, and only then say synced; may be called again, and from cron")
+    sync = verb("sync", _sync, "upload the epochs that are missing on the server and compare them; may be repeated, and run from cron")
     sync.add_argument("--limit", type=positive, default=300.0, metavar="SECONDS", help="time for one run (default: %(default)g)")
     sync.add_argument("--again", action="store_true", help="ask the server also about runs that the ledger says are complete")
     sync.add_argument("--quiet", action="store_true", help="name only runs that were sent or failed")

@@ -66,7 +66,7 @@ def open_run(
         project=project,
         entity=entity,
         id=run_id,
-        name=contents.run_id,
+        name=contents.title,
         group=contents.group,
         job_type="train",
         mode="online" if mode == "online" else "offline",
@@ -147,7 +147,7 @@ class WandbTracker(Tracker):
             self.last_error = described(error)
             if self.failures == 1:
                 logger.warning(
-                    "W&B failed (%s); training goes on, metrics.jsonl is complete. "
+                    "W&B failed (%s); training continues, metrics.jsonl is complete. "
                     "`python -m repro.tracker sync %s` fills in what is missing.",
                     self.last_error,
                     self._contents.folder,

@@ -55,6 +55,16 @@ class Contents:
         self.config["provenance"] = provenance
 
     @property
+    def title(self) -> str:
+        """The run in words, as W&B lists it: method, dataset, noise, fold, seed, and the end of its id, since runs differ in more."""
+        method, dataset, noise, split = (self.config.get(name) or {} for name in ("method", "dataset", "noise", "split"))
+        parts = [method.get("name"), dataset.get("name")]
+        if noise.get("name") != "none":
+            parts.append(f"{noise.get('name')} {100 * noise['rate']:g}%" if noise.get("rate") is not None else noise.get("name"))
+        parts += [f"fold {split['fold']}"] if split.get("fold") is not None else []
+        return ", ".join(map(str, [*parts, f"seed {self.config.get('seed')}"])) + f" ({self.run_id[-6:]})"
+
+    @property
     def group(self) -> str:
         """The runs that differ in seed and fold only."""
         return "/".join(str((self.config.get(section) or {}).get("name")) for section in ("dataset", "method", "noise"))

@@ -52,7 +52,7 @@ def _start(config: Config, run_id: str, folder: Path, locks: contextlib.ExitStac
         # Without it W&B would take the system's temporary folder, and raise nothing.
         (folder / "wandb").mkdir(exist_ok=True)
     except OSError as error:
-        logger.warning("%s cannot be written (%s); training goes on without the mirror.", folder / "wandb", error.strerror or error)
+        logger.warning("%s cannot be written (%s); training continues without the mirror.", folder / "wandb", error.strerror or error)
         return Tracker()
     isolate(folder)
     if _online(config, folder, locks):
@@ -68,7 +68,7 @@ def _start(config: Config, run_id: str, folder: Path, locks: contextlib.ExitStac
     try:
         return _open(config, run_id, folder, "offline")
     except Exception as error:  # noqa: BLE001  # a full disk, a broken installation: training goes on
-        logger.warning("W&B could not start (%s); training goes on without the mirror.", described(error))
+        logger.warning("W&B could not start (%s); training continues without the mirror.", described(error))
         return Tracker()
 
 

@@ -88,7 +88,7 @@ def _sync(contents: Contents, metrics: bytes, server: Server, run_id: str, deadl
     last = max(held, default=-1)
     missing = {int(row["epoch"]) for row in rows} - held
     if gaps := sorted(epoch for epoch in missing if epoch < last):
-        raise UserError(f"the server lacks epochs {gaps[:5]} before its last, {last}, and they cannot be filled in; {_REMEDY}")
+        raise UserError(f"epochs {gaps[:5]} are missing on the server before its last, {last}, and they cannot be filled in; {_REMEDY}")
     sending = remote is None or bool(missing) or not concluded(remote) or (done and remote.state != "finished")
     if sending:
         left_s = deadline - time.monotonic()

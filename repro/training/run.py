@@ -186,7 +186,7 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
     if state is not None:
         training.load_state(state)
         rows = [json.loads(line) for line in state["rows"]]
-        logger.info("%s goes on after %d of %d epochs.", name, training.epoch, config.optim.epochs)
+        logger.info("%s resumes after %d of %d epochs.", name, training.epoch, config.optim.epochs)
     if training.recorder:
         training.recorder.begin(data.train_indices, completed_epochs=training.epoch)
     held.open_metrics(rows)

@@ -69,7 +69,7 @@ def start(
         return process
     raise UserError(
         f"the process that runs are forked from was killed {STARTS} times as {name} was started. If nobody killed it, there is too little "
-        "memory: choose fewer --jobs. The same command goes on."
+        "memory: choose fewer --jobs. The same command resumes."
     )
 
 

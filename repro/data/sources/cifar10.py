@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from repro.config import registry
 from repro.data.parts import CIFARConfig
@@ -33,7 +32,7 @@ FILES = PublishedFiles(
 class CIFAR10Config(CIFARConfig):
     """Which part of it; by default all."""
 
-    published: ClassVar[tuple[int, int, int]] = (10, 5000, 1000)
+    per_class = ((5000,) * 10, (1000,) * 10)
 
 
 @registry.dataset(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from repro.config import registry
 from repro.data.parts import CIFARConfig
@@ -29,7 +28,7 @@ FILES = PublishedFiles(
 class CIFAR100Config(CIFARConfig):
     """Which part of it; by default all."""
 
-    published: ClassVar[tuple[int, int, int]] = (100, 500, 100)
+    per_class = ((500,) * 100, (100,) * 100)
 
 
 @registry.dataset(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from repro.config import registry
-from repro.config.schema import DatasetConfig
+from repro.data.parts import PartConfig
 from repro.data.published_files import PublishedFiles
 from repro.data.types import ImageSet, RawDataset
 
@@ -30,8 +30,10 @@ CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", 
 
 
 @dataclass
-class FashionMNISTConfig(DatasetConfig):
-    """Nothing to set."""
+class FashionMNISTConfig(PartConfig):
+    """Which part of it; by default all."""
+
+    per_class = ((6000,) * 10, (1000,) * 10)
 
 
 @registry.dataset(
@@ -41,13 +43,14 @@ class FashionMNISTConfig(DatasetConfig):
     size=registry.DatasetSize(60_000, 10_000, (1, 28, 28), 10),
 )
 def build(config: FashionMNISTConfig, folder: Path) -> RawDataset:
-    """Return 60,000 training and 10,000 test images (1, 28, 28) from ``folder/FashionMNIST/raw``.
+    """Return 60,000 training and 10,000 test images (1, 28, 28) from ``folder/FashionMNIST/raw``, also gzipped.
 
     Raises:
         UserError: a file is missing or damaged.
     """
     train, train_labels, test, test_labels = FILES.read(folder).values()
-    return RawDataset(_part(train, train_labels), _part(test, test_labels), CLASS_NAMES, mean=(0.2860,), std=(0.3530,))
+    published = RawDataset(_part(train, train_labels), _part(test, test_labels), CLASS_NAMES, mean=(0.2860,), std=(0.3530,))
+    return config.part_of(published)
 
 
 def _part(images: bytes, labels: bytes) -> ImageSet:

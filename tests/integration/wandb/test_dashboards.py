@@ -21,6 +21,7 @@ from short_runs import EPOCHS, records, train
 
 from repro.files import read_json, write_json
 from repro.tracker.__main__ import main
+from repro.tracker.contents import Contents
 from repro.tracker.dashboards import GROUPED_BY, build, save
 from repro.tracker.server import Server
 from repro.tracker.view import SHOWN, gather
@@ -179,6 +180,9 @@ def test_what_the_viewer_gets(trained: Path, tmp_path: Path) -> None:
     assert name.partition("-s")[2].startswith("0-n40-instance_labels-digits")
     assert read_json(tmp_path / ".wandb-leet.json") == {"metrics_filter": {"query": SHOWN}, "selected_runs": [name]}
     assert not re.search(SHOWN, "class_meta_accuracy/003")
+    # The viewer sorts its charts by name, and shows two of them on the first page of a small terminal.
+    names = sorted(name for name in Contents(trained).rows()[-1] if re.search(SHOWN, name))
+    assert names[:2] == ["noise/label_error", "test/accuracy"]
     assert shown_epochs(tmp_path) == list(range(EPOCHS + 1))
     (link,) = tmp_path.glob("run-*/run-*.wandb")
     # W&B's own file, which grows while the run is under way.

@@ -208,7 +208,7 @@ def test_a_folder_that_w_and_b_cannot_write(
     monkeypatch.setattr("repro.training.run._check_folder", lambda *known: None)
     with caplog.at_level(logging.WARNING):
         train(tmp_path / "runs", tracker)
-    assert "training goes on without the mirror" in caplog.text
+    assert "training continues without the mirror" in caplog.text
     assert results(folder) == untracked
     assert [path for path in temporary.rglob("*") if path.is_file()] == []
     os.unlink(folder / "wandb")

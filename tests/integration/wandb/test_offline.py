@@ -31,6 +31,8 @@ def test_mirror_equals_the_truth(tmp_path: Path) -> None:
     found = records(offline_files(folder)[-1])
     (run,) = [record["run"] for record in found if record["type"] == "run"]
     assert run["run_id"] == folder.name
+    # Lists of runs say what tells them apart.
+    assert run["display_name"] == f"instance_labels, digits, uniform 40%, seed 0 ({folder.name[-6:]})"
     config = run["config"]["update"]
     assert config["method"]["name"] == "instance_labels"
     assert "paths" not in config

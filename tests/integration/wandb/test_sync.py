@@ -186,7 +186,7 @@ def test_a_spoilt_run_is_sent_anew(folder: Path, backend: Backend, capsys: pytes
     assert (code, "epochs [2] more than once" in said) == (1, True), said
     stored.history[:] = [*whole[:2], *whole[3:]]
     code, said = tracker(capsys, "sync", folder, "--again")
-    assert (code, "lacks epochs [2] before its last" in said, "`sync --as NEW_ID`" in said) == (1, True, True), said
+    assert (code, "epochs [2] are missing on the server before its last" in said, "`sync --as NEW_ID`" in said) == (1, True, True), said
     assert len(stored.history) == EPOCHS
     backend.on_upsertbucket({"project": stored.project, "name": "taken"})
     code, said = tracker(capsys, "sync", folder, "--as", "taken")

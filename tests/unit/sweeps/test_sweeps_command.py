@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import signal
 import subprocess
@@ -188,6 +189,23 @@ def test_status_shows_the_grid_and_the_inputs(spec: str, tmp_path: Path, capsys:
         ["Replay", "0/1"],
         ["their inputs: 1/2"],
     ]
+
+
+def test_status_shows_the_values_of_runs_that_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, runs = tmp_path / "tried.yaml", tmp_path / "runs"
+    path.write_text(
+        "title: T\nkind: table\ncolumns: [{label: Digits, set: {dataset: digits}}]\ncommon: {method: one_hot}\nrepeats: {seed: [0, 1, 2]}\n"
+        "rows: [{label: A, set: {optim.epochs: 2}}, {label: B, set: {optim.epochs: 3}}, {label: C, set: {optim.epochs: 4}}]\n"
+        "value: {metric: test/accuracy, epoch: best_val, scale: percent, decimals: 2}\n"
+    )
+    names = list(planned(str(path), runs))
+    for name, accuracy in zip(names, (0.9, 0.92, 0.94, 0.5, math.nan, 0.1, 0.1), strict=False):
+        done_run(runs / name, accuracy=0.0, best_val=accuracy)
+    final = runs / names[6] / "final.json"
+    final.write_text(final.read_text().replace("0", "1"))
+    assert main(["status", str(path), "--runs", str(runs)]) == 0
+    lines = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[2:] == [["A", "3/3", "92.00 ± 2.00"], ["B", "3/3", "diverged"], ["C", "1/3", "damaged"]]
 
 
 def test_a_scale_stamps_what_is_printed(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import re
 import sys
@@ -39,6 +40,19 @@ def test_published_files_are_read_and_others_named_with_the_way_to_get_them(tmp_
         FILES.read(tmp_path)
     put(tmp_path, two=b"second")
     assert FILES.read(tmp_path) == {"folder/one": b"first", "folder/two": b"second"}
+
+
+def test_gzipped_files_are_read_too(tmp_path: Path) -> None:
+    put(tmp_path, one=b"first")
+    (tmp_path / "folder" / "two.gz").write_bytes(gzip.compress(b"second"))
+    assert FILES.read(tmp_path) == {"folder/one": b"first", "folder/two": b"second"}
+    (tmp_path / "folder" / "two.gz").write_bytes(gzip.compress(b"secon"))
+    with pytest.raises(UserError, match=r"folder/two\.gz is damaged"):
+        FILES.read(tmp_path)
+    for cut in (gzip.compress(b"second")[:-9], b"no gzip"):
+        (tmp_path / "folder" / "two.gz").write_bytes(cut)
+        with pytest.raises(UserError, match=r"folder/two\.gz cannot be read"):
+            FILES.read(tmp_path)
 
 
 class FakeSource:

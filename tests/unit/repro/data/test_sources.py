@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from repro.config import registry
+from repro.config.compose import compose
 from repro.data.published_files import PublishedFiles
 from repro.data.sources import cifar10, cifar100, fashion_mnist
 from repro.data.types import RawDataset
+from repro.errors import UserError
 from repro.randomness import sha256_of
 
 
@@ -111,6 +113,25 @@ def test_fashion_mnist_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     from torchvision.datasets import FashionMNIST
 
     assert tuple(FashionMNIST.classes) == fashion_mnist.CLASS_NAMES
+
+
+@pytest.mark.parametrize("name", registry.options("dataset"))
+def test_every_dataset_can_be_made_smaller(name: str) -> None:
+    few = compose([f"dataset={name}", "method=one_hot", "seed=0", "dataset.train_size=400", "dataset.test_size=50"])
+    assert (few.dataset.train_size, few.dataset.test_size) == (400, 50)
+    for field, kind in (("train_size", "training"), ("test_size", "test")):
+        with pytest.raises(UserError, match=rf"dataset\.{field}=100000: must be at most the \d+ {kind} images"):
+            compose([f"dataset={name}", "method=one_hot", "seed=0", f"dataset.{field}=100000"])
+
+
+def test_a_part_of_digits(tmp_path: Path) -> None:
+    choice = registry.get("dataset", "digits")
+    whole = load("digits", tmp_path)
+    counts = tuple(tuple(np.bincount(part.labels).tolist()) for part in (whole.train, whole.test))
+    assert counts == choice.config.per_class
+    few = choice.build(choice.config(name="digits", num_classes=3, train_size=30, test_size=9), tmp_path)
+    assert np.bincount(few.train.labels).tolist() == [10, 10, 10]
+    assert np.bincount(few.test.labels).tolist() == [3, 3, 3]
 
 
 def test_listing_the_choices_imports_no_heavy_library() -> None:

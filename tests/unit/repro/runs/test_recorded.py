@@ -147,7 +147,7 @@ def test_an_unfinished_run_goes_on_with_the_same_code_only(tmp_path: Path, remed
         execute(settings(tmp_path, "optim.epochs=2"))
     with caplog.at_level(logging.INFO):
         execute(settings(tmp_path, "optim.epochs=2", f"exec.on_changed_code={remedy}"))
-    assert ("goes on after 1 of 2 epochs" in caplog.text) == (remedy == "equal")
+    assert ("resumes after 1 of 2 epochs" in caplog.text) == (remedy == "equal")
     document = read_json(folder / FILE)
     assert (document["sha256"] == "0" * 64) == (remedy == "equal")
     assert len(document.get("equal_to", [])) == (remedy == "equal")
