@@ -24,6 +24,7 @@ from sweeps.local.verify import run_folders
 from sweeps.plan.disk import size_text
 from sweeps.plan.plan import Plan, make_plan
 from sweeps.spec.data import SpecError
+from sweeps.spec.expansion import walk
 from sweeps.spec.load import PAPER, FigureSpec, Spec, known_specs, load_spec
 from sweeps.spec.scale import load_scale
 
@@ -45,12 +46,13 @@ def find(specs: Sequence[Spec], runs: Path, keep: Collection[str] = ()) -> Found
     """Return which files of the finished runs of ``specs`` nothing reads any more, but for the kinds to ``keep`` (:data:`KINDS`).
 
     Raises:
-        UserError: a spec of a plan in ``runs`` cannot be read or is not tuned yet, or a run has just begun: what will read which run is
-            not known.
+        UserError: what will read which run is not known: a spec of a plan in ``runs`` cannot be read, or has runs that read others and
+            are not tuned yet; or a run has just begun.
     """
     plans = list(_plans(specs, runs))
-    if untuned := [name for plan in plans for name in plan.untuned]:
-        raise UserError(f"not tuned yet, so what will be read is not known: {untuned[0]}. Tune it (`python -m sweeps tune SPEC`) first.")
+    readers = (variant for plan in plans for cell in plan.cells for variant in cell.composed if variant.inputs)
+    if use := next((use for reader in readers for run in walk(reader) for use in run.uses if not use.chosen), None):
+        raise UserError(f"not tuned yet, so what will be read is not known: {use}. Tune it (`python -m sweeps tune SPEC`) first.")
     needed = _needed(plans, runs) | _drawn(plans, runs)
     mine = {spec.name for spec in specs}
     candidates = {name: None for plan in plans if plan.scale == specs[0].scale for name, run in plan.runs.items() if mine & {*run.specs}}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,10 @@ TUNED = SPEC.replace("each: {split.fold: [0, 1]}\n", "each: {split.fold: [0, 1]}
     "tuning:\n  rate:\n    set: {method: instance_labels, split: fold, split.num_folds: 2, split.fold: 0, seed: 0}\n"
     "    grid: {method.learning_rate: [1.0, 3.0]}\n    otherwise: {method.learning_rate: 1.0}\n"
 )
+UNREAD = re.sub(
+    r"  - {label: Replay.*", "  - {label: Fold, set: {method: instance_labels, split: fold, split.fold: 0}, tuned: rate}", TUNED
+)
+UNREAD = re.sub(r"runs:\n(  .*\n)+?rows", "rows", UNREAD)
 
 
 class Suite:
@@ -230,6 +235,11 @@ def test_after_a_tuning_the_points_that_were_not_chosen_go_and_before_it_nothing
     suite.plan(tuned)
     assert suite.prune(spec=tuned) == 2
     assert "not tuned yet" in capsys.readouterr().err
+    # What reads nothing keeps nothing, tuned or not.
+    suite.plan(write(suite.folder, UNREAD, "unread.yaml"))
+    assert suite.prune(spec=str(suite.folder / "unread.yaml")) == 2
+    (suite.runs / "plans" / "tuned.json").unlink()
+    assert suite.prune(spec=str(suite.folder / "unread.yaml")) == 0
     points: dict[float, str] = {}
 
     def execute(plan: Plan) -> Outcome:

@@ -58,6 +58,7 @@ def test_values(values: dict[str, Any]) -> None:
 
 def test_the_folders_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_RUNS", "/elsewhere/runs")
+    monkeypatch.setenv("REPRO_SCRATCH", "/local/me")
     found = assemble(BASE)
     assert found is not None
     assert found.paths.runs == "/elsewhere/runs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -67,9 +66,9 @@ def test_an_attempt_before_the_run_has_an_identity_costs_nothing_and_leaves_noth
         ended_hard(tmp_path, lived_s=600)
         (tmp_path / "identity.json").unlink()
         assert not (tmp_path / "cost.json").exists()
-    write_json(tmp_path / "identity.json", {})
-    (tmp_path / "status.json").write_text(json.dumps(read_json(tmp_path / "status.json") | {"heartbeat": "2026-01-01T00:00:00Z"}))
-    attempt(tmp_path, wall_s=5.0, on_gpu=False)
+    with RunFolder(tmp_path).hold(heartbeat_s=1000, epochs=1) as held:
+        write_json(tmp_path / "identity.json", {})
+        held.add_cost(wall_s=5.0, on_gpu=False, peak_gib=1.0)
     assert read_json(tmp_path / "cost.json") == {"wall_s": 5.0, "gpu_hours": 0.0, "peak_gib": 1.0, "attempts": 3}
 
 
