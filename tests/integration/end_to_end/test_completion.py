@@ -76,9 +76,9 @@ def shell(
     ("typed", "wanted"),
     [
         ("python -m repro meth\t", "method"),
-        ("python -m repro method=instance_labels datas\t=fas\t", "dataset=fashion_mnist"),
-        (".venv/bin/python -m repro optim.learning_\t", "optim.learning_rate="),
-        ("python -m repro exec.allow_tf32=tr\t", "exec.allow_tf32=true"),
+        ("python -m repro method=instance_labels datas\t=fas\t", "labels dataset=fashion_mnist"),
+        (".venv/bin/python -m repro optim.learning_\t", "repro optim.learning_rate="),
+        ("python -m repro exec.allow_tf32=tr\t", "repro exec.allow_tf32=true"),
         ("python -m repro --shell\t", "--shell-completion"),
         # Elsewhere files are completed, as before.
         ("python a_f\t", "a_file"),
