@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from repro.command import exit_code_of
 from repro.config import registry
 from repro.config.assemble import PRESETS, REGISTERED
+from repro.config.completion import SHELLS, script
 from repro.config.compose import check_names, compose, compose_tree, nearest_setting, register_with_hydra, to_config
 from repro.config.overrides import check_given_once, each_run
 from repro.config.schema import Config
@@ -33,6 +34,7 @@ method, dataset and seed have no default. A dataset brings its usual model, and 
 FOOTER = """
 -m KEY=A,B,...   trains a run for each value, one after the other
 --cfg job        prints the settings and trains nothing; -p SECTION a part of them, --resolve with references resolved
+--shell-completion bash|zsh   prints what completes settings at a tab: eval "$(python -m repro --shell-completion bash)"
 --info [WHAT]    shows how Hydra composes them: all, config, defaults, defaults-tree, plugins, searchpath
 A text with blanks, commas or brackets, or that looks like a number, stands in quotes: 'paths.runs="a, b"'.
 Hydra's +KEY, ++KEY, ~KEY, GROUP@PACKAGE and hydra.KEY are refused: there is nothing to add, to take away or to move."""
@@ -58,6 +60,7 @@ def _parser() -> _Parser:
         action.add_argument(*names, action="store_true")
     action.add_argument("--cfg", "-c", choices=("job",))
     action.add_argument("--info", "-i", nargs="?", const="all", choices=INFO)
+    action.add_argument("--shell-completion", "-sc", choices=SHELLS)
     parser.add_argument("--package", "-p")
     parser.add_argument("--resolve", action="store_true")
     return parser
@@ -103,6 +106,8 @@ def _command() -> int:
         print(f"soft-labels-repro {version('soft-labels-repro')}, Hydra {version('hydra-core')}")
     elif options.help:
         _print_help(settings)
+    elif options.shell_completion:
+        print(script(options.shell_completion, (name for name in _parser()._option_string_actions if name.startswith("--"))))
     elif options.info:
         _ask_hydra(options.info, settings)
     elif options.cfg:
