@@ -8,7 +8,7 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm test-cuda lint type check format clean
+.PHONY: help setup demo docs test test-slow test-slurm test-cuda lint type check format clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ demo: $(READY) ## learn labels on real digits and print the table: minutes on tw
 	$(BIN)/python -m sweeps run demo demo_curves demo_labels --jobs $(JOBS)
 	$(BIN)/python -m analysis tables demo
 	$(BIN)/python -m analysis figures demo_curves demo_labels
+
+docs: $(READY) ## build the site of guides and API reference, docs/_build/docs/index.html, without a network
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . docs/_build
 
 test: $(READY) ## run the whole test suite
 	$(PYTEST) -m "not slow and not slurm"
@@ -60,4 +63,4 @@ format: $(READY) ## put the code into its format
 	$(BIN)/ruff format .
 
 clean: ## delete the environment and caches; runs and data stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info docs/_build docs/api
