@@ -42,11 +42,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-#: Pages whose paragraphs are still to be wrapped; none may be added.
-UNWRAPPED = ("docs/cluster.md",)
-
-
-@pytest.mark.parametrize("page", [page for page in WRITTEN if name_of(page) not in UNWRAPPED], ids=name_of)
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
 def test_lines_have_at_most_140_characters(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     # A row of a table cannot be broken.
