@@ -34,6 +34,7 @@ def test_a_job_with_a_gpu_trains_on_cuda(
 
     monkeypatch.setattr(slurm.jobs.sbatch, "send", send)
     monkeypatch.setattr(slurm.jobs.states, "read_queue", dict)
+    monkeypatch.setattr(slurm.jobs.states, "this_cluster", lambda: "here")
     monkeypatch.setattr(slurm.jobs.submission, "take_snapshot", lambda runs: runs)
     path = tmp_path / "site.yaml"
     path.write_text(SITE.format(gpu=gpu, settings=settings))
