@@ -108,7 +108,7 @@ class Tiles:
         axes.tick_params(length=2)
         axes.grid(visible=False, axis="y")
         axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(2))  # numbers such as 0.0025 are as long as the chart is wide
         if not tile.bars:
             axes.set_yticks([])
             axes.text(0.5, 0.5, tile.message, transform=axes.transAxes, ha="center", va="center", color=GRAY)
