@@ -5,11 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 # Forked test workers and the runs that tests start share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_ERROR_REPORTING"] = "false"
+# Tests send Ctrl-C to what they start, also where they themselves run in the background of a script, which ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What plans keep for later ones, kept for this session alone.
 os.environ["REPRO_CACHE"] = tempfile.mkdtemp(prefix="repro-cache-")
 

@@ -133,7 +133,7 @@ def test_states_and_the_json(spec_path: str, tmp_path: Path, capsys: pytest.Capt
     assert main(["status", spec_path, "--runs", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["20%", "40%"]
-    assert re.split(r" {2,}", lines[2]) == ["One-hot", "1/2 1 failed", "0/2 1 preempted 1 damaged"]
+    assert re.split(r" {2,}", lines[2]) == ["One-hot", "1/2 1 failed", "0.9000", "0/2 1 preempted 1 damaged"]
     assert lines[3].split() == ["Instance", "0/2", "0/2"]
 
 
