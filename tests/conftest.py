@@ -11,12 +11,13 @@ import tempfile
 # Forked test workers and the runs that tests start share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_ERROR_REPORTING"] = "false"
-# Tests send Ctrl-C to what they start, also where they themselves run in the background of a script, which ignores it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 # What plans keep for later ones, kept for this session alone.
 os.environ["REPRO_CACHE"] = tempfile.mkdtemp(prefix="repro-cache-")
 
 import jaxtyping
+
+# Tests send Ctrl-C to what they start, also where they themselves run in the background of a script, which ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 atexit.register(shutil.rmtree, os.environ["REPRO_CACHE"], ignore_errors=True)
 
