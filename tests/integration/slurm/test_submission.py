@@ -106,7 +106,8 @@ def test_a_fold_that_raises_costs_its_own_final_only(lab: MakeLab, capsys: pytes
     if sharing == 3:
         assert len({(status["node"], status["gpu"], status["slurm_job"]) for status in together}) == 1
         assert len({status["pid"] for status in together}) == 3
-        assert max(status["started"] for status in together) < min(status["ended"] for status in together)
+        # In whole seconds, of which such a run may need less than one.
+        assert max(status["started"] for status in together) <= min(status["ended"] for status in together)
     capsys.readouterr()
     assert trial.call("status", "trial") == 1
     written = capsys.readouterr().out
