@@ -133,9 +133,9 @@ def read_run(folder: Path) -> Run:
         manifest = open_manifest(folder)
         identity = manifest.read_json("identity.json")
         if identity["schema"] != RUN_SCHEMA:
-            return Run(name, "unreadable", f"its layout is {identity['schema']}, this code reads {RUN_SCHEMA}", str(folder))
+            raise DamagedError(f"its layout is {identity['schema']}, this code reads {RUN_SCHEMA}")
         if identity["run_id"] != name:
-            return Run(name, "unreadable", f"the folder holds another run, {identity['run_id']}", str(folder))
+            raise DamagedError(f"the folder holds another run, {identity['run_id']}")
         stored = manifest.read_json("final.json")
         return Run(
             run_id=name,
@@ -190,5 +190,4 @@ def _open_labels(folder: Path) -> Trajectory:
 
 
 def _rows_of(manifest: Manifest) -> Iterator[Row]:
-    for line in manifest.read_bytes("metrics.jsonl").splitlines():
-        yield json.loads(line)
+    return map(json.loads, manifest.read_bytes("metrics.jsonl").splitlines())

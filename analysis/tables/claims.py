@@ -151,17 +151,12 @@ def _every(claim: Claim, parts: tuple[Outcome, ...], runs: tuple[int, int]) -> O
     if NOT_RUN in verdicts:
         return whole
 
-    def strength(part: Outcome) -> float:
-        return -math.inf if part.difference is None or math.isnan(part.difference) else sign * part.difference
-
-    worst = min(parts, key=strength)
+    worst = min(parts, key=lambda part: -math.inf if part.difference is None or math.isnan(part.difference) else sign * part.difference)
     verdict = next(verdict for verdict in (CONTRADICTED, UNDECIDED, SUPPORTED) if verdict in verdicts)
     return replace(whole, label=worst.label, difference=worst.difference, interval=worst.interval, adjusted=worst.adjusted, verdict=verdict)
 
 
 class _Cells:
-    """The cells of the specs at one scale, read once each."""
-
     def __init__(self, scale: Scale, runs: Path) -> None:
         self._runs = runs
         self._spec = functools.cache(lambda name: load_spec(name, scale))
@@ -169,7 +164,6 @@ class _Cells:
         self._collected = functools.cache(self._collect)
 
     def comparisons(self, test: Test) -> Iterator[Comparison]:
-        """Yield what ``test`` compares."""
         if test.kind == "over":
             pairs = [((row, column), (other, column)) for row in test.rows for other in test.over for column in test.columns]
             yield from (self._difference(test.spec, one, two) for one, two in pairs)

@@ -63,9 +63,6 @@ def check_meaning(spec: Spec, cells: Sequence[Cell], graph: Graph) -> None:
         _check_twins(spec, cells)
 
 
-# -- what is read --------------------------------------------------------------------------------------------------------------
-
-
 def _check_metric(name: str, place: Place) -> None:
     if name in _LOGGED:
         return
@@ -106,7 +103,6 @@ def _check_epoch(epoch: Epoch, cell: Cell, config: Config) -> None:
 
 
 def _check_panel(panel: Panel, row: str, cells: Sequence[Cell], graph: Graph) -> None:
-    """Check that ``panel`` has something to draw in at least one of ``cells``, those of ``row``."""
     reasons = [_nothing_to_draw(panel, config) for config in _configs(cells, graph)]
     if reasons and all(reasons):
         raise panel.at("metric").error(
@@ -151,11 +147,7 @@ def _configs(cells: Iterable[Cell], graph: Graph) -> Iterator[Config]:
     return (graph.config(variant) for cell in cells for variant in cell.variants)
 
 
-# -- what is the same ----------------------------------------------------------------------------------------------------------
-
-
 def _check_twins(spec: Spec, cells: Sequence[Cell]) -> None:
-    """Check that no two rows, and no two columns, are the same in every cell."""
     for kind, lines in (("row", spec.rows), ("column", spec.columns)):
         by_label: dict[str, list[Cell]] = {line.label: [] for line in lines}
         for cell in cells:

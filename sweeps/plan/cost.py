@@ -109,7 +109,6 @@ class _Cost:
         self._finished = self._read_finished()
 
     def of_all(self, named: Gpu | None, named_fraction: float | None) -> Costs:
-        """Return what :func:`estimate` returns."""
         on_gpus = Counter(run.gpu for run in self._finished if run.gpu is not None)
         cpu = self._medians(None)
         gpu = named or next((known for known, _ in on_gpus.most_common(1)), None)
@@ -165,7 +164,6 @@ class _Cost:
         return found
 
     def _read_finished(self) -> list[_Finished]:
-        """Return the finished runs in the folder."""
         finished = []
         for name in sorted(entry.name for entry in os.scandir(self._plan.folder)) if self._plan.folder.is_dir() else ():
             folder = self._plan.folder / name
@@ -197,7 +195,6 @@ class _Cost:
         return finished
 
     def _teacher(self, fields: Fields) -> Fields | None:
-        """Return the settings of the run that teaches, ``None`` for most runs."""
         name = fields.get("inputs.teacher")
         if name is None:
             return None

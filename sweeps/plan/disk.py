@@ -143,7 +143,6 @@ def _by_model(runs: Iterable[PlannedRun]) -> list[tuple[str, list[str]]]:
 
 
 def _free(folder: Path) -> int:
-    """Return the free bytes of the file system that ``folder`` is on, or will be."""
     folder = folder.absolute()
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
 

@@ -88,8 +88,6 @@ class Chosen(Model):
 
 
 class _File(Model):
-    """A file of chosen values."""
-
     version: Annotated[int, integer(SCHEMA, SCHEMA)] = Field(alias="schema")
     scale: AnyText
     tuned: Items[Chosen]

@@ -164,6 +164,11 @@ class Spec(Shared):
         """How the spread of a cell's runs is given."""
         return self.cell.spread
 
+    @property
+    def draws_labels(self) -> bool:
+        """Whether it is a figure with panels of single labels."""
+        return isinstance(self, FigureSpec) and any(panel.type != "curve" for panel in self.panels)
+
 
 class TableSpec(Spec):
     """A table: one number a cell."""

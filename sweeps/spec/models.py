@@ -155,10 +155,11 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _finite(value: object) -> float:
+    number = _number(value)
+    if not math.isfinite(number):
         raise wrong("a number")
-    return value
+    return number
 
 
 def _items(value: object) -> object:
@@ -218,7 +219,7 @@ Line = Annotated[str, PlainValidator(line), AfterValidator(str)]
 #: A text that knows its place.
 Placed = Annotated[Text, PlainValidator(text)]
 Number = Annotated[float, PlainValidator(_number)]
-Finite = Annotated[float, PlainValidator(_number), AfterValidator(_finite)]
+Finite = Annotated[float, PlainValidator(_finite)]
 #: A list with at least one entry.
 Items = Annotated[tuple[T, ...], BeforeValidator(_items)]
 

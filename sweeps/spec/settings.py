@@ -206,12 +206,8 @@ def combinations(axes: Iterable[Sequence[Setting]]) -> tuple[tuple[Setting, ...]
     return tuple(product(*axes))
 
 
-def _every(value: object) -> tuple[tuple[Setting, ...], ...]:
-    return combinations(read_axes(value))
-
-
 #: Settings; values of each of several settings, where a value may be a list; every combination of values; the name of a setting.
 SettingList = Annotated[tuple[Setting, ...], PlainValidator(read_settings)]
 Axes = Annotated[tuple[tuple[Setting, ...], ...], PlainValidator(partial(read_axes, lists=True))]
-Combinations = Annotated[tuple[tuple[Setting, ...], ...], PlainValidator(_every)]
+Combinations = Annotated[tuple[tuple[Setting, ...], ...], PlainValidator(lambda value: combinations(read_axes(value)))]
 SettingName = Annotated[Text, PlainValidator(_name)]
