@@ -23,8 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import list_of, run
-from benchmarks.common.clock import say
+from benchmarks.common.arguments import list_of, run, say
 from benchmarks.common.page import Page, Table
 from repro.command import whole_number
 from repro.config.compose import compose
@@ -118,18 +117,8 @@ def main() -> None:
             spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
             cells += [f"{100 * statistics.mean(values):.2f}{spread}", "" if precision == "float32" else difference(values, base)]
         rows.append(cells)
-    columns = [
-        "problem",
-        "method",
-        "precision",
-        "first step: labels",
-        "first step: parameters",
-        "test accuracy (%)",
-        "against float32",
-        "label error (%)",
-        "against float32",
-    ]
-    table = Table(columns, rows)
+    columns = ["problem", "method", "precision", "first step: labels", "first step: parameters"]
+    table = Table([*columns, "test accuracy (%)", "against float32", "label error (%)", "against float32"], rows)
     print(table)
     if arguments.page:
         notes = [
@@ -137,11 +126,8 @@ def main() -> None:
             "`first step`: relative distance from float32 of what the first step moves, the labels and the network's parameters, mean over "
             "the seeds: what `exec.precision=auto` compares with its bounds.",
         ]
-        print(
-            Page(f"precision-{'-'.join(arguments.problems)}", "What a lower precision moves in final numbers", [table], notes).write(
-                torch.device("cpu")
-            )
-        )
+        page = Page(f"precision-{'-'.join(arguments.problems)}", "What a lower precision moves in final numbers", [table], notes)
+        print(page.write(torch.device("cpu")))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import list_of, repeating_parser, run
-from benchmarks.common.clock import CLOCKS, Sample, in_turns, say
+from benchmarks.common.arguments import list_of, repeating_parser, run, say
 from benchmarks.common.memory import graphs_mib, peak_mib
 from benchmarks.common.page import Page, Table
 from benchmarks.common.problem import DATASETS, Learner, Problem, make_learner, make_problem, step_flops
@@ -35,6 +34,7 @@ from repro.engine.execution import prepare_model
 from repro.engine.lookahead import coefficient_gradient
 from repro.engine.step import TrainingStep
 from repro.errors import UserError
+from repro.measure import CLOCKS, Sample, in_turns
 from repro.randomness import make_deterministic
 from repro.training.allocator import keep_freed_memory
 from repro.training.run import choose_device
@@ -191,7 +191,7 @@ def measure(problem: Problem, wanted: Sequence[Variant], *, repeats: int, clock:
     peaks = {variant: peak_mib(call, problem, learner) + graphs[variant] for variant, (learner, call) in built.items()}
     calls = {variant: call for variant, (_, call) in built.items()}
     seconds = in_turns(
-        calls, repeats=repeats, device=problem.device, clock=clock, before=lambda variant: set_tf32(variant.mode), at_least_s=0.05
+        calls, repeats=repeats, device=problem.device, clock=clock, before=lambda item: set_tf32(item.mode), at_least_s=0.05, say=say
     )
     rows = []
     for variant, taken in seconds.items():

@@ -30,6 +30,11 @@ def repeating_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def say(text: str) -> None:
+    """Tell whoever waits how far it is; results alone go to the standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command; a mistake of its user is one line and an exit code, not a traceback."""
     try:

@@ -110,9 +110,8 @@ def _versions() -> dict[str, str]:
 
 def _code() -> str:
     state = git_state()
-    if state["sha"] is None:
-        return "not in a repository"
-    return f"{state['sha'][:12]}{' with uncommitted changes' if state['dirty_sha256'] else ''}"
+    changes = " with uncommitted changes" if state["dirty_sha256"] else ""
+    return "not in a repository" if state["sha"] is None else state["sha"][:12] + changes
 
 
 def _is_number(cell: str) -> bool:

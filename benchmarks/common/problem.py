@@ -53,20 +53,9 @@ class Problem:
 def make_problem(model: str, *, device: torch.device, batch: int, meta_batch: int) -> Problem:
     """Return the problem of ``model`` with ``batch`` training and ``meta_batch`` meta images; the same numbers on every call."""
     dataset = DATASETS[model]
-    config = compose(
-        [
-            f"model={model}",
-            *_RECIPES.get(model, []),
-            f"dataset={dataset}",
-            "method=instance_labels",
-            "split=clean_meta",
-            f"split.meta_size={meta_batch}",
-            f"optim.batch_size={batch}",
-            f"meta.batch_size={meta_batch}",
-            "tracker=none",
-            "seed=0",
-        ]
-    )
+    settings = [f"model={model}", *_RECIPES.get(model, []), f"dataset={dataset}", "method=instance_labels", "split=clean_meta"]
+    settings += [f"split.meta_size={meta_batch}", f"optim.batch_size={batch}", f"meta.batch_size={meta_batch}"]
+    config = compose([*settings, "tracker=none", "seed=0"])
     size = registry.get("dataset", dataset).size
     assert size is not None
     shape, classes = size.image_shape, size.num_classes
