@@ -130,7 +130,6 @@ def _index(made: Sequence[tuple[Spec, Files, tuple[Collected, ...]]]) -> str:
 
 
 def _state(files: Files, cells: Sequence[Collected]) -> list[str]:
-    """Return how many runs are done, how many cells are filled, and how many lie within or outside what is published."""
     runs = unique_runs(cells)
     if not runs:
         return ["no runs needed", "", ""]

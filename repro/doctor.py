@@ -247,7 +247,6 @@ def _median(call: Callable[[], Any], device: torch.device, count: int) -> float:
 
 
 def _products(device: torch.device, way: dict[str, Any], sizes: Sizes) -> float:
-    """Return the FLOP/s that large products of matrices reach in the number format of ``way``."""
     size = 4096 if device.type == "cuda" else 512
     make_deterministic(threads=None, allow_tf32=bool(way.get("allow_tf32")))
     dtype = torch.bfloat16 if way["precision"] == "bfloat16" else torch.float32

@@ -27,8 +27,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp creates private files; results are shared with a group as the user's umask says.
-        os.chmod(name, 0o666 & ~_umask())
+        # mkstemp creates private files; results are shared with a group as the user's umask says, which can only be read by setting it.
+        os.umask(mask := os.umask(0))
+        os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -76,9 +77,3 @@ def number(value: object) -> float:
     if isinstance(value, int | float | str):
         return float(value)
     raise TypeError(f"not a number: {value!r}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

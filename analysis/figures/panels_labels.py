@@ -21,11 +21,7 @@ DEFAULT_TOP, DEFAULT_EXAMPLES = Sample(count=4, seed=0), Sample(count=8, seed=0)
 
 
 def tiles_of(spec: FigureSpec, cells: Sequence[Collected], sets: TrainingSets) -> list[Tiles]:
-    """Return the panels of images of a figure, column by column.
-
-    Raises:
-        UserError: as :func:`top_classes` and :func:`examples`.
-    """
+    """Return the panels of images of a figure, column by column."""
     makers = {"top_classes": top_classes, "examples": examples}
     return [
         makers[panel.type](spec, panel, column.label, cells, sets)

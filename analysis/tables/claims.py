@@ -183,7 +183,6 @@ class _Cells:
         return Comparison(f"{name}: {what}", ((1.0, cells[0]), (-1.0, cells[1])), 0.0, published)
 
     def _table(self, name: str) -> dict[tuple[str, str], Cell]:
-        """Return the cells of a table, in percent where it is; nothing where it has no plan."""
         spec = self._spec(name)
         assert isinstance(spec, TableSpec)
         filled = fill_table(spec, self._runs) if has_plan(spec, self._runs) else []

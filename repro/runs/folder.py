@@ -191,8 +191,6 @@ class RunFolder:
         self.status.traceback_tail = traceback_tail or []
         self._write_status()
 
-    # -- files that are written once -----------------------------------------------------------------------------------------------
-
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the run; the manifest will say what it was."""
         self.check_lease()
@@ -204,15 +202,12 @@ class RunFolder:
         self.write(name, json_text(value).encode())
 
     def _complete(self, entries: Mapping[str, Entry]) -> None:
-        """Write the complete manifest: of what was written here, and of ``entries``."""
         self.close_metrics()
         metrics = {"metrics.jsonl": Entry(self._metrics_size, self._metrics_sum.hexdigest())} if self._metrics_size else {}
         # What it knows of checkpoints stays: they are there until the run says done.
         self.manifest = replace(self.manifest, complete=True, files={**self.manifest.files, **metrics, **entries})
         self.check_lease()
         self.manifest.write()
-
-    # -- metrics.jsonl ---------------------------------------------------------------------------------------------------------
 
     def open_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Let ``metrics.jsonl`` hold ``rows``, those that the checkpoint knows, and open it for more.
@@ -249,8 +244,6 @@ class RunFolder:
                 self._metrics.close()
             self._metrics = None
 
-    # -- cost.json -------------------------------------------------------------------------------------------------------------
-
     def add_cost(self, *, wall_s: float, on_gpu: bool, peak_gib: float) -> None:
         """Add this attempt's cost to ``cost.json``: summed wall time and GPU-hours, highest memory (GiB).
 
@@ -274,7 +267,6 @@ class RunFolder:
         self.write("cost.json", content)
 
     def _cost_before(self) -> dict[str, Any]:
-        """Return what the attempts before this one cost."""
         path = self.path / "cost.json"
         try:
             content = path.read_bytes()

@@ -147,11 +147,7 @@ class _Note:
         self._beat = threading.Thread(target=self._renew, daemon=True, name=f"{lock.name} note")
 
     def take(self) -> bool:
-        """Try once to become the holder.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Try once to become the holder."""
         try:
             # Of all who make a file like this, also on different machines, one succeeds.
             with self._path.open("x") as file:

@@ -101,8 +101,6 @@ class Manifest:
         body = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items())
         return _signed(f'{{\n{body},\n "files": {{\n{lines}\n }}')
 
-    # -- while the run is unfinished -----------------------------------------------------------------------------------------------
-
     def expect(self, name: str, content: bytes) -> None:
         """Note that ``content`` is about to be written as ``name``, beside what may lie there now, and write the manifest.
 
@@ -115,8 +113,6 @@ class Manifest:
     def expects(self, name: str, content: bytes) -> bool:
         """Say whether ``content`` was written as ``name``."""
         return hashlib.sha256(content).hexdigest() in self.changing.get(name, ())
-
-    # -- reading files -------------------------------------------------------------------------------------------------------------
 
     def read_bytes(self, name: str) -> bytes:
         """Return what the file ``name`` holds.
@@ -184,8 +180,6 @@ class Manifest:
             "folder away and train the run again."
         )
 
-    # -- looking at all of them ----------------------------------------------------------------------------------------------------
-
     def first_misfit(self) -> str | None:
         """Return what is wrong with the first file whose size is not right, without reading any; ``None`` if all are."""
         return next((f"{name}: {problem}" for name, entry in self.files.items() if (problem := self._misfit(name, entry))), None)
@@ -248,7 +242,6 @@ def _signed(text: str) -> str:
 
 
 def _difference(found: Entry, wanted: Entry) -> str | None:
-    """Return how a file differs from what it must be."""
     if found.size != wanted.size:
         return f"it has {found.size} bytes, {wanted.size} were written"
     wrong = [index for index, pair in enumerate(zip(found.blocks, wanted.blocks, strict=False)) if pair[0] != pair[1]]

@@ -87,7 +87,6 @@ def metrics_table() -> str:
 
 
 def _folders(chosen: argparse.Namespace) -> list[Path]:
-    """Return the run folders that the arguments name: run folders themselves, and those in folders of runs."""
     found: list[Path] = []
     for name in chosen.folders or [chosen.runs]:
         folder = Path(name)

@@ -70,7 +70,6 @@ class Contents:
         return "/".join(str((self.config.get(section) or {}).get("name")) for section in ("dataset", "method", "noise"))
 
     def _bytes(self, name: str) -> bytes:
-        """Return what a file holds; of a finished run, what the run wrote."""
         return (self.folder / name).read_bytes() if self._manifest is None else self._manifest.read_bytes(name)
 
     def metrics(self) -> bytes:

@@ -73,11 +73,7 @@ def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, n
 
 
 def _sync(contents: Contents, metrics: bytes, server: Server, run_id: str, deadline: float) -> tuple[bool, Remote]:
-    """Send what the server lacks of ``metrics`` and of the results; return whether that was anything, and what the server has.
-
-    Raises:
-        UserError: the server does not have all of it in the end.
-    """
+    """Send what the server lacks of ``metrics`` and of the results; return whether that was anything, and what the server has."""
     rows, done = parse_metrics(metrics), contents.state == "done"
 
     def concluded(remote: Remote) -> bool:
@@ -105,11 +101,7 @@ def _sync(contents: Contents, metrics: bytes, server: Server, run_id: str, deadl
 
 
 def _send(contents: Contents, rows: list[dict[str, Any]], server: Server, run_id: str, *, after: int, limit_s: float) -> None:
-    """Log the rows after epoch ``after``, and the results of a finished run.
-
-    Raises:
-        UserError: W&B failed.
-    """
+    """Log the rows after epoch ``after``, and the results of a finished run."""
     import wandb
 
     isolate(contents.folder)

@@ -159,7 +159,6 @@ def _executed(config: Config, candidate: str) -> Config:
 
 
 def _kind(config: Config) -> dict[str, Any]:
-    """Return the settings that decide how a step computes; seeds, folds and the number of epochs do not."""
     own = ("seed", "split.", "inputs.", "noise.", "optim.epochs", "optim.milestones")
     return {name: value for name, value in scientific_fields(config).items() if not name.startswith(own)}
 

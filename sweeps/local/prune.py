@@ -96,11 +96,7 @@ def print_found(found: Found) -> None:
 
 
 def _plans(specs: Sequence[Spec], runs: Path) -> Iterator[Plan]:
-    """Yield the plans of ``specs`` and of all that have a plan in ``runs``, scale by scale.
-
-    Raises:
-        UserError: the spec of a plan cannot be read.
-    """
+    """Yield the plans of ``specs`` and of all that have a plan in ``runs``, scale by scale."""
     by_scale: dict[str, dict[str, Spec]] = {specs[0].scale.title: {spec.name: spec for spec in specs}}
     for path in sorted((runs / "plans").glob("**/*.json")):
         title = PAPER.title if path.parent == runs / "plans" else path.parent.name
@@ -117,11 +113,7 @@ def _plans(specs: Sequence[Spec], runs: Path) -> Iterator[Plan]:
 
 
 def _needed(plans: Sequence[Plan], runs: Path) -> dict[tuple[str, str], str]:
-    """Return why a run's labels or model are needed, by its id and the kind.
-
-    Raises:
-        UserError: a run of no plan has begun and does not say yet what it reads.
-    """
+    """Return why a run's labels or model are needed, by its id and the kind."""
     found: dict[tuple[str, str], str] = {}
 
     def read_by(fields: dict[str, object], why: str) -> None:

@@ -134,11 +134,7 @@ def make_plan(specs: Sequence[Spec], folder: Path) -> Plan:
 
 
 def planned_runs(runs: Iterable[PlannedRun], folder: Path) -> dict[str, PlannedRun]:
-    """Return the runs of a graph, inputs before their readers, by id, with their states in ``folder`` and what of their code has changed.
-
-    Raises:
-        UserError: as :func:`repro.runs.code.code_of`.
-    """
+    """Return the runs of a graph, inputs before their readers, by id, with their states in ``folder`` and changes of their code."""
     from repro.runs.recorded import differences, has_results, run_code
 
     found: dict[str, PlannedRun] = {}

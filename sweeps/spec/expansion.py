@@ -245,7 +245,6 @@ class Expansion:
         return Variant(repeat, tuple(self.spec.scale.apply(settings).values()), inputs, name, tuple(uses))
 
     def _read(self, ref: Input, inherited: Settings, same: frozenset[tuple[str, Key | None]]) -> tuple[Variant, ...]:
-        """Return the runs of ``ref`` for a reader whose settings they inherit."""
         if (ref.key, same) not in self._inputs:
             run = self.spec.runs[ref.run]
             found = []

@@ -247,11 +247,7 @@ def with_tuned(spec: _Spec, tuned: Tuned) -> _Spec:
 
 
 def _resolved(spec: _Spec, scale: Scale) -> _Spec:
-    """Return ``spec`` with every name looked up: runs that rows use, labels that cells and panels name.
-
-    Raises:
-        SpecError: a name does not exist, or is never used; a label stands twice; a part has no effect.
-    """
+    """Return ``spec`` with every name looked up: runs that rows use, labels that cells and panels name."""
     names = Known(spec, spec.shared, scale)
     update: dict[str, Any] = {"runs": names.runs, "tunings": names.tunings}
     for kind, items in (("row", spec.rows), ("column", spec.columns)):

@@ -131,9 +131,6 @@ def _explain(data: Map, error: Any) -> SpecError:
     return place.error(f"{name} must be {wanted}, found {found(value)}.")
 
 
-# -- single values -------------------------------------------------------------------------------------------------------------
-
-
 def text(value: object) -> Text:
     """Return a text that is not empty."""
     if not isinstance(value, str) or not value.strip():
@@ -247,8 +244,6 @@ Names = Annotated[tuple[Placed, ...], BeforeValidator(_listed)]
 #: The same numbers or names not twice.
 Unique = Annotated[tuple[T, ...], BeforeValidator(_items), BeforeValidator(_listed)]
 
-
-# -- which number of a run is meant --------------------------------------------------------------------------------------------
 
 #: Where in a run a value is read: after the last epoch, at the best validation accuracy, at the best test accuracy.
 EPOCH_RULES = ("last", "best_val", "best_test")

@@ -278,7 +278,6 @@ def _add(section: str, own: Mapping[str, _Named], found: dict[str, _Named]) -> N
 
 
 def _with_grid(tuning: Tuning, grid: Grid) -> Tuning:
-    """Return ``tuning`` with the grid that a scale gives it."""
     if set(grid.keys) != set(tuning.keys):
         wanted, has = ", ".join(tuning.keys), ", ".join(grid.keys)
         raise grid.place.error(f"the grid must have the keys of tuning '{tuning.name}' ({tuning.place}), {wanted}; it has {has}.")
