@@ -160,6 +160,10 @@ def print_basis(costs: Costs, names: Iterable[str], *, gpu: str, reached: str) -
     if bases[COUNTED]:
         reached = f"as {_number(costs.measured, 'finished run')} did" if costs.measured else reached
         print(f"{COUNTED}: FLOPs, bytes and launches at {costs.reached:.2g} of the roofline ({reached})")
+    executions = Counter(costs.runs[name].execution for name in names)
+    for execution, count in executions.items():
+        if execution not in (None, auto(costs.gpu)):
+            print(f"as exec=auto chose there for runs of the kind: {_number(count, 'run')} in {execution}")
     for reason, count in bases.items():
         if reason not in (FINISHED, COUNTED):
             print(f"no estimate for {_number(count, 'run')}: {reason}")

@@ -44,6 +44,12 @@ def _flatten(name: str, value: Any, metadata: dict[str, Any], flat: dict[str, An
         flat[name] = list(value) if isinstance(value, list | tuple) else value
 
 
+def step_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return those of :func:`scientific_fields` that decide how a step computes; seeds, folds and the number of epochs do not."""
+    others = ("seed", "split.", "inputs.", "noise.", "optim.epochs", "optim.milestones")
+    return {name: value for name, value in fields.items() if not name.startswith(others)}
+
+
 def canonical_json(fields: dict[str, Any]) -> str:
     """Return the one JSON text of ``fields``: sorted keys, no spaces, floats by their shortest exact form."""
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)

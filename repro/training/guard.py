@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.config.identity import canonical_json, scientific_fields
+from repro.config.identity import canonical_json, scientific_fields, step_fields
 from repro.config.schema import Config, ExecConfig
 from repro.files import read_json, write_json
 from repro.randomness import make_deterministic
@@ -85,7 +85,13 @@ def close(distances: Mapping[str, float]) -> bool:
 
 def compared(config: Config, candidates: Sequence[str], folder: Path, gpu: str, make: Make) -> tuple[ExecConfig, dict[str, float]]:
     """Return the first of ``candidates`` within the bounds and its distances, from ``folder`` where they are known."""
-    kind = {"gpu": gpu, "torch": torch.__version__, "candidates": list(candidates), "bounds": BOUNDS, "run": _kind(config)}
+    kind = {
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "candidates": list(candidates),
+        "bounds": BOUNDS,
+        "run": step_fields(scientific_fields(config)),
+    }
     digest = hashlib.sha256(canonical_json(kind).encode()).hexdigest()[:12]
     path = folder / f"{config.method.name}-{config.model.name}-{digest}.json"
     try:
@@ -112,7 +118,7 @@ def compared(config: Config, candidates: Sequence[str], folder: Path, gpu: str, 
     measured = distances.get(chosen, {})
     logger.info("executed in %s%s.", chosen, f" ({_said(measured)})" if measured else "")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"chosen": chosen, "distances": distances, **kind})
+    write_json(path, {"chosen": chosen, "settings": CANDIDATES[chosen], "distances": distances, **kind})
     return _executed(config, chosen).exec, measured
 
 
@@ -156,11 +162,6 @@ def _executed(config: Config, candidate: str) -> Config:
         model = dataclasses.replace(model, dropout=0.0)  # type: ignore[call-arg]
     execution = dataclasses.replace(config.exec, **CANDIDATES[candidate])
     return dataclasses.replace(config, model=model, trajectory=trajectory, exec=execution)
-
-
-def _kind(config: Config) -> dict[str, Any]:
-    own = ("seed", "split.", "inputs.", "noise.", "optim.epochs", "optim.milestones")
-    return {name: value for name, value in scientific_fields(config).items() if not name.startswith(own)}
 
 
 def _said(distances: Mapping[str, float]) -> str:

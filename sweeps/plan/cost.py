@@ -2,7 +2,8 @@
 
 Counted are the operations of one training step and of an evaluation (:mod:`sweeps.plan.counting`). Their time at the roofline of a GPU
 (:mod:`sweeps.plan.roofline`), times the steps of a run, is the least that it can take; it takes longer by the fraction of that speed which
-finished runs on such a GPU have reached, or which is assumed. What is planned is executed as ``exec=auto`` does it on that GPU.
+finished runs on such a GPU have reached, or which is assumed. What is planned is executed as ``exec=auto`` does it on that GPU: as it chose
+for a run of the kind, where there was one in the folder, else in what it tries first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import registry
+from repro.config.identity import canonical_json, step_fields
 from repro.errors import UserError
 from repro.files import read_json
 from repro.runs.manifest import DamagedError, open_manifest
@@ -51,12 +53,14 @@ class Estimate:
         basis: :data:`FINISHED` or :data:`COUNTED`; where there is no estimate, why not.
         cpu_hours: hours of one core, from finished runs of its kind on a CPU; ``None`` where there are none.
         work: what was counted of it, on a GPU.
+        execution: how ``exec=auto`` executes it there.
     """
 
     gpu_hours: float | None
     basis: str
     cpu_hours: float | None = None
     work: Work | None = field(default=None, compare=False)
+    execution: Execution | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,28 @@ class _Cost:
         measured = sum(counted for counted, _ in at_roofline) / sum(hours for _, hours in at_roofline) if at_roofline else ASSUMED_REACHED
         reached = named_fraction or measured
         on_gpu = {} if gpu is None else self._medians(gpu)
-        found = {run.run_id: self._of(run, gpu, reached, on_gpu, cpu) for run in runs}
+        chosen = {} if gpu is None else self._chosen(gpu)
+        found = {run.run_id: self._of(run, gpu, chosen, reached, on_gpu, cpu) for run in runs}
         return Costs(found, gpu, reached, len(at_roofline), on_gpus[gpu] if gpu else 0, self._others)
 
-    def _of(self, run: PlannedRun, gpu: Gpu | None, reached: float, on_gpu: Mapping[str, float], cpu: Mapping[str, float]) -> Estimate:
+    def _chosen(self, gpu: Gpu) -> dict[str, Execution]:
+        """Return what ``exec=auto`` has chosen on ``gpu`` (:mod:`repro.training.guard`), by what decides how a step computes."""
+        found = {}
+        for path in (self._plan.folder / "guard").glob("*.json"):
+            name, kind, settings = (_read(path, key) for key in ("gpu", "run", "settings"))
+            if settings is not None and known_gpu(name) == gpu:
+                found[canonical_json(kind)] = _execution(settings, gpu)
+        return found
+
+    def _of(
+        self,
+        run: PlannedRun,
+        gpu: Gpu | None,
+        chosen: Mapping[str, Execution],
+        reached: float,
+        on_gpu: Mapping[str, float],
+        cpu: Mapping[str, float],
+    ) -> Estimate:
         cpu_hours = self._measured(run, cpu)
         if gpu is None:
             return Estimate(None, "no GPU was named", cpu_hours)
@@ -132,7 +154,8 @@ class _Cost:
         except NoEstimateError as error:
             return Estimate(gpu_hours, str(error) if gpu_hours is None else FINISHED, cpu_hours)
         if gpu_hours is None:
-            return Estimate(work.hours(gpu, auto(gpu)) / reached, COUNTED, cpu_hours, work)
+            execution = chosen.get(canonical_json(step_fields(run.fields)), auto(gpu))
+            return Estimate(work.hours(gpu, execution) / reached, COUNTED, cpu_hours, work, execution)
         return Estimate(gpu_hours, FINISHED, cpu_hours, work)
 
     def _measured(self, run: PlannedRun, medians: Mapping[str, float]) -> float | None:
@@ -264,7 +287,8 @@ def _counted(fields: Fields, dataset: registry.DatasetSize, sizes: Mapping[str, 
 
 
 def _execution(settings: Fields, gpu: Gpu | None) -> Execution:
-    """Return how a run was executed on ``gpu``, by the ``execution`` of its provenance.json."""
-    products = "bfloat16" if settings.get("precision") == "bfloat16" else "tf32" if settings.get("allow_tf32") else "float32"
+    """Return how a run is executed on ``gpu`` by its settings; where a part of its products is in TF32, as if all were."""
+    cast = settings.get("precision") == "bfloat16" and settings.get("label_gradient", "precision") == "precision"
+    products = "bfloat16" if cast else "tf32" if settings.get("allow_tf32") else "float32"
     has = gpu is None or gpu.peak(products) is not None
     return Execution(products if has else "float32", graphs=bool(settings.get("cuda_graphs") or settings.get("compile")))

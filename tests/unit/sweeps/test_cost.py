@@ -13,11 +13,13 @@ from repro.data.sources.digits import DigitsConfig
 from repro.data.splits import make_split
 from repro.files import write_json
 from repro.runs.manifest import seal
+from repro.training import guard
 from sweeps.plan.cost import ASSUMED_REACHED, COUNTED, FINISHED, Estimate, estimate
 from sweeps.plan.counting import count_forward, count_step
 from sweeps.plan.gpus import AUDIT, GPUS, Execution, auto
 from sweeps.plan.plan import Plan, PlannedRun
 from sweeps.plan.roofline import Counted, Work, seconds
+from sweeps.report import print_basis
 
 A100 = GPUS["a100"]
 
@@ -337,3 +339,32 @@ def test_a_gpu_without_tensor_cores_for_it_has_multiplied_in_float32(tmp_path: P
     finished(tmp_path, "b", 1.0, *PLAIN, device="Tesla V100-SXM2-32GB", execution={"allow_tf32": True})
     counted = Work(((50_000 * 10 / 128, step("resnet18")), (110, evaluation("resnet18")))).hours(GPUS["v100"], AUDIT)
     assert estimate(plan_of(tmp_path, planned("a", *PLAIN))).reached == pytest.approx(counted)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "execution"),
+    [
+        ("TensorFloat-32", Execution("tf32", graphs=True)),
+        ("bfloat16, label gradient in TensorFloat-32", Execution("tf32", graphs=True)),
+        ("float32, one operation after another", AUDIT),
+        ("bfloat16", Execution("bfloat16", graphs=True)),
+    ],
+)
+def test_a_run_costs_what_the_way_costs_that_was_chosen_for_its_kind(
+    tmp_path: Path, chosen: str, execution: Execution, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = config_of(*LEARNS, "seed=3", "split.fold=2")
+    for gpu in ("NVIDIA A100-SXM4-80GB", "NVIDIA H200"):
+        way = chosen if "A100" in gpu else "float32"
+        guard.compared(kept, [way], tmp_path / "guard" / gpu, gpu, lambda _: pytest.fail("compared"))
+    for index, path in enumerate(tmp_path.glob("guard/*/*.json")):
+        path.rename(tmp_path / "guard" / f"{index}.json")
+    (tmp_path / "guard" / "broken.json").write_text("{")
+    costs = estimate(plan_of(tmp_path, planned("a", *LEARNS), planned("b", *LEARNS, "meta.batch_size=64")), gpu=A100)
+    assert [costs.runs[name].execution for name in "ab"] == [execution, Execution("bfloat16", graphs=True)]
+    work = costs.runs["a"].work
+    assert work is not None
+    assert costs.runs["a"].gpu_hours == work.hours(A100, execution) / ASSUMED_REACHED
+    print_basis(costs, ("a", "b"), gpu="named", reached="assumed")
+    said = f"as exec=auto chose there for runs of the kind: 1 run in {execution}\n"
+    assert (said in capsys.readouterr().out) == (chosen != "bfloat16")
