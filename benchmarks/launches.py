@@ -56,14 +56,9 @@ class Counted:
     """What one step asked of the driver, or why there is none.
 
     Attributes:
-        method: registered name.
-        model: registered name.
-        execution: one of :data:`EXECUTIONS`.
         events: how often what happened, by kind.
         forbidden: waits, copies and broken rules of capture, with the lines of the project that caused them.
-        reserved_mib: memory that the allocator holds.
         host_ms: CPU time of the process for a step, the median of :data:`TIMED`.
-        error: why there is no step.
     """
 
     method: str

@@ -77,10 +77,7 @@ class Measured:
     """What was measured of a variant.
 
     Attributes:
-        variant: which.
-        seconds: of a step.
         ratio: to the plain step in the same mode, round by round.
-        peak_mib: peak memory of a step.
         difference: relative distance of its first step's movement from that of the same step taken eagerly by us.
         flops: of our own step, counted.
     """

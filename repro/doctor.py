@@ -47,15 +47,7 @@ GOLDEN = ("test_lookahead.py", "test_traces.py")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
-
-    Attributes:
-        check: its name.
-        good: whether it is as it must be.
-        text: what was found.
-        remedy: what to do where it is not.
-        values: the numbers.
-    """
+    """What one check found: whether it is as it must be, in words and in numbers, and what to do where it is not."""
 
     check: str
     good: bool

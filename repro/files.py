@@ -61,6 +61,17 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def peek(path: Path, *keys: str) -> Any:
+    """Return what a JSON file holds below ``keys``; ``None`` where it cannot be read, or has nothing there."""
+    try:
+        value = read_json(path)
+        for key in keys:
+            value = value[key]
+        return value
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def jsonable(value: object) -> object:
     """Replace non-finite floats by ``"NaN"``, ``"Infinity"``, ``"-Infinity"``, which strict JSON has no numbers for."""
     if isinstance(value, float) and not math.isfinite(value):

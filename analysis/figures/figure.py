@@ -81,11 +81,7 @@ _DPI = 200
 
 @dataclass(frozen=True)
 class Band:
-    """One line of the figure: up to two curve panels, or one panel of images, of one column.
-
-    Attributes:
-        legend: the lines that one legend below all of its panels names.
-    """
+    """One line of the figure: up to two curve panels, or one panel of images, of one column; ``legend``: lines that all its panels name."""
 
     column: str
     panels: tuple[Panel, ...]

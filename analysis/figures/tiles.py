@@ -34,10 +34,7 @@ class Tile:
     """One training image and the chart beside it.
 
     Attributes:
-        position: of the image in the published training set.
         image: uint8 (H, W) or (H, W, 3); ``None`` where it is not on this machine.
-        title: above the chart.
-        bars: from top to bottom.
         message: what stands in the chart instead of bars.
     """
 

@@ -38,13 +38,7 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Kept:
-    """What evidence was made of.
-
-    Attributes:
-        runs: ids of the runs that it holds now.
-        left_out: id -> what is wrong with a run that could not be added.
-        dropped: ids of runs that were in it, and that no cell names any more.
-    """
+    """The ids of the runs that evidence holds now, what is wrong with those left out, and those dropped, which no cell names any more."""
 
     runs: tuple[str, ...]
     left_out: Mapping[str, str]

@@ -32,14 +32,7 @@ _CURVES = pa.schema([("run_id", _NAME), ("epoch", pa.int32()), ("metric", _NAME)
 
 @dataclass(frozen=True)
 class Store:
-    """The files that were written.
-
-    Attributes:
-        runs: ``runs.parquet``.
-        curves: ``curves.parquet``.
-        done: how many runs stand in them.
-        left_out: folder name -> why it does not stand in them.
-    """
+    """The files that were written, how many runs stand in them, and why others do not, by the name of their folder."""
 
     runs: Path
     curves: Path

@@ -55,12 +55,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim at one scale, or one of its comparisons.
+    """A claim at one scale, or one of its comparisons; ``runs`` of ``planned`` are done.
 
     Attributes:
         difference: ``None`` where runs are missing, NaN where one diverged.
         interval, adjusted: t intervals at 95%, and at the confidence that the verdict is given at.
-        runs, planned: how many runs are done, of how many.
     """
 
     label: str

@@ -23,13 +23,7 @@ FOLDER = ROOT / "docs" / "benchmarks"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; numbers stand right.
-
-    Attributes:
-        columns: their heads.
-        rows: the cells, as many in each row as there are columns.
-        title: what it shows.
-    """
+    """A table of text; numbers stand right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -50,14 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """What a measurement found.
-
-    Attributes:
-        name: of the measurement, such as ``step``; part of the file's name.
-        title: of the page.
-        tables: one or more.
-        notes: what is measured and how, a paragraph each.
-    """
+    """What a measurement found; ``name`` is part of the file's name, ``notes`` say what is measured and how, a paragraph each."""
 
     name: str
     title: str

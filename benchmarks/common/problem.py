@@ -32,13 +32,9 @@ class Problem:
     """The inputs of one step and the settings of the run it stands for.
 
     Attributes:
-        config: settings of a run with instance labels.
         inputs: the training batch (B, C, H, W), float32.
         rows: its rows (B,) in the training set.
         labels: annotated classes (N,) of the whole training set.
-        meta: the meta batch.
-        num_classes: K.
-        device: where all of it lies.
     """
 
     config: Config

@@ -21,14 +21,7 @@ ROLES = ("labels", "teacher")
 
 @dataclass(frozen=True)
 class InputRun:
-    """A finished run that another one reads.
-
-    Attributes:
-        run_id: its id.
-        folder: its run folder.
-        fields: every setting of its identity, flat, as ``optim.epochs``.
-        manifest: what its files must be.
-    """
+    """A finished run that another one reads; ``fields`` is every setting of its identity, flat, as ``optim.epochs``."""
 
     run_id: str
     folder: Path

@@ -29,7 +29,7 @@ from pathlib import Path
 import filelock
 
 from repro.errors import UserError
-from repro.files import read_json, write_json
+from repro.files import peek, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -181,10 +181,7 @@ class _Note:
                 os.utime(self._path)
 
     def _is_mine(self) -> bool:
-        try:
-            return bool(read_json(self._path)["token"] == self._about["token"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        return bool(peek(self._path, "token") == self._about["token"])
 
     def _lives(self) -> bool:
         """Say whether the holder that the note names still shows signs of life."""

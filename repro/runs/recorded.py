@@ -16,7 +16,7 @@ from typing import Any
 
 from repro.config import registry
 from repro.errors import UserError, first_of
-from repro.files import read_json, write_json
+from repro.files import peek, read_json, write_json
 from repro.runs import checkpoint
 from repro.runs.code import Code, code_of
 from repro.runs.inputs import InputRun
@@ -34,7 +34,7 @@ ASIDE = "aside"
 def run_code(fields: Mapping[str, Any], runs: Path, *, inputs: Iterable[str], load: bool = False) -> Code:
     """Return the present code of the run with the identity ``fields``, whose ``inputs`` lie in ``runs``; raises what ``code_of`` raises."""
     code = code_of({group: fields[f"{group}.name"] for group in registry.GROUPS}, load=load)
-    return replace(code, inputs={name: _recorded_sha256(runs / name) for name in inputs})
+    return replace(code, inputs={name: peek(runs / name / FILE, "sha256") for name in inputs})
 
 
 def has_results(folder: Path) -> bool:
@@ -130,13 +130,6 @@ def warn_of_inputs(inputs: Iterable[InputRun]) -> None:
             changed = (str(error),)
         if changed:
             logger.warning("input %s was made by other code than the present one; these differ: %s.", run.run_id, first_of(changed))
-
-
-def _recorded_sha256(folder: Path) -> str | None:
-    try:
-        return str(read_json(folder / FILE)["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _named(state: Mapping[str, Any], present: Code) -> Iterator[str]:

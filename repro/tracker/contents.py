@@ -14,7 +14,7 @@ import yaml
 
 from repro.config.schema import NOT_SCIENTIFIC
 from repro.errors import UserError
-from repro.files import number, read_json
+from repro.files import number, peek
 from repro.runs.folder import parse_metrics
 from repro.runs.manifest import open_manifest
 from repro.runs.state import damage, read_state
@@ -103,10 +103,8 @@ class Contents:
 
     def attempt(self) -> int:
         """Return which start of the run this is, from 1."""
-        try:
-            return int(read_json(self.folder / "status.json")["attempt"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return 1
+        attempt = peek(self.folder / "status.json", "attempt")
+        return attempt if isinstance(attempt, int) else 1
 
 
 def sha256_of(metrics: bytes) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import read_json, write_json
+from repro.files import peek, write_json
 from repro.runs.folder import parse_metrics
 from repro.runs.lock import HeldError
 from repro.runs.state import now
@@ -142,8 +142,5 @@ def _look(server: Server, run_id: str, sent: set[int]) -> Remote:
 
 def _ledger(folder: Path, server: Server) -> dict[str, Any]:
     """Return what is known of the run at this place; a damaged or missing ledger knows nothing, and everything is asked anew."""
-    try:
-        ledger = read_json(folder / LEDGER)
-    except (OSError, ValueError):
-        return {}
+    ledger = peek(folder / LEDGER)
     return ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}

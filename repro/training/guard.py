@@ -21,7 +21,7 @@ from torch import Tensor
 
 from repro.config.identity import canonical_json, scientific_fields, step_fields
 from repro.config.schema import Config, ExecConfig
-from repro.files import read_json, write_json
+from repro.files import peek, write_json
 from repro.randomness import make_deterministic
 from repro.training.loop import Training
 
@@ -94,11 +94,9 @@ def compared(config: Config, candidates: Sequence[str], folder: Path, gpu: str, 
     }
     digest = hashlib.sha256(canonical_json(kind).encode()).hexdigest()[:12]
     path = folder / f"{config.method.name}-{config.model.name}-{digest}.json"
-    try:
-        chosen: str = read_json(path)["chosen"]
+    chosen = peek(path, "chosen")
+    if isinstance(chosen, str) and chosen in CANDIDATES:
         return _executed(config, chosen).exec, {}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     distances: dict[str, dict[str, float]] = {}
     reference: list[Tensor] = []
     for chosen in candidates:

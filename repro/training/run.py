@@ -24,7 +24,7 @@ from repro.config.schema import Config
 from repro.data.prepare import RunData, prepare
 from repro.data.staging import staged
 from repro.errors import Interrupted, UserError, first_of, shown
-from repro.files import read_json
+from repro.files import peek
 from repro.randomness import make_deterministic
 from repro.runs import checkpoint, recorded
 from repro.runs.code import Code
@@ -163,7 +163,8 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
     folder = held.path
     make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
     data = prepare(staged(config), device)
-    stored = _stored_provenance(folder)
+    found = peek(folder / "provenance.json")
+    stored: dict[str, Any] = found if isinstance(found, dict) else {}
     # Of the attempts that this one goes on from.
     before = stored if recorded.has_results(folder) else {}
     execution, compared = choose(config, device, before.get("execution"), lambda changed: build(changed, data, device, folder, inputs))
@@ -216,13 +217,6 @@ def _provenance(
     found = facts(device, present["execution"])
     present["attempts"] = attempts(before, found, name)
     return present | ({"earlier_git": earlier} if earlier else {}) | ({"inputs": read} if read else {})
-
-
-def _stored_provenance(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(folder / "provenance.json"))
-    except (FileNotFoundError, ValueError, TypeError):
-        return {}
 
 
 def choose_device(name: str) -> torch.device:

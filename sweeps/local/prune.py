@@ -31,12 +31,7 @@ from sweeps.spec.scale import load_scale
 
 @dataclass
 class Found:
-    """What can be removed, and what stays.
-
-    Attributes:
-        files: run id -> file -> bytes.
-        kept: why -> bytes of files of the named specs that stay.
-    """
+    """What can be removed (run id -> file -> bytes), and what stays (why -> bytes of files of the named specs)."""
 
     files: dict[str, dict[str, int]] = field(default_factory=dict)
     kept: Counter[str] = field(default_factory=Counter)

@@ -19,16 +19,7 @@ _OTHERS = frozenset({"collected", "plans", "logs", "pages", "aside"})
 
 @dataclass
 class Verdict:
-    """What was found in one run folder.
-
-    Attributes:
-        run_id: the folder's name.
-        state: of the run.
-        problems: a line each; empty when every file is as it was written.
-        files: how many were read.
-        size: their bytes.
-        pruned: how many were pruned.
-    """
+    """What was found in one run folder: a line for each problem; how many files were read and their bytes; how many were pruned."""
 
     run_id: str
     state: str

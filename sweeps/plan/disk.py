@@ -30,14 +30,7 @@ _FLOAT, _POSITION = 4, 8
 
 @dataclass(frozen=True)
 class Held:
-    """The bytes that a run holds when it is done, and its checkpoints, which are gone then.
-
-    Attributes:
-        labels: its label trajectory.
-        model: its weights.
-        rest: metrics, their mirror, settings.
-        checkpoints: at most, while it trains.
-    """
+    """The bytes that a run holds when it is done, and at most of its checkpoints, which are gone then; the rest is small files."""
 
     labels: int
     model: int

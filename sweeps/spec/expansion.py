@@ -98,16 +98,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """A row and a column: the runs of the cell, or why it has none.
+    """A row and a column: the runs of the cell, or why it has none; ``spec``, ``run_ids`` and ``value`` once it is planned.
 
     Attributes:
         place: of the row.
         epoch: where its value is read, if not where the table's is.
         setting: of a recipe's cell, what it shows.
         recipe: of a recipe's cell, the settings that the value is one of.
-        spec: the name of the spec, once it is planned.
-        run_ids: of the runs, once they are planned.
-        value: of a recipe's cell, what it shows, once it is planned.
     """
 
     row: str

@@ -78,9 +78,6 @@ class Panel(Model):
 
     Attributes:
         metric: on its y axis; empty where the panel's type needs none.
-        label: of the y axis.
-        scale: of the y axis.
-        rows: labels of the rows that it draws.
         classes: which classes it shows: drawn, or listed; ``None``: as the type does by itself.
         instances: which training images it shows, likewise.
     """

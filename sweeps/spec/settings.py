@@ -26,11 +26,7 @@ _UNQUOTED = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a run and the place in the file that gives it.
-
-    Attributes:
-        origin: the name, dataset and model of the tuning that chose the value; ``None`` where a spec says it.
-    """
+    """A setting of a run, the place that gives it, and the name, dataset and model of the tuning that chose it (``None``: a spec)."""
 
     key: str
     value: Value
