@@ -37,6 +37,7 @@ from repro.errors import UserError
 from repro.measure import CLOCKS, Sample, in_turns
 from repro.randomness import make_deterministic
 from repro.training.allocator import keep_freed_memory
+from repro.training.guard import movement
 from repro.training.run import choose_device
 
 OURS = ("plain", "lookahead")
@@ -201,14 +202,7 @@ def measure(problem: Problem, wanted: Sequence[Variant], *, repeats: int, clock:
 
 def first_step(learner: Learner, call: Callable[[], Any]) -> list[Tensor]:
     """Return how far one step moves the parameters and, where labels learn, the labels."""
-
-    def flat() -> list[Tensor]:
-        parts: list[list[Tensor]] = [[*learner.model.parameters()], [*learner.method.state_dict().values()]]
-        return [torch.cat([tensor.detach().double().flatten() for tensor in part]) for part in parts if part]
-
-    before = flat()
-    call()
-    return [new - old for new, old in zip(flat(), before, strict=True)]
+    return [moved for moved in movement(learner.model, learner.method, call) if len(moved)]
 
 
 def distance(mine: list[Tensor], reference: list[Tensor]) -> float:

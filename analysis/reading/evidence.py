@@ -77,7 +77,8 @@ def read_evidence(path: Path) -> Evidence:
     if len(items) != head["cells"] + head["runs"]:
         raise damaged(path, 1, f"it names {head['cells']} cells and {head['runs']} runs, and {len(items)} lines follow")
     cells = [{key: value for key, value in item.items() if key != "sha256"} for item in items[: head["cells"]]]
-    curves = functools.cache(lambda: _read_curves(curves_path(path)))
+    kept = curves_path(path)
+    curves = functools.cache(lambda: {item["run_id"]: item for item in (read_lines(kept) if kept.exists() else ())})
     runs = {}
     for line, item in enumerate(items[head["cells"] :], start=head["cells"] + 2):
         runs[item["run_id"]] = _run(item, head["shared"], path, line, curves)
@@ -113,10 +114,6 @@ def _run(item: Item, shared: Mapping[str, Any], path: Path, line: int, curves: C
         read_rows=rows if "curves" in item else None,
         excerpts=item.get("excerpts", {}),
     )
-
-
-def _read_curves(path: Path) -> dict[str, Item]:
-    return {item["run_id"]: item for item in (read_lines(path) if path.exists() else ())}
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:

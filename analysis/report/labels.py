@@ -128,7 +128,12 @@ def select(labels: Trajectory, truth: tuple[Classes, Classes] | None = None) -> 
     if not labels.epochs:
         raise UserError(f"{labels.path}: no whole epoch was recorded.")
     epochs = np.linspace(0, labels.epochs - 1, min(EPOCHS, labels.epochs)).round().astype(int).tolist()
-    items, groups = _classes(labels, epochs) if labels.kind == "class" else _instances(labels, epochs, truth)
+    if labels.kind == "class":
+        alpha = np.stack([labels.block(epoch)[-1, :CLASSES] for epoch in epochs], axis=1)
+        items: list[Item] = [{"position": number, "values": encode(1.0 - values)} for number, values in enumerate(alpha)]
+        groups: list[Item] = [{"name": "Classes", "items": list(range(len(items))), "total": labels.num_classes}]
+    else:
+        items, groups = _instances(labels, epochs, truth)
     return {
         "kind": labels.kind,
         "when": labels.when,
@@ -139,12 +144,6 @@ def select(labels: Trajectory, truth: tuple[Classes, Classes] | None = None) -> 
         "groups": groups,
         "names": (),
     }
-
-
-def _classes(labels: Trajectory, epochs: Sequence[int]) -> tuple[list[Item], list[Item]]:
-    alpha = np.stack([labels.block(epoch)[-1, :CLASSES] for epoch in epochs], axis=1)
-    items = [{"position": number, "values": encode(1.0 - values)} for number, values in enumerate(alpha)]
-    return items, [{"name": "Classes", "items": list(range(len(items))), "total": labels.num_classes}]
 
 
 def _instances(labels: Trajectory, epochs: Sequence[int], truth: tuple[Classes, Classes] | None) -> tuple[list[Item], list[Item]]:

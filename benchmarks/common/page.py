@@ -32,7 +32,8 @@ class Table:
     def __str__(self) -> str:
         """Return it as aligned Markdown."""
         widths = [max(len(str(row[index])) for row in [self.columns, *self.rows]) for index in range(len(self.columns))]
-        right = [all(_is_number(row[index]) for row in self.rows) for index in range(len(self.columns))]
+        signs = tuple("0123456789+-.")
+        right = [all(row[index].startswith(signs) or row[index] in ("", "—") for row in self.rows) for index in range(len(self.columns))]
 
         def line(cells: Sequence[str]) -> str:
             padded = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(cells, widths, right, strict=True)]
@@ -53,12 +54,14 @@ class Page:
 
     def render(self, device: torch.device, when: datetime) -> str:
         """Return the page as Markdown: date, machine, versions and command, then the tables, then the notes."""
+        git = git_state()
+        changes = " with uncommitted changes" if git["dirty_sha256"] else ""
         facts = [
             ("Date", f"{when:%Y-%m-%d}"),
             ("Hardware", hardware(device)),
             ("Threads", f"{torch.get_num_threads()} of PyTorch"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in _versions().items())),
-            ("Code", _code()),
+            ("Code", "not in a repository" if git["sha"] is None else git["sha"][:12] + changes),
         ]
         head = "\n".join(f"- {name}: {value}" for name, value in facts)
         body = "\n\n".join(f"## {table.title}\n\n{table}" if table.title else str(table) for table in self.tables)
@@ -93,13 +96,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def _code() -> str:
-    state = git_state()
-    changes = " with uncommitted changes" if state["dirty_sha256"] else ""
-    return "not in a repository" if state["sha"] is None else state["sha"][:12] + changes
-
-
-def _is_number(cell: str) -> bool:
-    return cell.startswith(tuple("0123456789+-.")) or cell in ("", "—")

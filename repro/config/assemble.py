@@ -39,7 +39,8 @@ def assemble(given: Mapping[str, Any]) -> Config | None:
     ``None`` where they cannot be put together: something is misspelt, missing or of the wrong type, or refers to something else.
     """
     chosen = {key: value for key, value in given.items() if key in PRESETS or key in REGISTERED}
-    choices = _default_choices() | _brought(chosen) | chosen
+    dataset = registry.choices("dataset").get(chosen.get("dataset", ""))
+    choices = _default_choices() | ({} if dataset is None else dataset.overrides) | chosen
     if choices.get("optim") == "${model}":
         choices["optim"] = choices.get("model")
     sections = {group: _section(group, name) for group, name in choices.items()}
@@ -48,8 +49,8 @@ def assemble(given: Mapping[str, Any]) -> Config | None:
     environ = os.environ
     paths = PathsConfig(environ.get("REPRO_RUNS", "runs"), environ.get("REPRO_DATA", "data"), environ.get("REPRO_SCRATCH"))
     config = Config(**sections, paths=paths)
-    brought = registry.get("dataset", choices["dataset"]).values
-    values = {f"{section}.{name}": value for section, fields in brought.items() for name, value in fields.items()}
+    assert dataset is not None
+    values = {f"{section}.{name}": value for section, fields in dataset.values.items() for name, value in fields.items()}
     values |= {key: value for key, value in given.items() if key not in chosen}
     if not all(_put(config, key, value) for key, value in values.items()):
         return None
@@ -61,11 +62,6 @@ def _default_choices() -> dict[str, str]:
     defaults = yaml.safe_load((registry.CONF / "train.yaml").read_text(encoding="utf-8"))["defaults"]
     pairs = [pair for item in defaults if isinstance(item, dict) for pair in item.items()]
     return {group: name for group, name in pairs if name != MISSING}
-
-
-def _brought(chosen: Mapping[str, Any]) -> dict[str, str]:
-    dataset = registry.choices("dataset").get(chosen.get("dataset", ""))
-    return {} if dataset is None else dataset.overrides
 
 
 def _section(group: str, name: Any) -> Any:

@@ -50,7 +50,9 @@ def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, n
         mark = [sha256_of(metrics), contents.state]
         if not parse_metrics(metrics):
             return Outcome(contents.run_id, "waiting", "no row yet")
-        known = _ledger(folder, server)
+        ledger = peek(folder / LEDGER)
+        # A damaged or missing ledger, or that of another place, knows nothing, and everything is asked anew.
+        known = ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}
         if not again and known.get("mark") == mark and new_id in (None, known["run_id"]):
             return Outcome(contents.run_id, "up to date")
         (folder / "wandb").mkdir(exist_ok=True)
@@ -138,9 +140,3 @@ def _look(server: Server, run_id: str, sent: set[int]) -> Remote:
             return remote
         time.sleep(wait_s)
     return remote or Remote("missing", {}, [])
-
-
-def _ledger(folder: Path, server: Server) -> dict[str, Any]:
-    """Return what is known of the run at this place; a damaged or missing ledger knows nothing, and everything is asked anew."""
-    ledger = peek(folder / LEDGER)
-    return ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}

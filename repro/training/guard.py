@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.config.identity import canonical_json, scientific_fields, step_fields
 from repro.config.schema import Config, ExecConfig
+from repro.engine.method import Method
 from repro.files import peek, write_json
 from repro.randomness import make_deterministic
 from repro.training.loop import Training
@@ -126,14 +127,19 @@ def first_step(config: Config, make: Make) -> list[Tensor]:
     training = make(config)
     training.epoch = next((epoch for epoch in range(config.optim.epochs) if training.method.learns_at(epoch)), 0)
     plan = training.begin_epoch()
+    return movement(training.model, training.method, lambda: training.take_step(plan))
+
+
+def movement(model: nn.Module, method: Method, call: Callable[[], object]) -> list[Tensor]:
+    """Return how far a ``call`` moves the parameters of ``model``, and what ``method`` learns, each as one vector."""
 
     def state() -> list[Tensor]:
-        learned = [tensor for tensor in training.method.state_dict().values() if tensor.is_floating_point()]
-        parts: list[list[Tensor]] = [[parameter.detach() for parameter in training.model.parameters()], learned]
+        learned = [tensor for tensor in method.state_dict().values() if tensor.is_floating_point()]
+        parts: list[list[Tensor]] = [[parameter.detach() for parameter in model.parameters()], learned]
         return [torch.cat([tensor.double().flatten() for tensor in part]) if part else torch.zeros(0) for part in parts]
 
     before = state()
-    training.take_step(plan)
+    call()
     return [new - old for new, old in zip(state(), before, strict=True)]
 
 

@@ -57,7 +57,10 @@ def check_meaning(spec: Spec, cells: Sequence[Cell], graph: Graph) -> None:
             if panel.type == "curve":
                 _check_metric(panel.metric, panel.at("metric"))
             for row in panel.rows:
-                _check_panel(panel, row, [cell for cell in planned if cell.row == row], graph)
+                reasons = [_nothing_to_draw(panel, config) for config in _configs((cell for cell in planned if cell.row == row), graph)]
+                if reasons and all(reasons):
+                    said = f"{reasons[0]}. Name the rows that it draws (rows: [...]), or take it out."
+                    raise panel.at("metric").error(f"panel '{panel.label}' draws nothing in row '{row}': {said}")
     if not spec.scale.rules:
         # A scale may make one run of several, such as one small network of all.
         _check_twins(spec, cells)
@@ -99,14 +102,6 @@ def _check_epoch(epoch: Epoch, cell: Cell, config: Config) -> None:
     if epoch.rule == "best_val" and (why := never_logged("val/accuracy", config)):
         raise place.error(
             f"in {cell.title}: there is no best_val epoch: {why}. Allowed: last, best_test, or 'epoch N' with N from 1 to {epochs}."
-        )
-
-
-def _check_panel(panel: Panel, row: str, cells: Sequence[Cell], graph: Graph) -> None:
-    reasons = [_nothing_to_draw(panel, config) for config in _configs(cells, graph)]
-    if reasons and all(reasons):
-        raise panel.at("metric").error(
-            f"panel '{panel.label}' draws nothing in row '{row}': {reasons[0]}. Name the rows that it draws (rows: [...]), or take it out."
         )
 
 

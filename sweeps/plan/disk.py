@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro.command import print_table
 from repro.errors import UserError
 from repro.runs.pruned import KINDS
-from sweeps.plan.plan import Plan, PlannedRun
+from sweeps.plan.plan import Plan
 from sweeps.plan.sizes import Fields, NoEstimateError, dataset_of, method_of, network_settings, training_images
 
 #: Bytes of a number of an epoch in metrics.jsonl and the mirror, and of all else of a run that is small, as finished runs have them.
@@ -110,7 +110,10 @@ def print_disk(plan: Plan, names: Collection[str] | None = None, *, at_a_time: i
             to_come[name] = max(0, found.done - there[name])
             checkpoints.append(found.checkpoints)
     lines = [["disk", "all runs", "not done", "of all, label trajectories"]]
-    for title, group in [*_by_model(plan.runs.values()), ("all", list(plan.runs))]:
+    groups: dict[str, list[str]] = {}
+    for name, run in plan.runs.items():
+        groups.setdefault(f"model {run.fields['model.name']}", []).append(name)
+    for title, group in [*groups.items(), ("all", list(plan.runs))]:
         sums = [sum(part.get(name, 0) for name in group) for part in (there, to_come, labels)]
         lines.append([title, size_text(sums[0] + sums[1]), size_text(sums[1]), size_text(sums[2])])
     print_table(lines)
@@ -126,13 +129,6 @@ def print_disk(plan: Plan, names: Collection[str] | None = None, *, at_a_time: i
             f"WARNING: the disk of {plan.folder} has {size_text(free)} free and {size_text(needed + training)} are needed. Set --runs or "
             "$REPRO_RUNS to a larger one, make room, or run in parts: `python -m sweeps prune SPEC` removes what no run reads any more."
         )
-
-
-def _by_model(runs: Iterable[PlannedRun]) -> list[tuple[str, list[str]]]:
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        found.setdefault(f"model {run.fields['model.name']}", []).append(run.run_id)
-    return list(found.items())
 
 
 def _free(folder: Path) -> int:
