@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import list_of, run, say
+from benchmarks.common.arguments import list_of, page_parser, run, say
 from benchmarks.common.null_cuda import ROOT, counting, environment, folder, loaded, no_waiting
 from benchmarks.common.page import Page, Table
 from repro.command import whole_number
@@ -151,14 +150,13 @@ def row(counted: Counted) -> list[str]:
 
 def main() -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(__doc__)
     methods, models = list(registry.choices("method")), list(registry.choices("model"))
     parser.add_argument("--methods", type=list_of(["all", *methods]), default=["all"])
     parser.add_argument("--models", type=list_of(["all", *models]), default=["resnet18"])
     parser.add_argument("--executions", type=list_of(["all", *EXECUTIONS]), default=["audit"])
     parser.add_argument("--batch", type=whole_number, default=128)
     parser.add_argument("--meta-batch", type=whole_number, default=256)
-    parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
     parser.add_argument("--here", action="store_true", help="count one step in this process and print it as JSON")
     arguments = parser.parse_args()
     if folder() is None:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -23,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import list_of, run, say
+from benchmarks.common.arguments import list_of, page_parser, run, say
 from benchmarks.common.page import Page, Table
 from repro.command import whole_number
 from repro.config.compose import compose
@@ -89,8 +88,7 @@ def difference(values: Sequence[float], reference: Sequence[float]) -> str:
 
 def main() -> None:
     """Train and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
+    parser = page_parser(__doc__)
     parser.add_argument("--seeds", type=whole_number, default=5)
     parser.add_argument("--jobs", type=whole_number, default=2, help="trainings at a time (default 2)")
     parser.add_argument("--problems", type=list_of(list(PROBLEMS)), default=["digits"])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import list_of, repeating_parser, run, say
+from benchmarks.common.arguments import list_of, page_parser, run, say
 from benchmarks.common.memory import graphs_mib, peak_mib
 from benchmarks.common.page import Page, Table
 from benchmarks.common.problem import DATASETS, Learner, Problem, make_learner, make_problem, step_flops
@@ -286,7 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = repeating_parser(__doc__)
+    parser = page_parser(__doc__)
+    parser.add_argument("--repeats", type=whole_number, default=5, help="rounds (default 5)")
     parser.add_argument("--model", default="resnet18", choices=[*DATASETS, "all"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--batch", type=whole_number, default=128, help="training images in a step (default 128)")

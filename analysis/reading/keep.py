@@ -20,10 +20,12 @@ from analysis.reading.evidence import (
     read_evidence,
     rows_of,
     same,
+    sha256_of,
+    signed,
     without,
+    write_lines,
 )
 from analysis.reading.images import TrainingSets
-from analysis.reading.lines import sha256_of, signed, write_lines
 from analysis.reading.runs import RUN_SCHEMA, Row, Run
 from repro.errors import UserError
 from repro.files import jsonable, write_json, write_text

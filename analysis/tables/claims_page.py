@@ -62,17 +62,10 @@ def short_table(scale: Scale, runs: Path) -> list[str]:
 
 
 def _grid(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[str]:
-    body = [
-        [
-            claim.text,
-            claim.source,
-            _published(claim, outcome),
-            _difference(outcome),
-            f"{outcome.runs} of {outcome.planned}",
-            outcome.verdict,
-        ]
-        for claim, outcome in outcomes
-    ]
+    body = []
+    for claim, outcome in outcomes:
+        numbers = [_published(claim, outcome), _difference(outcome), f"{outcome.runs} of {outcome.planned}"]
+        body.append([claim.text, claim.source, *numbers, outcome.verdict])
     return grid_lines(["claim", "where", "paper", "difference (95% interval)", "runs", "verdict"], body, left=2)
 
 

@@ -31,28 +31,22 @@ def make_recipe(spec: RecipeSpec, runs: Path) -> Files:
             for (row, column), item in reported.items()
         ]
         lines += [*grid_lines(["", "", "ours", "published", "verdict"], rows, left=2), ""]
-    lines += [
-        "---",
-        "",
-        "- Ours: what `python -m repro` trains with when a spec says nothing else. What no line above names is not published.",
-    ]
+    ours = "- Ours: what `python -m repro` trains with when a spec says nothing else. What no line above names is not published."
+    lines += ["---", "", ours]
     lines += [f"- Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip is not None]
     lines += [f"- Published: {source}." for source in dict.fromkeys(item.source for item in spec.reported)]
     name = command_name(spec)
     lines.append(f"- To make this page again: `python -m sweeps plan {name}`, then `python -m analysis tables {name}`.")
     values = [{"row": cell.row, "column": cell.column, "value": cell.value} for cell in cells]
     provenance = {"schema": 1, "spec": spec.name, "spec_sha256": spec.sha256, "cells": values}
-    return Files(
-        spec,
-        {
-            f"{spec.name}.md": ("\n".join(lines) + "\n").encode(),
-            f"{spec.name}.tex": latex_table(
-                spec, [column.label for column in spec.columns], [(line[0], [(text, False) for text in line[1:]]) for line in body]
-            ).encode(),
-            f"{spec.name}.cells.csv": csv_bytes([_row(spec, cell, reported.get(cell.place)) for cell in cells]),
-            f"{spec.name}.provenance.json": json_text(provenance).encode(),
-        },
-    )
+    tex = latex_table(spec, header[1:], [(label, [(text, False) for text in line]) for label, *line in body])
+    contents = {
+        f"{spec.name}.md": ("\n".join(lines) + "\n").encode(),
+        f"{spec.name}.tex": tex.encode(),
+        f"{spec.name}.cells.csv": csv_bytes([_row(spec, cell, reported.get(cell.place)) for cell in cells]),
+        f"{spec.name}.provenance.json": json_text(provenance).encode(),
+    }
+    return Files(spec, contents)
 
 
 def _text(value: object) -> str:

@@ -144,17 +144,10 @@ def _beside_grid(spec: TableSpec, filled: Sequence[Filled]) -> tuple[list[str], 
     body = []
     for item in filled:
         if item.verdict is not None:
-            bounds = interval(item.summary)
-            body.append(
-                [
-                    *item.place,
-                    item.text,
-                    "—" if bounds is None else " to ".join(rounded(bound, factor(spec.value.scale), decimals) for bound in bounds),
-                    "—" if item.published is None else published_text(item.published, sources.get(item.published.source)),
-                    "—" if item.gap is None else f"{item.gap:+.{decimals}f}",
-                    item.verdict,
-                ]
-            )
+            bounds = [rounded(bound, factor(spec.value.scale), decimals) for bound in interval(item.summary) or ()]
+            published = "—" if item.published is None else published_text(item.published, sources.get(item.published.source))
+            gap = "—" if item.gap is None else f"{item.gap:+.{decimals}f}"
+            body.append([*item.place, item.text, " to ".join(bounds) or "—", published, gap, item.verdict])
     return ["", "", "ours", "95% interval", "published", "gap", "verdict"], body
 
 
@@ -266,13 +259,8 @@ def _provenance(spec: TableSpec, filled: Sequence[Filled]) -> dict[str, Any]:
                 "mean": item.summary.mean,
                 "sd": item.summary.sd,
                 "runs": [
-                    {
-                        "run_id": repeat.run.run_id,
-                        "repeat": repeat.repeat,
-                        "state": repeat.run.state,
-                        "value": value,
-                        "git": repeat.run.provenance.get("git"),
-                    }
+                    {"run_id": repeat.run.run_id, "repeat": repeat.repeat, "state": repeat.run.state, "value": value}
+                    | {"git": repeat.run.provenance.get("git")}
                     for repeat, value in item.runs
                 ],
             }

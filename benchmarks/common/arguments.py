@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from repro.command import whole_number
 from repro.errors import EXIT_USER_ERROR, UserError
 
 
@@ -22,10 +21,9 @@ def list_of(allowed: Sequence[str], joined: str = ",") -> Callable[[str], list[s
     return parse
 
 
-def repeating_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the options that every benchmark has."""
+def page_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the option that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=whole_number, default=5, help="rounds (default 5)")
     parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
     return parser
 

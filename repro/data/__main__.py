@@ -18,14 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     get = commands.add_parser("download", help="download what is missing or damaged, and check it")
     get.add_argument("dataset", nargs="+", metavar="NAME", help="such as cifar10 or cifar100")
-    get.add_argument(
-        "--folder",
-        "--to",
-        metavar="FOLDER",
-        # As paths.data of a run has it.
-        default=os.environ.get("REPRO_DATA", "data"),
-        help="where datasets lie (default: $REPRO_DATA, or data): now %(default)s",
-    )
+    text, data = "where datasets lie (default: $REPRO_DATA, or data): now %(default)s", os.environ.get("REPRO_DATA", "data")
+    get.add_argument("--folder", "--to", metavar="FOLDER", default=data, help=text)
     chosen = parser.parse_args(arguments)
 
     def command() -> int:

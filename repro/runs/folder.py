@@ -252,13 +252,9 @@ class RunFolder:
         """
         assert self.status is not None
         before = self._cost_before()
-        cost = {
-            "wall_s": before["wall_s"] + wall_s,
-            "gpu_hours": before["gpu_hours"] + (wall_s / 3600 / _runs_on_gpu() if on_gpu else 0.0),
-            "peak_gib": max(before["peak_gib"], peak_gib),
-            "attempts": self.status.attempt,
-        }
-        self._write_cost(cost)
+        gpu_hours = before["gpu_hours"] + (wall_s / 3600 / _runs_on_gpu() if on_gpu else 0.0)
+        cost = {"wall_s": before["wall_s"] + wall_s, "gpu_hours": gpu_hours, "peak_gib": max(before["peak_gib"], peak_gib)}
+        self._write_cost(cost | {"attempts": self.status.attempt})
 
     def _write_cost(self, cost: Mapping[str, Any]) -> None:
         self.check_lease()
