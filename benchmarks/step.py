@@ -56,11 +56,9 @@ EXACT = 1e-2
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of taking a step.
+    """One way of taking a step: ``plain``, ``lookahead`` or a peer; words of :data:`MODE_WORDS`, joined by ``+``.
 
     Attributes:
-        what: ``plain``, ``lookahead`` or a peer.
-        mode: words of :data:`MODE_WORDS`, joined by ``+``.
         last_pass: of a peer, how the step on the new labels gets its forward pass: ``fresh`` or ``reused``; ``-`` for our own steps.
     """
 

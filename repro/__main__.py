@@ -98,7 +98,7 @@ def main() -> None:
     sys.exit(exit_code_of(_command))
 
 
-def _command() -> int:
+def _command() -> None:
     options, settings = parse(sys.argv[1:])
     if options.version:
         print(f"soft-labels-repro {version('soft-labels-repro')}, Hydra {version('hydra-core')}")
@@ -114,7 +114,6 @@ def _command() -> int:
         _train_each([compose(run) for run in each_run(settings)])
     else:
         _train(compose(settings))
-    return 0
 
 
 def _train(config: Config) -> None:

@@ -39,13 +39,7 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one file holds.
-
-    Attributes:
-        path: the file.
-        plan: as ``python -m sweeps plan`` writes it.
-        runs: those that have ended, by id.
-    """
+    """What one file holds: the plan, as ``python -m sweeps plan`` writes it, and the runs that have ended, by id."""
 
     path: Path
     plan: dict[str, Any]

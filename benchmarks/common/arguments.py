@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from repro.errors import EXIT_USER_ERROR, UserError
+from repro.command import exit_code_of
 
 
 def list_of(allowed: Sequence[str], joined: str = ",") -> Callable[[str], list[str]]:
@@ -35,8 +35,4 @@ def say(text: str) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Run a command; a mistake of its user is one line and an exit code, not a traceback."""
-    try:
-        main()
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    sys.exit(exit_code_of(main))

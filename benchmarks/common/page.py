@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.tables.formats import grid_lines
 from repro.files import write_text
 from repro.runs.provenance import device_name, git_state, versions
 
@@ -31,16 +32,10 @@ class Table:
 
     def __str__(self) -> str:
         """Return it as aligned Markdown."""
-        widths = [max(len(str(row[index])) for row in [self.columns, *self.rows]) for index in range(len(self.columns))]
         signs = tuple("0123456789+-.")
-        right = [all(row[index].startswith(signs) or row[index] in ("", "—") for row in self.rows) for index in range(len(self.columns))]
-
-        def line(cells: Sequence[str]) -> str:
-            padded = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(cells, widths, right, strict=True)]
-            return f"| {' | '.join(padded)} |"
-
-        rule = [f"{'-' * (width - 1)}{':' if number else '-'}" for width, number in zip(widths, right, strict=True)]
-        return "\n".join([line(self.columns), line(rule), *(line(row) for row in self.rows)])
+        columns = enumerate(zip(*self.rows, strict=True))
+        words = [index for index, cells in columns if not all(cell.startswith(signs) or cell in ("", "—") for cell in cells)]
+        return "\n".join(grid_lines(self.columns, self.rows, left=words))
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     get.add_argument("--folder", "--to", metavar="FOLDER", default=data, help=text)
     chosen = parser.parse_args(arguments)
 
-    def command() -> int:
+    def command() -> None:
         for name, files in {name: files_of(name) for name in chosen.dataset}.items():
             if files is None:
                 print(f"{name}: comes with an installed package, there is nothing to download.")
             else:
                 files.download(Path(chosen.folder))
                 print(f"{name}: complete and as published, below {chosen.folder}")
-        return 0
 
     return exit_code_of(command)
 

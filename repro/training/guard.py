@@ -53,13 +53,9 @@ Make = Callable[[Config], Training]
 
 
 def choose(config: Config, device: torch.device, earlier: Mapping[str, Any] | None, make: Make) -> tuple[ExecConfig, dict[str, float]]:
-    """Return how the run of ``config`` is executed, and what was measured for it now (``guard/...``; nothing where nothing was).
+    """Return how the run of ``config`` is executed on ``device``, and what was measured for it now (``guard/...``, if anything).
 
-    Args:
-        config: of the run.
-        device: where it will be trained.
-        earlier: how it was executed before it was interrupted; it goes on so.
-        make: makes a training at its start.
+    It goes on as it was executed ``earlier``, before it was interrupted.
     """
     execution = config.exec
     if execution.precision != "auto":

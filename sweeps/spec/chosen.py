@@ -56,14 +56,7 @@ class GridPoint(Model):
 
 
 class Chosen(Model):
-    """What was chosen for one tuning, dataset and model, and from what.
-
-    Attributes:
-        values: the chosen settings.
-        metric: what was compared.
-        epoch: the rule it was read by.
-        seed: of the runs.
-    """
+    """What was chosen for one tuning, dataset and model, from what grid, and by what: the metric, its epoch rule, the seed of the runs."""
 
     name: AnyText
     dataset: AnyText

@@ -30,13 +30,7 @@ _Named = TypeVar("_Named", "Run", "Tuning")
 
 
 class Input(Model):
-    """Which runs a run reads.
-
-    Attributes:
-        run: the name of a run.
-        settings: what is put on top of that run's own.
-        where: which of the runs that its ``each`` makes; empty: all.
-    """
+    """Which runs a run reads: of a named run, with ``settings`` on top of its own, those of its ``each`` that have the values ``where``."""
 
     run: Placed = Field(alias="from")
     settings: SettingList = Field(default=(), alias="set")
