@@ -75,11 +75,7 @@ def fill_table(spec: TableSpec, runs: Path) -> list[Filled]:
 
 
 def make_table(spec: TableSpec, runs: Path) -> Files:
-    """Return the files of the table from the run folders in ``runs``.
-
-    Raises:
-        UserError: as :func:`fill_table`.
-    """
+    """Return the files of the table from the run folders in ``runs``; raises what :func:`fill_table` raises."""
     filled = fill_table(spec, runs)
     cells = {item.place: item for item in filled}
     lines = [(row.label, [cells[row.label, column.label] for column in spec.columns]) for row in spec.rows]

@@ -28,11 +28,6 @@ class InputRun:
     fields: Mapping[str, Any]
     manifest: Manifest
 
-    @property
-    def final_sha256(self) -> str:
-        """The sha256 of its results, for the provenance of its readers."""
-        return self.manifest.entry("final.json").sha256
-
 
 @dataclass(frozen=True)
 class Inputs:

@@ -38,14 +38,7 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class Entry:
-    """What one file must be.
-
-    Attributes:
-        size: bytes.
-        sha256: of the whole file; empty for a file of blocks.
-        block_bytes: size of a block, 0 for a file without blocks.
-        blocks: the sha256 of each block.
-    """
+    """What one file must be: its bytes, and the sha256 of all of it, or of each of its blocks of ``block_bytes`` where that is not 0."""
 
     size: int
     sha256: str = ""
@@ -130,11 +123,7 @@ class Manifest:
         return content
 
     def read_json(self, name: str) -> Any:
-        """Return the value in the JSON file ``name``.
-
-        Raises:
-            DamagedError: as :meth:`read_bytes`.
-        """
+        """Return the value in the JSON file ``name``; raises what :meth:`read_bytes` raises."""
         try:
             return json.loads(self.read_bytes(name))
         except (ValueError, RecursionError) as error:

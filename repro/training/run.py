@@ -210,7 +210,7 @@ def _provenance(
 ) -> dict[str, Any]:
     present = provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate, presets=presets_of(config))
     earlier = [state for state in [*before.get("earlier_git", []), *filter(None, [before.get("git")])] if state != present["git"]]
-    read = {run.run_id: run.final_sha256 for run in inputs.all}
+    read = {run.run_id: run.manifest.entry("final.json").sha256 for run in inputs.all}
     changing_numbers = ("precision", "label_gradient", "allow_tf32", "channels_last", "compile", "cuda_graphs")
     present["execution"] = {name: getattr(config.exec, name) for name in changing_numbers}
     present["code"] = code.sha256
