@@ -218,16 +218,12 @@ def fastest(rows: Sequence[Measured]) -> list[Measured]:
 def as_json(rows: Sequence[Measured], everything: Sequence[Measured]) -> list[dict[str, Any]]:
     """Return ``rows`` as ``--json`` prints them; ``ratio`` is that of the medians, to the plain step of the same mode in ``everything``."""
     plain = {row.variant.mode: row.seconds.median for row in everything if row.variant.what == "plain"}
-    return [
-        {
-            "what": row.variant.what,
-            "seconds": row.seconds.median,
-            "ratio": row.seconds.median / plain[row.variant.mode] if row.variant.mode in plain else None,
-            "peak_mib": row.peak_mib,
-            "mode": row.variant.mode,
-        }
-        for row in rows
-    ]
+    printed = []
+    for row in rows:
+        mode, seconds = row.variant.mode, row.seconds.median
+        ratio = seconds / plain[mode] if mode in plain else None
+        printed.append({"what": row.variant.what, "seconds": seconds, "ratio": ratio, "peak_mib": row.peak_mib, "mode": mode})
+    return printed
 
 
 def table(model: str, rows: Sequence[Measured], batch: int) -> Table:

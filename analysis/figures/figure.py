@@ -122,25 +122,12 @@ def make_figure(spec: FigureSpec, runs: Path, *, published: bool = True) -> File
         {"row": cell.row, "column": cell.column, "runs": [{"repeat": item.repeat, **item.run.columns()} for item in cell.repeats]}
         for cell in cells
     ]
-    provenance = {
-        "schema": 1,
-        "spec": spec.name,
-        "spec_sha256": spec.sha256,
-        "scale": spec.scale.title,
-        "drawn": drawn,
-        "datasets_not_on_this_machine": sorted(sets.absent),
-        "lines": lines,
-    }
+    provenance = {"schema": 1, "spec": spec.name, "spec_sha256": spec.sha256, "scale": spec.scale.title}
+    provenance |= {"drawn": drawn, "datasets_not_on_this_machine": sorted(sets.absent), "lines": lines}
     rows = [*curve_rows(spec, cells, curves), *(row for item in tiles for row in item.rows)]
-    return Files(
-        spec,
-        {
-            **{f"{spec.name}.{kind}": content for kind, content in _draw(spec, curves, tiles, bands).items()},
-            f"{spec.name}.csv": csv_bytes(rows, columns=COLUMNS),
-            f"{spec.name}.provenance.json": json_text(provenance).encode(),
-            f"{spec.name}.md": ("\n".join(page) + "\n").encode(),
-        },
-    )
+    contents = _draw(spec, curves, tiles, bands) | {"csv": csv_bytes(rows, columns=COLUMNS)}
+    contents |= {"provenance.json": json_text(provenance).encode(), "md": ("\n".join(page) + "\n").encode()}
+    return Files(spec, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
 def _bands(spec: FigureSpec, curves: Sequence[Curve], tiles: Iterable[Tiles]) -> list[Band]:

@@ -50,6 +50,10 @@ class Collected:
         """Row and column."""
         return self.row, self.column
 
+    def columns(self, spec: Spec) -> dict[str, Any]:
+        """Return where it stands, as columns of a table."""
+        return {"spec": spec.name, "row": self.row, "column": self.column}
+
     @property
     def done(self) -> list[Run]:
         """Its runs that are done."""

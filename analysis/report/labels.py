@@ -134,16 +134,8 @@ def select(labels: Trajectory, truth: tuple[Classes, Classes] | None = None) -> 
         groups: list[Item] = [{"name": "Classes", "items": list(range(len(items))), "total": labels.num_classes}]
     else:
         items, groups = _instances(labels, epochs, truth)
-    return {
-        "kind": labels.kind,
-        "when": labels.when,
-        "num_classes": labels.num_classes,
-        "planned": labels.planned,
-        "epochs": [epoch + 1 for epoch in epochs],
-        "items": items,
-        "groups": groups,
-        "names": (),
-    }
+    about = {"kind": labels.kind, "when": labels.when, "num_classes": labels.num_classes, "planned": labels.planned}
+    return about | {"epochs": [epoch + 1 for epoch in epochs], "items": items, "groups": groups, "names": ()}
 
 
 def _instances(labels: Trajectory, epochs: Sequence[int], truth: tuple[Classes, Classes] | None) -> tuple[list[Item], list[Item]]:

@@ -86,16 +86,10 @@ def make_table(spec: TableSpec, runs: Path) -> Files:
     if spec.reported:
         page += ["## Beside the published numbers", "", *grid_lines(*_beside_grid(spec, filled), left=2), ""]
     page += footer(spec, [item.cell for item in filled], notes=_notes(spec, filled), command="tables")
-    return Files(
-        spec,
-        {
-            f"{spec.name}.md": ("\n".join(page) + "\n").encode(),
-            f"{spec.name}.tex": tex.encode(),
-            f"{spec.name}.runs.csv": csv_bytes(_run_rows(spec, filled)),
-            f"{spec.name}.cells.csv": csv_bytes([_cell_row(spec, item) for item in filled]),
-            f"{spec.name}.provenance.json": json_text(_provenance(spec, filled)).encode(),
-        },
-    )
+    contents = {"md": ("\n".join(page) + "\n").encode(), "tex": tex.encode(), "runs.csv": csv_bytes(_run_rows(spec, filled))}
+    contents |= {"cells.csv": csv_bytes([_cell_row(spec, item) for item in filled])}
+    contents |= {"provenance.json": json_text(_provenance(spec, filled)).encode()}
+    return Files(spec, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
 def _p_values(spec: TableSpec, filled: Sequence[Filled]) -> dict[tuple[str, str], float]:
@@ -194,43 +188,20 @@ def _notes_beside(published: Sequence[Reported]) -> list[str]:
 
 
 def _run_rows(spec: TableSpec, filled: Sequence[Filled]) -> list[dict[str, Any]]:
-    return [
-        {
-            "spec": spec.name,
-            "row": item.cell.row,
-            "column": item.cell.column,
-            **repeat.repeat,
-            "metric": spec.value.metric,
-            "epoch_rule": str(item.epoch),
-            "value": value,
-            **repeat.run.columns(),
-        }
-        for item in filled
-        for repeat, value in item.runs
-    ]
+    rows = []
+    for item in filled:
+        read = {"metric": spec.value.metric, "epoch_rule": str(item.epoch)}
+        rows += [item.cell.columns(spec) | run.repeat | read | {"value": value} | run.run.columns() for run, value in item.runs]
+    return rows
 
 
 def _cell_row(spec: TableSpec, item: Filled) -> dict[str, Any]:
     low, high = interval(item.summary) or (None, None)
-    published = item.published
-    row = {
-        "spec": spec.name,
-        "row": item.cell.row,
-        "column": item.cell.column,
-        "metric": spec.value.metric,
-        "epoch_rule": str(item.epoch),
-        "mean": item.summary.mean,
-        "sd": item.summary.sd,
-        "interval_low": low,
-        "interval_high": high,
-        "n": item.summary.n,
-        "expected": item.summary.expected,
-        "diverged": item.summary.diverged,
-        "best": item.best,
-        "p_from_first_row": item.p_value,
-        "text": item.text,
-        "left_out": item.cell.skip,
-    }
+    summary, published = item.summary, item.published
+    row = item.cell.columns(spec) | {"metric": spec.value.metric, "epoch_rule": str(item.epoch)}
+    row |= {"mean": summary.mean, "sd": summary.sd, "interval_low": low, "interval_high": high}
+    row |= {"n": summary.n, "expected": summary.expected, "diverged": summary.diverged}
+    row |= {"best": item.best, "p_from_first_row": item.p_value, "text": item.text, "left_out": item.cell.skip}
     if spec.reported:
         row |= {f"published_{name}": getattr(published, name, None) for name in ("mean", "sd", "unit")}
         row |= {"gap": item.gap, "verdict": item.verdict}
@@ -246,20 +217,15 @@ def _provenance(spec: TableSpec, filled: Sequence[Filled]) -> dict[str, Any]:
         "metric": spec.value.metric,
         "epoch_rule": str(spec.value.epoch),
         "cells": [
-            {
-                "row": item.cell.row,
-                "column": item.cell.column,
-                **({} if item.epoch == spec.value.epoch else {"epoch_rule": str(item.epoch)}),
-                **({} if item.verdict is None else {"verdict": item.verdict}),
-                "text": item.text,
-                "mean": item.summary.mean,
-                "sd": item.summary.sd,
-                "runs": [
-                    {"run_id": repeat.run.run_id, "repeat": repeat.repeat, "state": repeat.run.state, "value": value}
-                    | {"git": repeat.run.provenance.get("git")}
-                    for repeat, value in item.runs
-                ],
-            }
+            {"row": item.cell.row, "column": item.cell.column, "text": item.text, "mean": item.summary.mean, "sd": item.summary.sd}
+            | ({} if item.epoch == spec.value.epoch else {"epoch_rule": str(item.epoch)})
+            | ({} if item.verdict is None else {"verdict": item.verdict})
+            | {"runs": [_run(repeat, value) for repeat, value in item.runs]}
             for item in filled
         ],
     }
+
+
+def _run(repeat: Repeat, value: float | None) -> dict[str, Any]:
+    run = repeat.run
+    return {"run_id": run.run_id, "repeat": repeat.repeat, "state": run.state, "value": value, "git": run.provenance.get("git")}

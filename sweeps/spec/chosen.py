@@ -130,23 +130,12 @@ def read_tuned(scale: Scale, folder: Path | None = None) -> Tuned:
 
 def tuned_text(scale: Scale, tuned: Tuned) -> str:
     """Return the content of the file: the same chosen values give the same bytes."""
-    document = {
-        "schema": SCHEMA,
-        "scale": scale.title,
-        "tuned": [
-            {
-                "name": item.name,
-                "dataset": item.dataset,
-                "model": item.model,
-                "chosen": _plain(item.values),
-                "metric": item.metric,
-                "epoch": str(item.epoch),
-                "seed": item.seed,
-                "grid": [{"values": _plain(point.values), "score": point.score, "run_id": point.run_id} for point in item.grid],
-            }
-            for _, item in sorted(tuned.chosen.items())
-        ],
-    }
+    items = []
+    for _, item in sorted(tuned.chosen.items()):
+        grid = [{"values": _plain(point.values), "score": point.score, "run_id": point.run_id} for point in item.grid]
+        what = {"name": item.name, "dataset": item.dataset, "model": item.model, "chosen": _plain(item.values)}
+        items.append(what | {"metric": item.metric, "epoch": str(item.epoch), "seed": item.seed, "grid": grid})
+    document = {"schema": SCHEMA, "scale": scale.title, "tuned": items}
     return _COMMENT + yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=130, allow_unicode=True)
 
 
