@@ -10,15 +10,8 @@ from typing import Any
 from sweeps.spec.load import Spec
 
 #: What LaTeX would read as a command, or has no letter for.
-_SPECIAL = {
+_SPECIAL = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
