@@ -175,7 +175,6 @@ def _print_executions(costs: Costs, gpu: Gpu, groups: Iterable[tuple[str, Sequen
     if works:
         lines = [[str(way), hours_text([work.hours(gpu, way) / costs.reached for work in works])] for way in ways]
         print_table([["executed in", "GPU-hours, counted"], *lines])
-
     for name, group in groups:
         if works := [work for run in group if (work := costs.runs[run.run_id].work) is not None]:
             largest = max(work.memory(auto(gpu)) for work in works)
