@@ -84,12 +84,12 @@ def in_turns(
     return {name: Sample(tuple(values)) for name, values in seconds.items()}
 
 
-def made_images(num_images: int, side: int = 32) -> RawDataset:
+def made_images(num_images: int) -> RawDataset:
     """Return random pixels in the shape of CIFAR-100's."""
     numbers = np.random.default_rng(0)
 
     def some(number: int) -> ImageSet:
-        return ImageSet(numbers.integers(0, 256, (number, 3, side, side), dtype=np.uint8), np.arange(number, dtype=np.int64) % CLASSES)
+        return ImageSet(numbers.integers(0, 256, (number, 3, 32, 32), dtype=np.uint8), np.arange(number, dtype=np.int64) % CLASSES)
 
     return RawDataset(some(num_images), some(5 * CLASSES), tuple(map(str, range(CLASSES))), (0.5,) * 3, (0.25,) * 3)
 
