@@ -164,7 +164,6 @@ def _with_example(settings: Sequence[str]) -> list[str]:
 
 
 def _print_help(settings: Sequence[str]) -> None:
-    """Print the options, the choices and the settings, here with the values that ``settings`` give them."""
     check_names(settings)
     print(HEADER, flush=True)
     tree = compose_tree(_with_example(settings))
@@ -177,7 +176,6 @@ def _print_help(settings: Sequence[str]) -> None:
 
 
 def _ask_hydra(what: str, settings: Sequence[str]) -> None:
-    """Let Hydra print how it composes the settings."""
     settings = _with_example(settings)
     compose_tree(settings)
     register_with_hydra()

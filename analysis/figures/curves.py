@@ -142,9 +142,9 @@ def draw_curves(
     for curve in curves:
         style = looks[curve.cell.row] if curve.number is None else _class_look(curve, curves)
         epochs = list(curve.points)
-        means = scale * np.array([math.nan if point.mean is None else point.mean for point in curve.points.values()])
+        pairs = [(point.mean, point.sd) for point in curve.points.values()]
+        means, sds = scale * np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         axes.plot(epochs, means, **style)
-        sds = scale * np.array([math.nan if point.sd is None else point.sd for point in curve.points.values()])
         if spec.spread != "none" and not np.isnan(sds).all():
             low, high = means - sds, means + sds
             if is_fraction:

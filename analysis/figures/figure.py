@@ -164,13 +164,11 @@ def _not_drawn(spec: FigureSpec, curves: Sequence[Curve], tiles: Iterable[Tiles]
 
 
 def _lines_of(curves: Sequence[Curve], panel: Panel, column: str) -> list[Curve]:
-    """Return the lines of a panel; none where none of them has a point."""
     lines = [curve for curve in curves if curve.cell.column == column and curve.panel == panel]
     return lines if any(curve.points for curve in lines) else []
 
 
 def _draw(spec: FigureSpec, curves: Sequence[Curve], tiles: Sequence[Tiles], bands: Sequence[Band]) -> dict[str, bytes]:
-    """Return the picture as PNG, SVG and PDF; nothing where there is nothing to draw."""
     if not bands:
         return {}
     with matplotlib.style.context(["default", _STYLE], after_reset=True):

@@ -120,6 +120,5 @@ def _as(value: Any, kind: Any) -> Any:
 
 
 def _is_missing(settings: Any) -> bool:
-    """Say whether a field without a default has not been set."""
     values = (getattr(settings, field.name) for field in dataclasses.fields(settings))
     return any(value == MISSING or (dataclasses.is_dataclass(value) and _is_missing(value)) for value in values)

@@ -166,7 +166,6 @@ class _Note:
         return True
 
     def give_back(self) -> None:
-        """Remove the note, unless somebody else has replaced it."""
         self._stop.set()
         self._beat.join()
         if self._is_mine():

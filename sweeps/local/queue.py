@@ -236,7 +236,6 @@ class _Queue:
             self._ended(item, code, stopping=stopping)
 
     def _exit_code(self, item: _Running) -> int | None:
-        """Return the exit code of a worker, or ``None`` while it lives."""
         code = item.process.exitcode
         if code == SERVER_GONE and planned_state(self._folder / item.run.run_id) == "running":
             return None

@@ -82,7 +82,6 @@ def _unfinished(folder: Path, verdict: Verdict) -> list[str]:
 
 
 def _foreign(manifest: Manifest) -> list[str]:
-    """Return what in the files is not this run's, or not what its inputs hold now."""
     identity, provenance = manifest.read_json("identity.json"), manifest.read_json("provenance.json")
     if identity["run_id"] != manifest.run_id:
         return [f"identity.json: it is that of {identity['run_id']}"]

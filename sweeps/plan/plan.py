@@ -155,7 +155,6 @@ def planned_runs(runs: Iterable[PlannedRun], folder: Path) -> dict[str, PlannedR
 
 
 def _planned(graph: Graph, spec: Spec, cell: Cell) -> Cell:
-    """Return ``cell`` with the ids of its runs."""
     ids: dict[str, dict[str, Value]] = {}
     for variant in cell.variants:
         place = ", ".join(filter(None, (cell.row, cell.column, *(f"{key}={value}" for key, value in variant.repeat_values.items()))))

@@ -272,7 +272,6 @@ def _resolved(spec: _Spec, scale: Scale) -> _Spec:
 
 
 def _labels(given: Iterable[Text], labels: Sequence[str], name: str) -> tuple[str, ...]:
-    """Return those of ``labels`` that are given, or all of them where none is."""
     for label in given:
         if label not in labels:
             near = did_you_mean(label, labels)
