@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A terminal that cannot show ± or — shows something else rather than stopping the command.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    return exit_code_of(lambda: _COMMANDS[chosen.command][0](chosen) or 0)
+    return exit_code_of(lambda: _COMMANDS[chosen.command][0](chosen))
 
 
 def _print_files(paths: Sequence[Path]) -> None:

@@ -79,11 +79,7 @@ def build(tables: Path) -> dict[Path, bytes]:
 
 
 def write(tables: Path) -> list[Path]:
-    """Write what :func:`build` makes, and return the files that were not the same before.
-
-    Raises:
-        UserError: as :func:`build`, or a file cannot be written.
-    """
+    """Write what :func:`build` makes, and return the files that were not the same before; raises what that raises."""
     contents = build(tables)
     changed = {str(path): contents[path] for path, what in _differences(contents, tables).items() if what != LEFT_OVER}
     return write_files(tables, changed)
@@ -93,9 +89,6 @@ def check(tables: Path) -> dict[Path, str]:
     """Return what differs between the files below ``tables`` and what the evidence makes; nothing when all is as it should be.
 
     Path below ``tables`` -> ``changed``, ``missing`` (not committed) or ``left over`` (nothing makes it).
-
-    Raises:
-        UserError: as :func:`build`.
     """
     return _differences(build(tables), tables)
 
@@ -130,7 +123,6 @@ def _index(made: Sequence[tuple[Spec, Files, tuple[Collected, ...]]]) -> str:
 
 
 def _state(files: Files, cells: Sequence[Collected]) -> list[str]:
-    """Return how many runs are done, how many cells are filled, and how many lie within or outside what is published."""
     runs = unique_runs(cells)
     if not runs:
         return ["no runs needed", "", ""]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -14,22 +13,22 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import list_of, run
-from benchmarks.common.clock import say
+from benchmarks.common.arguments import list_of, page_parser, run, say
 from benchmarks.common.null_cuda import ROOT, counting, environment, folder, loaded, no_waiting
 from benchmarks.common.page import Page, Table
 from repro.command import whole_number
 from repro.config import registry
 from repro.config.compose import compose
 from repro.data import prepare as preparing
-from repro.doctor import made_images
 from repro.errors import UserError
+from repro.measure import made_images
 from repro.randomness import make_deterministic
 from repro.runs.inputs import open_inputs
 from repro.training.build import build
@@ -56,14 +55,9 @@ class Counted:
     """What one step asked of the driver, or why there is none.
 
     Attributes:
-        method: registered name.
-        model: registered name.
-        execution: one of :data:`EXECUTIONS`.
         events: how often what happened, by kind.
         forbidden: waits, copies and broken rules of capture, with the lines of the project that caused them.
-        reserved_mib: memory that the allocator holds.
         host_ms: CPU time of the process for a step, the median of :data:`TIMED`.
-        error: why there is no step.
     """
 
     method: str
@@ -129,20 +123,8 @@ def in_a_process(method: str, model: str, execution: str, *, batch: int, meta_ba
     null = folder()
     assert null is not None
     sizes = ["--batch", str(batch), "--meta-batch", str(meta_batch)]
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        __file__,
-        "--methods",
-        method,
-        "--models",
-        model,
-        "--executions",
-        execution,
-        *sizes,
-        "--here",
-    ]
+    what = ["--methods", method, "--models", model, "--executions", execution]
+    command = [sys.executable, "-W", "ignore", __file__, *what, *sizes, "--here"]
     done = subprocess.run(command, cwd=ROOT, env=environment(null), capture_output=True, text=True, check=False)
     try:
         return Counted(**json.loads(done.stdout.splitlines()[-1]))
@@ -152,15 +134,8 @@ def in_a_process(method: str, model: str, execution: str, *, batch: int, meta_ba
 
 
 COLUMNS = (
-    "method",
-    "network",
-    "execution",
-    "launches",
-    "library calls",
-    "graph launches",
-    "waits, copies, violations",
-    "reserved MiB",
-    "host ms",
+    *("method", "network", "execution", "launches", "library calls", "graph launches"),
+    *("waits, copies, violations", "reserved MiB", "host ms"),
 )
 
 
@@ -175,14 +150,13 @@ def row(counted: Counted) -> list[str]:
 
 def main() -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(__doc__)
     methods, models = list(registry.choices("method")), list(registry.choices("model"))
     parser.add_argument("--methods", type=list_of(["all", *methods]), default=["all"])
     parser.add_argument("--models", type=list_of(["all", *models]), default=["resnet18"])
     parser.add_argument("--executions", type=list_of(["all", *EXECUTIONS]), default=["audit"])
     parser.add_argument("--batch", type=whole_number, default=128)
     parser.add_argument("--meta-batch", type=whole_number, default=256)
-    parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
     parser.add_argument("--here", action="store_true", help="count one step in this process and print it as JSON")
     arguments = parser.parse_args()
     if folder() is None:
@@ -193,23 +167,17 @@ def main() -> None:
         print(json.dumps(asdict(count_step(arguments.methods[0], arguments.models[0], arguments.executions[0], **sizes))))
         return
     found = []
-    for model in models if "all" in arguments.models else arguments.models:
-        for method in methods if "all" in arguments.methods else arguments.methods:
-            for execution in EXECUTIONS if "all" in arguments.executions else arguments.executions:
-                found.append(in_a_process(method, model, execution, **sizes))
-                say(" ".join(row(found[-1])))
-                for place, times in found[-1].forbidden.items():
-                    say(f"    {times} x {place}")
+    asked = ((arguments.models, models), (arguments.methods, methods), (arguments.executions, EXECUTIONS))
+    for model, method, execution in product(*(known if "all" in named else named for named, known in asked)):
+        found.append(in_a_process(method, model, execution, **sizes))
+        say(" ".join(row(found[-1])))
+        for place, times in found[-1].forbidden.items():
+            say(f"    {times} x {place}")
     table = Table(COLUMNS, [row(counted) for counted in found])
     print(table)
     if arguments.page:
-        page = Page(
-            f"launches-{'-'.join(arguments.models)}",
-            "What a step asks of CUDA",
-            [table],
-            ["Counted on a CUDA driver that does nothing: the host's code runs for real, kernels do not. A driver's own time is missing."],
-        )
-        print(page.write(torch.device("cpu")))
+        note = "Counted on a CUDA driver that does nothing: the host's code runs for real, kernels do not. A driver's own time is missing."
+        print(Page(f"launches-{'-'.join(arguments.models)}", "What a step asks of CUDA", [table], [note]).write(torch.device("cpu")))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from repro.engine.method import Batch, Method, Visit
 from repro.engine.network import Network
 from repro.engine.optimizer import SGD, moved
 from repro.engine.step import MetaBatch, StepResult
+from repro.measure import look_ahead
 
 
 class DoubleBackwardStep:
@@ -103,8 +104,7 @@ class DoubleBackwardStep:
 
     def look_ahead(self, loss: Tensor, parameters: tuple[Tensor, ...], learning_rate: float) -> Sequence[Tensor]:
         """Return the parameters after the look-ahead step on ``loss``, with its graph."""
-        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-        return [parameter - learning_rate * gradient for parameter, gradient in zip(parameters, gradients, strict=True)]
+        return look_ahead(loss, parameters, learning_rate)
 
 
 class TorchOptStep(DoubleBackwardStep):

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -23,8 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import list_of, run
-from benchmarks.common.clock import say
+from benchmarks.common.arguments import list_of, page_parser, run, say
 from benchmarks.common.page import Page, Table
 from repro.command import whole_number
 from repro.config.compose import compose
@@ -90,8 +88,7 @@ def difference(values: Sequence[float], reference: Sequence[float]) -> str:
 
 def main() -> None:
     """Train and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
+    parser = page_parser(__doc__)
     parser.add_argument("--seeds", type=whole_number, default=5)
     parser.add_argument("--jobs", type=whole_number, default=2, help="trainings at a time (default 2)")
     parser.add_argument("--problems", type=list_of(list(PROBLEMS)), default=["digits"])
@@ -118,18 +115,8 @@ def main() -> None:
             spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
             cells += [f"{100 * statistics.mean(values):.2f}{spread}", "" if precision == "float32" else difference(values, base)]
         rows.append(cells)
-    columns = [
-        "problem",
-        "method",
-        "precision",
-        "first step: labels",
-        "first step: parameters",
-        "test accuracy (%)",
-        "against float32",
-        "label error (%)",
-        "against float32",
-    ]
-    table = Table(columns, rows)
+    columns = ["problem", "method", "precision", "first step: labels", "first step: parameters"]
+    table = Table([*columns, "test accuracy (%)", "against float32", "label error (%)", "against float32"], rows)
     print(table)
     if arguments.page:
         notes = [
@@ -137,11 +124,8 @@ def main() -> None:
             "`first step`: relative distance from float32 of what the first step moves, the labels and the network's parameters, mean over "
             "the seeds: what `exec.precision=auto` compares with its bounds.",
         ]
-        print(
-            Page(f"precision-{'-'.join(arguments.problems)}", "What a lower precision moves in final numbers", [table], notes).write(
-                torch.device("cpu")
-            )
-        )
+        page = Page(f"precision-{'-'.join(arguments.problems)}", "What a lower precision moves in final numbers", [table], notes)
+        print(page.write(torch.device("cpu")))
 
 
 if __name__ == "__main__":

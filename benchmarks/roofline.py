@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import run
+from benchmarks.common.arguments import page_parser, run
 from benchmarks.common.page import Page, Table
 from repro.command import whole_number
 from sweeps.plan.cost import ASSUMED_REACHED, estimate
@@ -61,10 +60,9 @@ def hours_table() -> Table:
 
 def main() -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(__doc__)
     parser.add_argument("--batch", type=whole_number, default=128, help="training images in a step (default 128)")
     parser.add_argument("--meta-batch", type=whole_number, default=256, help="meta images in a step (default 256)")
-    parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
     options = parser.parse_args()
     tables = [*(step_table(model, options.batch, options.meta_batch) for model in MODELS), hours_table()]
     print("\n\n".join(f"{table.title}\n{table}" for table in tables))

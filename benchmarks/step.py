@@ -22,8 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
-from benchmarks.common.arguments import list_of, repeating_parser, run
-from benchmarks.common.clock import CLOCKS, Sample, in_turns, say
+from benchmarks.common.arguments import list_of, page_parser, run, say
 from benchmarks.common.memory import graphs_mib, peak_mib
 from benchmarks.common.page import Page, Table
 from benchmarks.common.problem import DATASETS, Learner, Problem, make_learner, make_problem, step_flops
@@ -35,8 +34,10 @@ from repro.engine.execution import prepare_model
 from repro.engine.lookahead import coefficient_gradient
 from repro.engine.step import TrainingStep
 from repro.errors import UserError
+from repro.measure import CLOCKS, Sample, in_turns
 from repro.randomness import make_deterministic
 from repro.training.allocator import keep_freed_memory
+from repro.training.guard import movement
 from repro.training.run import choose_device
 
 OURS = ("plain", "lookahead")
@@ -55,11 +56,9 @@ EXACT = 1e-2
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of taking a step.
+    """One way of taking a step: ``plain``, ``lookahead`` or a peer; words of :data:`MODE_WORDS`, joined by ``+``.
 
     Attributes:
-        what: ``plain``, ``lookahead`` or a peer.
-        mode: words of :data:`MODE_WORDS`, joined by ``+``.
         last_pass: of a peer, how the step on the new labels gets its forward pass: ``fresh`` or ``reused``; ``-`` for our own steps.
     """
 
@@ -77,10 +76,7 @@ class Measured:
     """What was measured of a variant.
 
     Attributes:
-        variant: which.
-        seconds: of a step.
         ratio: to the plain step in the same mode, round by round.
-        peak_mib: peak memory of a step.
         difference: relative distance of its first step's movement from that of the same step taken eagerly by us.
         flops: of our own step, counted.
     """
@@ -191,7 +187,7 @@ def measure(problem: Problem, wanted: Sequence[Variant], *, repeats: int, clock:
     peaks = {variant: peak_mib(call, problem, learner) + graphs[variant] for variant, (learner, call) in built.items()}
     calls = {variant: call for variant, (_, call) in built.items()}
     seconds = in_turns(
-        calls, repeats=repeats, device=problem.device, clock=clock, before=lambda variant: set_tf32(variant.mode), at_least_s=0.05
+        calls, repeats=repeats, device=problem.device, clock=clock, before=lambda item: set_tf32(item.mode), at_least_s=0.05, say=say
     )
     rows = []
     for variant, taken in seconds.items():
@@ -204,14 +200,7 @@ def measure(problem: Problem, wanted: Sequence[Variant], *, repeats: int, clock:
 
 def first_step(learner: Learner, call: Callable[[], Any]) -> list[Tensor]:
     """Return how far one step moves the parameters and, where labels learn, the labels."""
-
-    def flat() -> list[Tensor]:
-        parts: list[list[Tensor]] = [[*learner.model.parameters()], [*learner.method.state_dict().values()]]
-        return [torch.cat([tensor.detach().double().flatten() for tensor in part]) for part in parts if part]
-
-    before = flat()
-    call()
-    return [new - old for new, old in zip(flat(), before, strict=True)]
+    return [moved for moved in movement(learner.model, learner.method, call) if len(moved)]
 
 
 def distance(mine: list[Tensor], reference: list[Tensor]) -> float:
@@ -229,16 +218,12 @@ def fastest(rows: Sequence[Measured]) -> list[Measured]:
 def as_json(rows: Sequence[Measured], everything: Sequence[Measured]) -> list[dict[str, Any]]:
     """Return ``rows`` as ``--json`` prints them; ``ratio`` is that of the medians, to the plain step of the same mode in ``everything``."""
     plain = {row.variant.mode: row.seconds.median for row in everything if row.variant.what == "plain"}
-    return [
-        {
-            "what": row.variant.what,
-            "seconds": row.seconds.median,
-            "ratio": row.seconds.median / plain[row.variant.mode] if row.variant.mode in plain else None,
-            "peak_mib": row.peak_mib,
-            "mode": row.variant.mode,
-        }
-        for row in rows
-    ]
+    printed = []
+    for row in rows:
+        mode, seconds = row.variant.mode, row.seconds.median
+        ratio = seconds / plain[mode] if mode in plain else None
+        printed.append({"what": row.variant.what, "seconds": seconds, "ratio": ratio, "peak_mib": row.peak_mib, "mode": mode})
+    return printed
 
 
 def table(model: str, rows: Sequence[Measured], batch: int) -> Table:
@@ -295,7 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = repeating_parser(__doc__)
+    parser = page_parser(__doc__)
+    parser.add_argument("--repeats", type=whole_number, default=5, help="rounds (default 5)")
     parser.add_argument("--model", default="resnet18", choices=[*DATASETS, "all"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--batch", type=whole_number, default=128, help="training images in a step (default 128)")

@@ -46,8 +46,6 @@ logger = logging.getLogger(__name__)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a mistake as the rest of the command does."""
-
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{shown(message)}. `python -m repro --help` has the options and the settings.")
 
@@ -100,7 +98,7 @@ def main() -> None:
     sys.exit(exit_code_of(_command))
 
 
-def _command() -> int:
+def _command() -> None:
     options, settings = parse(sys.argv[1:])
     if options.version:
         print(f"soft-labels-repro {version('soft-labels-repro')}, Hydra {version('hydra-core')}")
@@ -116,11 +114,9 @@ def _command() -> int:
         _train_each([compose(run) for run in each_run(settings)])
     else:
         _train(compose(settings))
-    return 0
 
 
 def _train(config: Config) -> None:
-    """Train a run and print its folder."""
     from repro.training.run import execute
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -128,12 +124,7 @@ def _train(config: Config) -> None:
 
 
 def _train_each(configs: Sequence[Config]) -> None:
-    """Train one run after the other, all of them, also where one fails.
-
-    Raises:
-        UserError: some had a mistake of the user.
-        Exception: the first failure of another kind.
-    """
+    """Train one run after the other, all of them, also where one fails; the first failure that is no mistake of the user is raised."""
     failures: list[Exception] = []
     for config in configs:
         try:
@@ -158,15 +149,12 @@ def _print_settings(settings: Sequence[str], package: str | None, *, resolve: bo
         to_config(tree)
     if resolve:
         OmegaConf.resolve(tree)
-    if package is None:
-        print(OmegaConf.to_yaml(tree), end="")
-        return
     sections = [str(name) for name in tree]
     names = [*sections, *(f"{name}.{field}" for name in sections if isinstance(tree[name], DictConfig) for field in tree[name])]
-    if package not in names:
+    if package is not None and package not in names:
         raise UserError(f"--package {shown(package)}: there is no such section or setting.{did_you_mean(package, names)}")
-    part = OmegaConf.select(tree, package)
-    print(OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else part, end="" if OmegaConf.is_config(part) else "\n")
+    part = tree if package is None else OmegaConf.select(tree, package)
+    print(OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else f"{part}\n", end="")
 
 
 def _with_example(settings: Sequence[str]) -> list[str]:
@@ -176,7 +164,6 @@ def _with_example(settings: Sequence[str]) -> list[str]:
 
 
 def _print_help(settings: Sequence[str]) -> None:
-    """Print the options, the choices and the settings, here with the values that ``settings`` give them."""
     check_names(settings)
     print(HEADER, flush=True)
     tree = compose_tree(_with_example(settings))
@@ -189,7 +176,6 @@ def _print_help(settings: Sequence[str]) -> None:
 
 
 def _ask_hydra(what: str, settings: Sequence[str]) -> None:
-    """Let Hydra print how it composes the settings."""
     settings = _with_example(settings)
     compose_tree(settings)
     register_with_hydra()

@@ -14,10 +14,10 @@ from types import FrameType
 from repro.errors import EXIT_USER_ERROR, Interrupted, UserError
 
 
-def exit_code_of(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code: its own; 2 for a user's mistake, which is printed; 128 + N when stopped by signal N."""
+def exit_code_of(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code: its own, or 0; 2 for a user's mistake, which is printed; 128 + N when stopped by signal N."""
     try:
-        code = command()
+        code = command() or 0
         sys.stdout.flush()
         return code
     except UserError as error:

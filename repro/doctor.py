@@ -9,7 +9,6 @@ import argparse
 import importlib.util
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,21 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.command import exit_code_of
 from repro.config.compose import compose
 from repro.config.schema import Config
 from repro.data.prepare import prepare
-from repro.data.types import ImageSet, RawDataset
 from repro.engine.compiled import missing_compiler
 from repro.engine.execution import runs_on
 from repro.engine.lookahead import coefficient_gradient
 from repro.errors import UserError
 from repro.files import write_json, write_text
+from repro.measure import CLASSES, double_backward, in_turns, made_images
 from repro.randomness import make_deterministic
 from repro.runs.provenance import device_name, facts, versions
 from repro.training import guard
@@ -47,20 +44,10 @@ SAME_GRADIENT = {torch.float64: 1e-9, torch.float32: 1e-2}
 #: The golden tests that compare numbers with automatic differentiation and with golden trajectories.
 GOLDEN = ("test_lookahead.py", "test_traces.py")
 
-CLASSES = 100
-
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
-
-    Attributes:
-        check: its name.
-        good: whether it is as it must be.
-        text: what was found.
-        remedy: what to do where it is not.
-        values: the numbers.
-    """
+    """What one check found: whether it is as it must be, in words and in numbers, and what to do where it is not."""
 
     check: str
     good: bool
@@ -106,9 +93,8 @@ def check_device(device: torch.device, sizes: Sizes) -> Finding:
 def check_compiler(device: torch.device, sizes: Sizes) -> Finding:
     """Look for the compiler that ``exec.compile`` needs; without one it is the only thing that does not work."""
     missing = missing_compiler(device.type)
-    return Finding(
-        "compiler", True, "there is one" if missing is None else f"{missing} Until then exec.compile=true and exec=fast are refused."
-    )
+    said = "there is one" if missing is None else f"{missing} Until then exec.compile=true and exec=fast are refused."
+    return Finding("compiler", True, said)
 
 
 def check_gradient(device: torch.device, sizes: Sizes) -> Finding:
@@ -177,9 +163,8 @@ def check_guard(device: torch.device, sizes: Sizes) -> Finding:
         values[name] = guard.distance(moved, exact)
         # Float32 in another order must be close; what rounds more is only taken where it is.
         good = good and (not name.startswith("float32") or guard.close(values[name]))
-    text = "; ".join(
-        f"{name}: labels {found['guard/labels']:.1e}, parameters {found['guard/parameters']:.1e}" for name, found in values.items()
-    )
+    apart = {name: f"labels {found['guard/labels']:.1e}, parameters {found['guard/parameters']:.1e}" for name, found in values.items()}
+    text = "; ".join(f"{name}: {said}" for name, said in apart.items())
     chosen = next((name for name in ways if guard.close(values[name])), "float32") if device.type == "cuda" else "float32"
     return Finding("first step", good, f"relative distance from float32: {text}. exec=auto takes {chosen}.", "use exec=audit", values)
 
@@ -204,16 +189,11 @@ def check_speed(device: torch.device, sizes: Sizes) -> Finding:
             values[f"{name}, {method}"] = {"ms": 1e3 * seconds, "TFLOP/s": rate / 1e12, "of its products": rate / fraction}
     make_deterministic(threads=None, allow_tf32=False)
     model, problem = gradient_problem(device, sizes, torch.float32)
-    ours, theirs = (
-        _median(partial(taken, model, *problem, 0.1), device, max(3, sizes.steps // 4)) for taken in (coefficient_gradient, double_backward)
-    )
-    values["gradient"] = {"ms": 1e3 * ours, "double backward ms": 1e3 * theirs}
-    lines = [
-        f"{name} {found['ms']:.1f} ms ({found['of its products']:.0%} of its products)"
-        for name, found in values.items()
-        if "TFLOP/s" in found
-    ]
-    lines.append(f"gradient {1e3 * ours:.1f} ms, by double backward {1e3 * theirs:.1f} ms")
+    lines = [f"{name} {found['ms']:.1f} ms ({found['of its products']:.0%} of its products)" for name, found in values.items()]
+    takers = (partial(taken, model, *problem, 0.1) for taken in (coefficient_gradient, double_backward))
+    ours, theirs = (1e3 * _median(take, device, max(3, sizes.steps // 4)) for take in takers)
+    values["gradient"] = {"ms": ours, "double backward ms": theirs}
+    lines.append(f"gradient {ours:.1f} ms, by double backward {theirs:.1f} ms")
     return Finding("speed", True, "; ".join(lines), values=values)
 
 
@@ -231,35 +211,13 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-# -- what is measured ----------------------------------------------------------------------------------------------------------
-
-
-def made_images(num_images: int, side: int = 32) -> RawDataset:
-    """Return random pixels in the shape of CIFAR-100's."""
-    numbers = np.random.default_rng(0)
-
-    def some(number: int) -> ImageSet:
-        return ImageSet(numbers.integers(0, 256, (number, 3, side, side), dtype=np.uint8), np.arange(number, dtype=np.int64) % CLASSES)
-
-    return RawDataset(some(num_images), some(5 * CLASSES), tuple(map(str, range(CLASSES))), (0.5,) * 3, (0.25,) * 3)
-
-
 def training_problem(device: torch.device, sizes: Sizes, method: str) -> tuple[Config, guard.Make]:
     """Return the settings of a run of ResNet18 on made images, and what makes its training."""
     held_out = -(-max(sizes.meta_batch, CLASSES) // CLASSES) * CLASSES
-    settings = [
-        "dataset=cifar100",
-        "model=resnet18",
-        f"model.width={sizes.width}",
-        f"method={method}",
-        "exec=audit",
-        "seed=0",
-        "tracker=none",
-    ]
+    settings = ["dataset=cifar100", "model=resnet18", f"model.width={sizes.width}", f"method={method}", "exec=audit", "seed=0"]
     settings += [f"optim.batch_size={sizes.batch}", f"meta.batch_size={sizes.meta_batch}", f"split.meta_size={held_out}"]
-    config = compose([*settings, "trajectory.record=false"])
-    images = made_images(held_out + -(-8 * sizes.batch // CLASSES) * CLASSES)
-    data = prepare(config, device, images)
+    config = compose([*settings, "tracker=none", "trajectory.record=false"])
+    data = prepare(config, device, made_images(held_out + -(-8 * sizes.batch // CLASSES) * CLASSES))
     return config, lambda asked: build(asked, data, device, Path())
 
 
@@ -274,44 +232,18 @@ def gradient_problem(device: torch.device, sizes: Sizes, dtype: torch.dtype) -> 
     return model, (inputs.to(device, dtype), coefficients.to(device, dtype), meta.to(device, dtype), targets.to(device))
 
 
-def double_backward(
-    model: nn.Module, inputs: Tensor, coefficients: Tensor, meta_inputs: Tensor, meta_targets: Tensor, learning_rate: float
-) -> Tensor:
-    """Return dL_meta/dC (B, K) by automatic differentiation through the look-ahead step (Eq. 3, 4, 7), as it is commonly written."""
-    parameters = dict(model.named_parameters())
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.train()
-    varied = coefficients.clone().requires_grad_()
-    loss = -(varied * F.log_softmax(torch.func.functional_call(model, parameters | buffers, (inputs,)), dim=1)).sum()
-    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
-    ahead = {name: value - learning_rate * slope for (name, value), slope in zip(parameters.items(), gradients, strict=True)}
-    meta_loss = F.cross_entropy(torch.func.functional_call(model, ahead | buffers, (meta_inputs,)), meta_targets)
-    return torch.autograd.grad(meta_loss, varied)[0]
-
-
 def _median(call: Callable[[], Any], device: torch.device, count: int) -> float:
-    """Return the median seconds of ``call``, after three calls that make things ready."""
-    taken = []
-    for index in range(3 + count):
-        start = time.perf_counter()
+    for _ in range(3):  # things are made ready
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if index >= 3:
-            taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return in_turns({"": call}, repeats=count, device=device)[""].median
 
 
 def _products(device: torch.device, way: dict[str, Any], sizes: Sizes) -> float:
-    """Return the FLOP/s that large products of matrices reach in the number format of ``way``."""
     size = 4096 if device.type == "cuda" else 512
     make_deterministic(threads=None, allow_tf32=bool(way.get("allow_tf32")))
     dtype = torch.bfloat16 if way["precision"] == "bfloat16" else torch.float32
     first, second = torch.ones(2, size, size, device=device, dtype=dtype)
     return 2.0 * size**3 / _median(lambda: first @ second, device, sizes.steps)
-
-
-# -- the page ------------------------------------------------------------------------------------------------------------------
 
 
 def examine(device: torch.device, sizes: Sizes) -> Iterator[Finding]:
@@ -320,10 +252,8 @@ def examine(device: torch.device, sizes: Sizes) -> Iterator[Finding]:
         try:
             finding = check(device, sizes)
         except (RuntimeError, OSError) as error:
-            name = check.__name__.removeprefix("check_")
-            finding = Finding(
-                name, False, f"{type(error).__name__}: {error}".partition("\n")[0], "see the message; exec.device=cpu trains without"
-            )
+            said = f"{type(error).__name__}: {error}".partition("\n")[0]
+            finding = Finding(check.__name__.removeprefix("check_"), False, said, "see the message; exec.device=cpu trains without")
         yield finding
         if not finding.good:
             return
@@ -332,9 +262,8 @@ def examine(device: torch.device, sizes: Sizes) -> Iterator[Finding]:
 def page(findings: Sequence[Finding]) -> str:
     """Return the findings as Markdown."""
     lines = ["# What `python -m repro.doctor` found", "", "| check | | |", "|---|---|---|"]
-    lines += [
-        f"| {one.check} | {'good' if one.good else 'BAD'} | {one.text}{'' if one.good else f' **{one.remedy}**'} |" for one in findings
-    ]
+    for one in findings:
+        lines.append(f"| {one.check} | {'good' if one.good else 'BAD'} | {one.text}{'' if one.good else f' **{one.remedy}**'} |")
     return "\n".join(lines) + "\n"
 
 

@@ -27,8 +27,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp creates private files; results are shared with a group as the user's umask says.
-        os.chmod(name, 0o666 & ~_umask())
+        # mkstemp creates private files; results are shared with a group as the user's umask says, which can only be read by setting it.
+        os.umask(mask := os.umask(0))
+        os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -60,6 +61,17 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def peek(path: Path, *keys: str) -> Any:
+    """Return what a JSON file holds below ``keys``; ``None`` where it cannot be read, or has nothing there."""
+    try:
+        value = read_json(path)
+        for key in keys:
+            value = value[key]
+        return value
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def jsonable(value: object) -> object:
     """Replace non-finite floats by ``"NaN"``, ``"Infinity"``, ``"-Infinity"``, which strict JSON has no numbers for."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -76,9 +88,3 @@ def number(value: object) -> float:
     if isinstance(value, int | float | str):
         return float(value)
     raise TypeError(f"not a number: {value!r}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -80,7 +80,6 @@ def _gpus() -> dict[str, str]:
 
 
 def _compilers() -> dict[str, str | None]:
-    """Return which compiler of compiled steps is missing, by device."""
     from repro.engine.compiled import missing_compiler
 
     return {device: missing_compiler(device) for device in ("cpu", "cuda")}

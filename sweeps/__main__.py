@@ -88,7 +88,8 @@ def _command(chosen: argparse.Namespace, began: float) -> int:
         return 0
     write_plans(plan)
     if chosen.command == "run":
-        return _run(plan, chosen, began)
+        part = select(plan, only=chosen.only, seeds=chosen.seeds)
+        return _execute(part, chosen, began, retry=chosen.retry).exit_code
     if chosen.json:
         print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
     else:
@@ -96,13 +97,7 @@ def _command(chosen: argparse.Namespace, began: float) -> int:
     return 0
 
 
-def _run(plan: Plan, chosen: argparse.Namespace, began: float) -> int:
-    part = select(plan, only=chosen.only, seeds=chosen.seeds)
-    return _execute(part, chosen, began, retry=chosen.retry).exit_code
-
-
 def _execute(plan: Plan, chosen: argparse.Namespace, began: float, *, retry: bool = False) -> Outcome:
-    """Train what is missing, as the options say, and print how it went."""
     check_execution(plan, chosen.set)
     outcome = run_missing(
         plan,

@@ -67,7 +67,6 @@ def print_plan(plan: Plan, *, gpu: Gpu | None, reached: float | None, tune: str)
 
 
 def _print_code(plan: Plan) -> None:
-    """Print which runs hold what other code has made, and how many do not say."""
     changed = [run for run in plan.runs.values() if run.changed]
     for run in changed:
         print(f"other code: {run.place} ({run.run_id}): {first_of(run.changed)}")
@@ -96,9 +95,6 @@ def _states(runs: Iterable[PlannedRun]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "nothing to run"
 
 
-# -- GPU-hours -----------------------------------------------------------------------------------------------------------------
-
-
 def _print_hours(plan: Plan, costs: Costs, *, named: bool, given: bool) -> None:
     estimates, runs = costs.runs, list(plan.runs.values())
     models = dict.fromkeys(str(run.fields["model.name"]) for run in runs)
@@ -117,24 +113,18 @@ def _print_hours(plan: Plan, costs: Costs, *, named: bool, given: bool) -> None:
             )
         print_table(lines)
 
-    def print_cpu_hours() -> None:
-        print_hours("CPU-hours", {name: cost.cpu_hours for name, cost in estimates.items()}, dict.fromkeys(estimates, FINISHED))
-        print("CPU-hours: hours of one core")
-
-    on_cpus = any(cost.cpu_hours is not None for cost in estimates.values())
-    if on_cpus and not costs.on_gpu:
-        print_cpu_hours()
-    if costs.gpu is not None:
-        hours, basis = ({name: getattr(cost, part) for name, cost in estimates.items()} for part in ("gpu_hours", "basis"))
-        print_hours("GPU-hours", hours, basis)
-    if on_cpus and costs.on_gpu:
-        print_cpu_hours()
+    # Where finished runs were on GPUs, their hours come first.
+    for unit in ("GPU-hours", "CPU-hours") if costs.on_gpu else ("CPU-hours", "GPU-hours"):
+        if unit == "GPU-hours" and costs.gpu is not None:
+            hours, basis = ({name: getattr(cost, part) for name, cost in estimates.items()} for part in ("gpu_hours", "basis"))
+            print_hours(unit, hours, basis)
+        elif unit == "CPU-hours" and any(cost.cpu_hours is not None for cost in estimates.values()):
+            print_hours(unit, {name: cost.cpu_hours for name, cost in estimates.items()}, dict.fromkeys(estimates, FINISHED))
+            print("CPU-hours: hours of one core")
     reached = "as --reached says" if given else "assumed; --reached changes it"
     print_basis(costs, estimates, gpu="as --gpu says" if named else "assumed; --gpu names another", reached=reached)
     if costs.gpu is not None:
-        _print_executions(costs, costs.gpu)
-        for name, group in groups:
-            _print_runs_per_gpu(name, group, costs, costs.gpu)
+        _print_executions(costs, costs.gpu, groups)
 
 
 def print_hours_of(plan: Plan, names: Collection[str], *, gpu: Gpu | None, said: str) -> None:
@@ -179,26 +169,18 @@ def print_basis(costs: Costs, names: Iterable[str], *, gpu: str, reached: str) -
             print(f"no estimate for {_number(count, 'run')}: {reason}")
 
 
-def _print_executions(costs: Costs, gpu: Gpu) -> None:
-    """Print what all runs cost, counted, in one way of execution or another."""
+def _print_executions(costs: Costs, gpu: Gpu, groups: Iterable[tuple[str, Sequence[PlannedRun]]]) -> None:
     works = [cost.work for cost in costs.runs.values() if cost.work is not None]
-    lines = [["executed in", "GPU-hours, counted"]]
-    for execution in dict.fromkeys((*EXECUTIONS, auto(gpu))):
-        if works and gpu.peak(execution.products) is not None:
-            lines.append([str(execution), hours_text([work.hours(gpu, execution) / costs.reached for work in works])])
+    ways = [way for way in dict.fromkeys((*EXECUTIONS, auto(gpu))) if gpu.peak(way.products) is not None]
     if works:
-        print_table(lines)
-
-
-def _print_runs_per_gpu(name: str, group: Sequence[PlannedRun], costs: Costs, gpu: Gpu) -> None:
-    works = [work for run in group if (work := costs.runs[run.run_id].work) is not None]
-    if works:
-        execution = auto(gpu)
-        largest = max(work.memory(execution) for work in works)
-        least, most = (of(work.busy(gpu, execution) for work in works) for of in (min, max))
-        share = f"{least:.0%}" if f"{least:.0%}" == f"{most:.0%}" else f"{least:.0%} to {most:.0%}"
-        number = min(work.runs_per_gpu(gpu, execution) for work in works)
-        print(f"runs_per_gpu for {name}: {number} (a run needs up to {largest / 2**30:.1f} GiB and keeps the GPU {share} busy)")
+        lines = [[str(way), hours_text([work.hours(gpu, way) / costs.reached for work in works])] for way in ways]
+        print_table([["executed in", "GPU-hours, counted"], *lines])
+    for name, group in groups:
+        if works := [work for run in group if (work := costs.runs[run.run_id].work) is not None]:
+            largest = max(work.memory(auto(gpu)) for work in works)
+            shares = dict.fromkeys(f"{of(work.busy(gpu, auto(gpu)) for work in works):.0%}" for of in (min, max))
+            number, busy = min(work.runs_per_gpu(gpu, auto(gpu)) for work in works), " to ".join(shares)
+            print(f"runs_per_gpu for {name}: {number} (a run needs up to {largest / 2**30:.1f} GiB and keeps the GPU {busy} busy)")
 
 
 def hours_text(estimates: Collection[float | None]) -> str:
@@ -210,9 +192,6 @@ def hours_text(estimates: Collection[float | None]) -> str:
     if 0.0 < total < 0.01:
         return "< 0.01"
     return f"{total:,.2f}" if total < 10.0 else f"{total:,.0f}"
-
-
-# -- the grid ------------------------------------------------------------------------------------------------------------------
 
 
 def print_status(plan: Plan) -> None:
@@ -274,9 +253,6 @@ def in_order(states: Collection[str]) -> list[str]:
     return [*(state for state in STATES if state in states), *sorted(set(states) - set(STATES))]
 
 
-# -- how a call ended ----------------------------------------------------------------------------------------------------------
-
-
 def print_outcome(plan: Plan, outcome: Outcome) -> None:
     """Print how many runs are done, and each run that failed, was skipped or was left alone, with the reason."""
     print(f"{len(outcome.done)} of {len(plan.runs)} runs done in {plan.folder}")
@@ -288,11 +264,9 @@ def print_outcome(plan: Plan, outcome: Outcome) -> None:
     if outcome.changed:
         print(REMEDIES, file=sys.stderr)
     if outcome.out_of_time:
-        done, count = len(outcome.done), len(plan.runs)
-        print(
-            f"the time is over: {done} of {count} runs are done; the same command resumes with the {count - done} that are left.",
-            file=sys.stderr,
-        )
+        done, left = len(outcome.done), len(plan.runs) - len(outcome.done)
+        text = f"{done} of {done + left} runs are done; the same command resumes with the {left} that are left."
+        print(f"the time is over: {text}", file=sys.stderr)
     if outcome.stopped_by is not None:
         print("stopped; the same command resumes.", file=sys.stderr)
 

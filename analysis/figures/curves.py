@@ -26,9 +26,10 @@ from sweeps.spec.load import PAPER, FigureSpec, Panel, Reported, Sample
 MOST_CLASSES = 10
 #: Letters of a y axis' label that fit beside a panel; inches below one for the names of classes.
 _LABEL_LETTERS = 32
-_LEGEND_INCHES = 3.5
+LEGEND_INCHES = 3.5
 _START = re.compile(r"(\d+(?:\.\d+)?) at the start")
-_PUBLISHED: dict[str, Any] = {
+#: The look of published numbers.
+PUBLISHED: dict[str, Any] = {
     "marker": "o",
     "markersize": 5,
     "markerfacecolor": "none",
@@ -141,9 +142,9 @@ def draw_curves(
     for curve in curves:
         style = looks[curve.cell.row] if curve.number is None else _class_look(curve, curves)
         epochs = list(curve.points)
-        means = scale * np.array([math.nan if point.mean is None else point.mean for point in curve.points.values()])
+        pairs = [(point.mean, point.sd) for point in curve.points.values()]
+        means, sds = scale * np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         axes.plot(epochs, means, **style)
-        sds = scale * np.array([math.nan if point.sd is None else point.sd for point in curve.points.values()])
         if spec.spread != "none" and not np.isnan(sds).all():
             low, high = means - sds, means + sds
             if is_fraction:
@@ -154,7 +155,7 @@ def draw_curves(
         for place, value in ((0.0, start), (1.0, end)):
             if value is not None:
                 # At the edges: the published runs have as many epochs as the paper's, whatever these have.
-                axes.plot([place], [value * scale], transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, **_PUBLISHED)
+                axes.plot([place], [value * scale], transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, **PUBLISHED)
     if is_fraction:
         bottom, top = axes.get_ylim()
         axes.set_ylim(max(bottom, -0.02 * scale), min(top, 1.02 * scale))
@@ -195,25 +196,15 @@ def _class_labels(curves: Sequence[Curve]) -> list[str]:
     return [f"{curve.class_name}, {curve.cell.row}" if several else str(curve.class_name) for curve in curves]
 
 
-def legend_lines(curves: Sequence[Curve], inches: float = _LEGEND_INCHES) -> int:
+def legend_lines(curves: Sequence[Curve], inches: float = LEGEND_INCHES) -> int:
     """Return how many lines of text name the classes of a panel whose lines are ``curves``, in that width below it."""
     return 1 + -(-len(curves) // legend_columns(_class_labels(curves), inches))
-
-
-def draw_class_legend(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Name the classes below a panel."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), **class_legend(curves, _LEGEND_INCHES))
 
 
 def same_classes(curves: Sequence[Sequence[Curve]]) -> bool:
     """Say whether panels with these lines name the same classes of the same rows."""
     first, *others = ([(curve.name, curve.class_name) for curve in lines] for lines in curves)
     return all(names == first for names in others)
-
-
-def published_handle() -> Line2D:
-    """Return the legend's entry of published numbers."""
-    return Line2D([], [], label="published", **_PUBLISHED)
 
 
 def curve_rows(spec: FigureSpec, cells: Sequence[Collected], curves: Sequence[Curve]) -> list[dict[str, Any]]:
@@ -244,9 +235,8 @@ def curve_notes(spec: FigureSpec, curves: Sequence[Curve], classes: dict[Panel, 
     notes = [f"Lines: mean of {metrics} over the runs, after each completed epoch; epoch 0 is the untrained model."]
     for panel, numbers in classes.items():
         names = {curve.number: curve.class_name for curve in curves if curve.panel == panel}
-        listed = [
-            f"class {number}" if (name := names.get(number)) in (None, f"class {number}") else f"{name} ({number})" for number in numbers
-        ]
+        named = {number: name for number, name in names.items() if name not in (None, f"class {number}")}
+        listed = [f"{named[number]} ({number})" if number in named else f"class {number}" for number in numbers]
         how = "as the figure lists them" if panel.classes is not None else f"the first {MOST_CLASSES} that all done runs have"
         if isinstance(panel.classes, Sample):
             how = f"{panel.classes.count} drawn with seed {panel.classes.seed} among the classes that all done runs have: {RULE}"
@@ -258,8 +248,6 @@ def curve_notes(spec: FigureSpec, curves: Sequence[Curve], classes: dict[Panel, 
     for panel in panels:
         for item, start, end in published(spec, panel):
             scale = factor(panel.scale)
-            begin = "" if start is None else f"{start * scale:g} at the start, "
-            notes.append(
-                f"Published (hollow markers at the edges): {panel.label}, {item.row}: {begin}{end * scale:g} at the end ({item.source})."
-            )
+            values = ("" if start is None else f"{start * scale:g} at the start, ") + f"{end * scale:g} at the end"
+            notes.append(f"Published (hollow markers at the edges): {panel.label}, {item.row}: {values} ({item.source}).")
     return notes

@@ -24,23 +24,23 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
 from analysis.figures.curves import (
+    LEGEND_INCHES,
+    PUBLISHED,
     Curve,
     class_legend,
     curve_notes,
     curve_rows,
-    draw_class_legend,
     draw_curves,
     is_family,
     legend_lines,
     published,
-    published_handle,
     read_panels,
     same_classes,
 )
 from analysis.figures.panels import COLUMNS, GRAY, LEGEND, absent_note, legend_columns, look
 from analysis.figures.panels_labels import tiles_of
 from analysis.figures.tiles import Tiles, bar_look
-from analysis.reading.cells import Collected, collect
+from analysis.reading.cells import collect
 from analysis.reading.images import TrainingSets
 from analysis.tables.formats import csv_bytes
 from analysis.tables.page import Files, footer, heading, spread_note
@@ -81,11 +81,7 @@ _DPI = 200
 
 @dataclass(frozen=True)
 class Band:
-    """One line of the figure: up to two curve panels, or one panel of images, of one column.
-
-    Attributes:
-        legend: the lines that one legend below all of its panels names.
-    """
+    """One line of the figure: up to two curve panels, or one panel of images, of one column; ``legend``: lines that all its panels name."""
 
     column: str
     panels: tuple[Panel, ...]
@@ -106,49 +102,32 @@ def make_figure(spec: FigureSpec, runs: Path, *, published: bool = True) -> File
     tiles = tiles_of(spec, cells, sets)
     bands, empty = _bands(spec, curves, tiles), _not_drawn(spec, curves, tiles)
     picture = f"![{spec.title}]({spec.name}.png)" if bands else f"No picture: {'; '.join(dict.fromkeys(empty.values()))}."
-    notes = _notes(spec, cells, curves, classes, tiles, sets)
+    notes = curve_notes(spec, curves, classes)
+    # One run's labels have no spread.
+    if any(panel.type != "examples" for panel in spec.panels):
+        shown = "Bands: mean ± spread. " if spec.spread != "none" and any(panel.type == "curve" for panel in spec.panels) else ""
+        notes.insert(min(1, len(notes)), shown + spread_note(spec, cells))
+    notes += [*dict.fromkeys(note for item in tiles for note in item.notes), *absent_note(sets.absent)]
     notes += [f"Not drawn: {place}: {reason}." for place, reason in empty.items() if bands]
     page = [*heading(spec), picture, "", *footer(spec, cells, notes=notes, command="figures")]
     drawn: list[dict[str, Any]] = [
         {"panel": panel.label, "type": panel.type, "classes": list(numbers)} for panel, numbers in classes.items()
     ]
     drawn += [
-        {
-            "panel": item.panel.label,
-            "type": item.panel.type,
-            "column": item.column,
-            "instances": sorted(item.chosen),
-            "runs": list(item.excerpts),
-        }
+        {"column": item.column, "instances": sorted(item.chosen), "runs": list(item.excerpts)}
+        | {"panel": item.panel.label, "type": item.panel.type}
         for item in tiles
     ]
     lines = [
-        {
-            "row": cell.row,
-            "column": cell.column,
-            "runs": [{"repeat": repeat.repeat, **repeat.run.columns()} for repeat in cell.repeats],
-        }
+        {"row": cell.row, "column": cell.column, "runs": [{"repeat": item.repeat, **item.run.columns()} for item in cell.repeats]}
         for cell in cells
     ]
-    provenance = {
-        "schema": 1,
-        "spec": spec.name,
-        "spec_sha256": spec.sha256,
-        "scale": spec.scale.title,
-        "drawn": drawn,
-        "datasets_not_on_this_machine": sorted(sets.absent),
-        "lines": lines,
-    }
+    provenance = {"schema": 1, "spec": spec.name, "spec_sha256": spec.sha256, "scale": spec.scale.title}
+    provenance |= {"drawn": drawn, "datasets_not_on_this_machine": sorted(sets.absent), "lines": lines}
     rows = [*curve_rows(spec, cells, curves), *(row for item in tiles for row in item.rows)]
-    return Files(
-        spec,
-        {
-            **{f"{spec.name}.{kind}": content for kind, content in _draw(spec, curves, tiles, bands).items()},
-            f"{spec.name}.csv": csv_bytes(rows, columns=COLUMNS),
-            f"{spec.name}.provenance.json": json_text(provenance).encode(),
-            f"{spec.name}.md": ("\n".join(page) + "\n").encode(),
-        },
-    )
+    contents = _draw(spec, curves, tiles, bands) | {"csv": csv_bytes(rows, columns=COLUMNS)}
+    contents |= {"provenance.json": json_text(provenance).encode(), "md": ("\n".join(page) + "\n").encode()}
+    return Files(spec, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
 def _bands(spec: FigureSpec, curves: Sequence[Curve], tiles: Iterable[Tiles]) -> list[Band]:
@@ -175,7 +154,6 @@ def _bands(spec: FigureSpec, curves: Sequence[Curve], tiles: Iterable[Tiles]) ->
 
 
 def _not_drawn(spec: FigureSpec, curves: Sequence[Curve], tiles: Iterable[Tiles]) -> dict[str, str]:
-    """Return the panels that have nothing to show, with the reason."""
     found = {}
     for column in (column.label for column in spec.columns):
         for panel in spec.panels:
@@ -186,13 +164,11 @@ def _not_drawn(spec: FigureSpec, curves: Sequence[Curve], tiles: Iterable[Tiles]
 
 
 def _lines_of(curves: Sequence[Curve], panel: Panel, column: str) -> list[Curve]:
-    """Return the lines of a panel; none where none of them has a point."""
     lines = [curve for curve in curves if curve.cell.column == column and curve.panel == panel]
     return lines if any(curve.points for curve in lines) else []
 
 
 def _draw(spec: FigureSpec, curves: Sequence[Curve], tiles: Sequence[Tiles], bands: Sequence[Band]) -> dict[str, bytes]:
-    """Return the picture as PNG, SVG and PDF; nothing where there is nothing to draw."""
     if not bands:
         return {}
     with matplotlib.style.context(["default", _STYLE], after_reset=True):
@@ -256,7 +232,7 @@ def _draw_bands(
                 lines = _lines_of(curves, panel, band.column)
                 draw_curves(axes, spec, panel, lines, title=band.column, looks=looks)
                 if is_family(panel) and not band.legend:
-                    draw_class_legend(axes, lines)
+                    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), **class_legend(lines, LEGEND_INCHES))
             if band.legend:
                 part.legend(loc="outside lower center", **class_legend(band.legend, _PANEL_INCHES[0] * sides))
 
@@ -271,23 +247,7 @@ def _handles(spec: FigureSpec, curves: Sequence[Curve], tiles: Sequence[Tiles], 
         names = dict.fromkeys(curve.name for curve in curves if curve.cell.row == label and curve.number is None)
         handles.append(Line2D([], [], label=" / ".join(names) or f"{label} (left out)", **looks[label]))
     if any(published(spec, panel) for panel in drawn):
-        handles.append(published_handle())
+        handles.append(Line2D([], [], label="published", **PUBLISHED))
     for series in dict.fromkeys(item.series for item in tiles if item.tiles and len(item.series) > 1):
         handles += [Patch(label=name, **bar_look(number, len(series))) for number, name in enumerate(series)]
     return handles
-
-
-def _notes(
-    spec: FigureSpec,
-    cells: Sequence[Collected],
-    curves: Sequence[Curve],
-    classes: dict[Panel, tuple[int, ...]],
-    tiles: Sequence[Tiles],
-    sets: TrainingSets,
-) -> list[str]:
-    notes = curve_notes(spec, curves, classes)
-    # One run's labels have no spread.
-    if any(panel.type != "examples" for panel in spec.panels):
-        shown = "Bands: mean ± spread. " if spec.spread != "none" and any(panel.type == "curve" for panel in spec.panels) else ""
-        notes.insert(min(1, len(notes)), shown + spread_note(spec, cells))
-    return [*notes, *dict.fromkeys(note for item in tiles for note in item.notes), *absent_note(sets.absent)]

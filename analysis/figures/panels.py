@@ -74,7 +74,7 @@ def marked(row: str, *, n: int, expected: int, diverged: int) -> str:
 def csv_row(spec: FigureSpec, panel: Panel, cell: Collected, summary: Summary, **more: Any) -> dict[str, Any]:
     """Return one line of the CSV; ``more`` are its other columns."""
     numbers = {name: getattr(summary, name) for name in ("mean", "sd", "n", "expected", "diverged")}
-    known = {"spec": spec.name, "panel": panel.label, "row": cell.row, "column": cell.column, "source": "runs"} | numbers | more
+    known = cell.columns(spec) | {"panel": panel.label, "source": "runs"} | numbers | more
     assert known.keys() <= set(COLUMNS)
     return {column: known.get(column) for column in COLUMNS}
 

@@ -21,11 +21,7 @@ DEFAULT_TOP, DEFAULT_EXAMPLES = Sample(count=4, seed=0), Sample(count=8, seed=0)
 
 
 def tiles_of(spec: FigureSpec, cells: Sequence[Collected], sets: TrainingSets) -> list[Tiles]:
-    """Return the panels of images of a figure, column by column.
-
-    Raises:
-        UserError: as :func:`top_classes` and :func:`examples`.
-    """
+    """Return the panels of images of a figure, column by column."""
     makers = {"top_classes": top_classes, "examples": examples}
     return [
         makers[panel.type](spec, panel, column.label, cells, sets)
@@ -36,11 +32,7 @@ def tiles_of(spec: FigureSpec, cells: Sequence[Collected], sets: TrainingSets) -
 
 
 def _read_cell(cell: Collected, sets: TrainingSets, made: Tiles) -> list[Learned]:
-    """Return the instance labels of the cell's done runs that recorded any, and add the cell's row to the heading of the panel.
-
-    Raises:
-        UserError: recorded labels are damaged, or the dataset is another than the runs'.
-    """
+    """Return the instance labels of the cell's done runs that recorded any, and add the cell's row to the heading of the panel."""
     found = [one for repeat in cell.repeats if (one := read_learned(repeat, made.panel.label, sets)) is not None]
     made.excerpts |= {one.repeat.run.run_id: one.excerpt((), common=0) for one in found}
     made.rows_shown.append(marked(cell.row, n=len(found), expected=len(cell.repeats), diverged=sum(one.diverged for one in found)))
@@ -89,7 +81,6 @@ def top_classes(spec: FigureSpec, panel: Panel, column: str, cells: Sequence[Col
 
 
 def _message_without_tiles(cells: Sequence[Collected]) -> str:
-    """Return why a panel shows no image."""
     if not cells:
         return "left out"
     return "no done run has instance labels" if any(cell.done for cell in cells) else "no run is done"
@@ -113,7 +104,8 @@ def _add_top(
             summaries = {
                 number: summarize([float(one[number]) for one in known], expected=expected) for number in range(learned[0].last.shape[1])
             }
-        described = " / ".join(_with_mean(names(number), summaries.get(number), panel) for number in targets)
+        means = {number: "" if item.mean is None else f", {item.mean * factor(panel.scale):.3g}" for number, item in summaries.items()}
+        described = " / ".join(f"{names(number)}{means.get(number, '')}" for number in targets)
         heading = f"annotated: {described}" if described else "no run"
         heading = title + marked(heading, n=len(having), expected=expected, diverged=len(having) - len(known))
         others = [number for number in summaries if number not in targets]
@@ -128,10 +120,6 @@ def _add_top(
             | {"class": number, "class_name": names(number), "annotated": " ".join(map(str, targets))}
             for number in (*(number for number in targets if number in summaries), *top)
         ]
-
-
-def _with_mean(name: str, summary: Summary | None, panel: Panel) -> str:
-    return name if summary is None or summary.mean is None else f"{name}, {summary.mean * factor(panel.scale):.3g}"
 
 
 def examples(spec: FigureSpec, panel: Panel, column: str, cells: Sequence[Collected], sets: TrainingSets) -> Tiles:

@@ -34,10 +34,7 @@ class Tile:
     """One training image and the chart beside it.
 
     Attributes:
-        position: of the image in the published training set.
         image: uint8 (H, W) or (H, W, 3); ``None`` where it is not on this machine.
-        title: above the chart.
-        bars: from top to bottom.
         message: what stands in the chart instead of bars.
     """
 
@@ -117,17 +114,11 @@ class Tiles:
             values = [bar.values[number] for bar in tile.bars]
             heights = [index + (number - (len(self.series) - 1) / 2) * thickness for index in range(len(values))]
             axes.barh(heights, [(value.mean or 0.0) * scale for value in values], height=thickness, **bar_look(number, len(self.series)))
-            whiskers = [(height, value) for height, value in zip(heights, values, strict=True) if value.mean is not None and value.sd]
+            found = ((value.mean, height, value.sd) for height, value in zip(heights, values, strict=True))
+            whiskers = [(mean * scale, height, sd * scale) for mean, height, sd in found if mean is not None and sd]
             if spread and whiskers:
-                axes.errorbar(
-                    [(value.mean or 0.0) * scale for _, value in whiskers],
-                    [height for height, _ in whiskers],
-                    xerr=[(value.sd or 0.0) * scale for _, value in whiskers],
-                    fmt="none",
-                    ecolor="black",
-                    elinewidth=0.8,
-                    capsize=2,
-                )
+                means, places, sds = zip(*whiskers, strict=True)
+                axes.errorbar(means, places, xerr=sds, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         axes.set_yticks(range(len(tile.bars)), [bar.label for bar in tile.bars])
         axes.set_ylim(len(tile.bars) - 0.4, -0.6)
 

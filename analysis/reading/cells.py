@@ -50,6 +50,10 @@ class Collected:
         """Row and column."""
         return self.row, self.column
 
+    def columns(self, spec: Spec) -> dict[str, Any]:
+        """Return where it stands, as columns of a table."""
+        return {"spec": spec.name, "row": self.row, "column": self.column}
+
     @property
     def done(self) -> list[Run]:
         """Its runs that are done."""
@@ -134,13 +138,12 @@ def open_plan(spec: Spec, runs: Path) -> tuple[dict[str, Any], Callable[[str], R
     path = plan_path(spec, runs)
     again = f"Call: python -m sweeps plan {command_name(spec)}"
     try:
-        plan = read_json(path)
+        plan: dict[str, Any] = read_json(path)
         _check_plan(plan, path, spec)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no plan, so which runs make up {spec.name} is not known. {again}") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}). {again}") from error
-    assert isinstance(plan, dict)
     return plan, lambda name: read_run(runs / name)
 
 

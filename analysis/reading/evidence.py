@@ -9,15 +9,16 @@ Every line carries a sha256 of itself. :mod:`analysis.reading.keep` writes these
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.reading.lines import Item, damaged, read_lines
 from analysis.reading.runs import Row, Run
-from repro.files import number
+from repro.files import jsonable, number, write_text
+from repro.runs.manifest import DamagedError
 from sweeps.spec.load import Scale
 
 FOLDER = "evidence"
@@ -30,16 +31,15 @@ SHARED = ("fields", "provenance", "dataset")
 
 _CURVES = ".curves.jsonl"
 
+#: What stands before the sha256 of a line.
+_SIGN = ', "sha256": "'
+
+Item = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one file holds.
-
-    Attributes:
-        path: the file.
-        plan: as ``python -m sweeps plan`` writes it.
-        runs: those that have ended, by id.
-    """
+    """What one file holds: the plan, as ``python -m sweeps plan`` writes it, and the runs that have ended, by id."""
 
     path: Path
     plan: dict[str, Any]
@@ -77,7 +77,8 @@ def read_evidence(path: Path) -> Evidence:
     if len(items) != head["cells"] + head["runs"]:
         raise damaged(path, 1, f"it names {head['cells']} cells and {head['runs']} runs, and {len(items)} lines follow")
     cells = [{key: value for key, value in item.items() if key != "sha256"} for item in items[: head["cells"]]]
-    curves = functools.cache(lambda: _read_curves(path))
+    kept = curves_path(path)
+    curves = functools.cache(lambda: {item["run_id"]: item for item in (read_lines(kept) if kept.exists() else ())})
     runs = {}
     for line, item in enumerate(items[head["cells"] :], start=head["cells"] + 2):
         runs[item["run_id"]] = _run(item, head["shared"], path, line, curves)
@@ -113,11 +114,6 @@ def _run(item: Item, shared: Mapping[str, Any], path: Path, line: int, curves: C
         read_rows=rows if "curves" in item else None,
         excerpts=item.get("excerpts", {}),
     )
-
-
-def _read_curves(path: Path) -> dict[str, Item]:
-    curves = curves_path(path)
-    return {item["run_id"]: item for item in (read_lines(curves) if curves.exists() else ())}
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -164,3 +160,55 @@ def merged(shared: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]
     """Return what :func:`without` was given."""
     inner = {key: merged(shared[key], value) for key, value in rest.items() if key in shared}
     return dict(sorted({**shared, **rest, **inner}.items()))
+
+
+def signed(item: Mapping[str, Any]) -> str:
+    """Return the line of ``item``: its keys as they are ordered, those of what it holds sorted, and the sha256 of all of it."""
+    fields = ", ".join(f"{json.dumps(key)}: {json.dumps(jsonable(value), sort_keys=True, allow_nan=False)}" for key, value in item.items())
+    return _sign("{" + fields)
+
+
+def sha256_of(line: str) -> str:
+    """Return the sha256 that a line of :func:`signed` carries."""
+    return line.rpartition(_SIGN)[2][:-2]
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write the lines, each made by :func:`signed`, to ``path`` atomically.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_lines(path: Path) -> list[Item]:
+    """Return what the lines of ``path`` hold, each with its ``sha256``.
+
+    Raises:
+        DamagedError: the file cannot be read, or a line is not as it was written; the message has the line's number.
+    """
+    try:
+        # A byte that is no text changes the sha256 of its line like any other.
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise damaged(path, None, error.strerror or str(error)) from error
+    items = []
+    for index, line in enumerate(text.split("\n")[:-1], start=1):
+        if _sign(line.rpartition(_SIGN)[0]) != line:
+            raise damaged(path, index, "the sha256 at its end is not that of the line")
+        items.append(json.loads(line))
+    if not items or not text.endswith("\n"):
+        raise damaged(path, len(items) + 1, "it is cut short")
+    return items
+
+
+def damaged(path: Path, number: int | None, problem: str) -> DamagedError:
+    """Return the error that line ``number`` of ``path``, or the file where that is ``None``, is not as it was written."""
+    place = path if number is None else f"{path}:{number}"
+    return DamagedError(f"{place}: the evidence is not as it was written: {problem}. Put the file back: git checkout -- {path}")
+
+
+def _sign(text: str) -> str:
+    return f'{text}{_SIGN}{hashlib.sha256(text.encode()).hexdigest()}"}}'

@@ -33,10 +33,8 @@ class TrainingSet:
     """The published training set, or the part of it that a run was cut out of.
 
     Attributes:
-        dataset: its name.
         images: uint8 (N, C, H, W).
         labels: the true classes (N,).
-        class_names: K names.
         sha256: of the training and test sets, as provenance.json has it.
     """
 

@@ -20,10 +20,12 @@ from analysis.reading.evidence import (
     read_evidence,
     rows_of,
     same,
+    sha256_of,
+    signed,
     without,
+    write_lines,
 )
 from analysis.reading.images import TrainingSets
-from analysis.reading.lines import sha256_of, signed, write_lines
 from analysis.reading.runs import RUN_SCHEMA, Row, Run
 from repro.errors import UserError
 from repro.files import jsonable, write_json, write_text
@@ -38,13 +40,7 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Kept:
-    """What evidence was made of.
-
-    Attributes:
-        runs: ids of the runs that it holds now.
-        left_out: id -> what is wrong with a run that could not be added.
-        dropped: ids of runs that were in it, and that no cell names any more.
-    """
+    """The ids of the runs that evidence holds now, what is wrong with those left out, and those dropped, which no cell names any more."""
 
     runs: tuple[str, ...]
     left_out: Mapping[str, str]
@@ -73,21 +69,16 @@ def keep(specs: Sequence[Spec], runs: Path, target: Path) -> Kept:
             dropped |= dict.fromkeys(before.keys() - found.keys())
             known = {name: [others[name] for others in there.values() if name in others] for name in found}
             chosen = {name: _sources(run, before.get(name), known[name]) for name, run in sorted(found.items())}
-            _write(
-                spec, open_plan(spec, runs)[0], {name: sources for name, sources in chosen.items() if sources}, _excerpts(spec, runs), path
-            )
-            kept |= dict.fromkeys(name for name, sources in chosen.items() if sources)
+            chosen = {name: sources for name, sources in chosen.items() if sources}
+            _write(spec, open_plan(spec, runs)[0], chosen, _excerpts(spec, runs), path)
+            kept |= dict.fromkeys(chosen)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror}. Set --out to a folder you can write.") from error
     return Kept(tuple(kept), left_out, tuple(sorted(dropped)))
 
 
 def _sources(run: Run, before: Run | None, known: Iterable[Run]) -> tuple[Run, ...]:
-    """Return where the line of a run comes from: what stands there before what is new; nothing where it has not ended.
-
-    Raises:
-        UserError: a run of the evidence has other numbers; the curves of a new one are damaged.
-    """
+    """Return where the line of a run comes from: what stands there before what is new; nothing where it has not ended."""
     for other in known:
         if run.done and other.done and (difference := _difference(run, other)):
             raise UserError(
@@ -119,7 +110,8 @@ def _difference(one: Run, other: Run) -> str | None:
 def _write(
     spec: Spec, plan: Mapping[str, Any], chosen: Mapping[str, tuple[Run, ...]], excerpts: Mapping[str, dict[str, Row]], path: Path
 ) -> None:
-    sets = TrainingSets() if _names_classes(spec) else None
+    panels = spec.panels if isinstance(spec, FigureSpec) else ()
+    sets = TrainingSets() if any(panel.type != "curve" or "{k}" in panel.metric for panel in panels) else None
     is_kept = _kept_columns(spec)
     curves: dict[str, str] = {}
     items: list[dict[str, Any]] = []
@@ -139,7 +131,7 @@ def _write(
             # What stands there stays, unless the dataset was missing when it was written.
             kept = excerpts.get(name, {})
             known = {panel: labels for panel, labels in kept.items() if labels["true"] is not None}
-            if _draws_labels(spec) and (labels := kept | run.excerpts | known):
+            if spec.draws_labels and (labels := kept | run.excerpts | known):
                 item["excerpts"] = labels
         items.append(item)
     shared = {key: common([item[key] for item in items if key in item]) for key in SHARED}
@@ -169,24 +161,14 @@ def _kept_columns(spec: Spec) -> Callable[[str], bool] | None:
     if isinstance(spec, FigureSpec) and any(panel.type == "curve" for panel in spec.panels):
         families = tuple(panel.metric.partition("{")[0] for panel in spec.panels if "{" in panel.metric)
         return lambda name: not name.rpartition("/")[2].isdigit() or name.startswith(families)
-    if isinstance(spec, TableSpec) and any(
-        epoch and epoch.number is not None for epoch in (spec.value.epoch, *(row.epoch for row in spec.rows))
-    ):
+    if isinstance(spec, TableSpec) and any(row and row.number is not None for row in (spec.value.epoch, *(row.epoch for row in spec.rows))):
         return lambda name: name in ("epoch", spec.value.metric)
     return None
 
 
-def _names_classes(spec: Spec) -> bool:
-    return isinstance(spec, FigureSpec) and any(panel.type != "curve" or "{k}" in panel.metric for panel in spec.panels)
-
-
-def _draws_labels(spec: Spec) -> bool:
-    return isinstance(spec, FigureSpec) and any(panel.type != "curve" for panel in spec.panels)
-
-
 def _excerpts(spec: Spec, runs: Path) -> dict[str, dict[str, Row]]:
-    """Return of each run the labels that the panels of a figure draw: run id -> panel -> labels."""
-    if not isinstance(spec, FigureSpec) or not _draws_labels(spec):
+    """Return what the panels of a figure draw: run id -> panel -> labels."""
+    if not isinstance(spec, FigureSpec) or not spec.draws_labels:
         return {}
     # matplotlib takes a second to import.
     from analysis.figures.panels_labels import tiles_of
@@ -199,11 +181,7 @@ def _excerpts(spec: Spec, runs: Path) -> dict[str, dict[str, Row]]:
 
 
 def _columns(sources: Sequence[Run], is_kept: Callable[[str], bool]) -> Columns:
-    """Return what is kept of the curves of a run, those of the first source where several have a value.
-
-    Raises:
-        UserError: they are not what the run wrote, or were not kept where it comes from.
-    """
+    """Return what is kept of the curves of a run, those of the first source where several have a value."""
     columns: Columns = {}
     for run in [run for run in sources if run.read_rows is not None] or sources[-1:]:
         columns = {name: values for name, values in columns_of(list(run.rows())).items() if is_kept(name)} | columns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from analysis.reading.cells import Repeat
-from analysis.reading.images import Classes, TrainingSet, TrainingSets, annotated_classes
+from analysis.reading.images import Classes, TrainingSets, annotated_classes
 
 Labels = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -87,16 +86,15 @@ def read_learned(repeat: Repeat, panel: str, sets: TrainingSets) -> Learned | No
     kept = run.excerpts.get(panel)
     if kept is not None:
         true = None if kept["true"] is None else np.array(kept["true"], dtype=np.int64)
-        images = {position: image for position, image in zip(kept["positions"], kept["images"], strict=True) if image is not None}
-        count = len(kept["positions"])
+        images = dict(zip(kept["positions"], kept["images"], strict=True))
         return Learned(
             repeat,
             np.array(kept["positions"], dtype=np.int64),
-            _labels(kept["first"], count),
-            _labels(kept["last"], count),
+            _labels(kept["first"], len(images)),
+            _labels(kept["last"], len(images)),
             np.array(kept["annotated"], dtype=np.int64),
             true,
-            functools.partial(_kept_image, images),
+            lambda position: _pixels(images.get(position)),
             **{name: kept[name] for name in ("diverged", "when", "epochs", "counts")},
         )
     labels = run.labels()
@@ -120,7 +118,7 @@ def read_learned(repeat: Repeat, panel: str, sets: TrainingSets) -> Learned | No
         last,
         annotated,
         truth,
-        functools.partial(_image_of, found),
+        lambda position: found.image(position) if found is not None and position < len(found.labels) else None,
         diverged=labels.epochs < labels.planned or not math.isfinite(loss) or not bool(np.isfinite(last).all()),
         when=labels.when,
         epochs=labels.epochs,
@@ -128,21 +126,18 @@ def read_learned(repeat: Repeat, panel: str, sets: TrainingSets) -> Learned | No
     )
 
 
+def is_right(labels: Labels, true: Classes) -> npt.NDArray[np.bool_]:
+    """Return whether the true class (N,) alone is the most probable one of each label (N, K)."""
+    right: npt.NDArray[np.bool_] = (labels >= np.take_along_axis(labels, true[:, None], axis=1)).sum(axis=1) == 1
+    return right
+
+
 def _corrected(last: Labels, annotated: Classes, true: Classes | None) -> npt.NDArray[np.bool_]:
-    if true is None:
-        return np.zeros(len(last), dtype=bool)
-    # Of classes that are equally probable none is the label's choice.
-    right = (last >= np.take_along_axis(last, true[:, None], axis=1)).sum(axis=1) == 1
-    corrected: npt.NDArray[np.bool_] = (annotated != true) & right
-    return corrected
+    return np.zeros(len(last), dtype=bool) if true is None else (annotated != true) & is_right(last, true)
 
 
-def _image_of(found: TrainingSet | None, position: int) -> Pixels | None:
-    return found.image(position) if found is not None and position < len(found.labels) else None
-
-
-def _kept_image(images: dict[int, str], position: int) -> Pixels | None:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(images[position])))) if position in images else None
+def _pixels(kept: str | None) -> Pixels | None:
+    return None if kept is None else np.asarray(Image.open(io.BytesIO(base64.b64decode(kept))))
 
 
 def png(image: Pixels) -> bytes:

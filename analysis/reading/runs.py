@@ -16,7 +16,7 @@ from typing import Any
 from repro.errors import UserError
 from repro.files import number, read_json
 from repro.labels.trajectory import Trajectory, open_trajectory
-from repro.runs.manifest import DamagedError, Manifest, open_manifest
+from repro.runs.manifest import DamagedError, open_manifest
 from repro.runs.pruned import check_not_pruned
 from sweeps.spec.load import Epoch
 
@@ -133,10 +133,10 @@ def read_run(folder: Path) -> Run:
         manifest = open_manifest(folder)
         identity = manifest.read_json("identity.json")
         if identity["schema"] != RUN_SCHEMA:
-            return Run(name, "unreadable", f"its layout is {identity['schema']}, this code reads {RUN_SCHEMA}", str(folder))
+            raise DamagedError(f"its layout is {identity['schema']}, this code reads {RUN_SCHEMA}")
         if identity["run_id"] != name:
-            return Run(name, "unreadable", f"the folder holds another run, {identity['run_id']}", str(folder))
-        stored = manifest.read_json("final.json")
+            raise DamagedError(f"the folder holds another run, {identity['run_id']}")
+        stored, rows = manifest.read_json("final.json"), "metrics.jsonl"
         return Run(
             run_id=name,
             state="done",
@@ -147,7 +147,7 @@ def read_run(folder: Path) -> Run:
             final={metric: {rule: number(value) for rule, value in values.items()} for metric, values in stored.items()},
             provenance=dict(manifest.read_json("provenance.json")),
             cost=dict(manifest.read_json("cost.json")),
-            read_rows=functools.partial(_rows_of, manifest) if "metrics.jsonl" in manifest.files else None,
+            read_rows=(lambda: map(json.loads, manifest.read_bytes(rows).splitlines())) if rows in manifest.files else None,
             open_labels=functools.partial(_open_labels, folder) if "labels/layout.json" in manifest.files else None,
         )
     except DamagedError as error:
@@ -187,8 +187,3 @@ def read_curves(run: Run, metrics: tuple[str, ...]) -> dict[str, dict[int, float
 def _open_labels(folder: Path) -> Trajectory:
     check_not_pruned(folder, "labels")
     return open_trajectory(folder / "labels")
-
-
-def _rows_of(manifest: Manifest) -> Iterator[Row]:
-    for line in manifest.read_bytes("metrics.jsonl").splitlines():
-        yield json.loads(line)

@@ -32,14 +32,7 @@ _CURVES = pa.schema([("run_id", _NAME), ("epoch", pa.int32()), ("metric", _NAME)
 
 @dataclass(frozen=True)
 class Store:
-    """The files that were written.
-
-    Attributes:
-        runs: ``runs.parquet``.
-        curves: ``curves.parquet``.
-        done: how many runs stand in them.
-        left_out: folder name -> why it does not stand in them.
-    """
+    """The files that were written, how many runs stand in them, and why others do not, by the name of their folder."""
 
     runs: Path
     curves: Path
@@ -80,30 +73,22 @@ def write_store(folder: Path) -> Store:
     try:
         target.mkdir(exist_ok=True)
         write_atomically(paths[1], write_curves)
-        write_atomically(paths[0], lambda file: pq.write_table(_runs_table(rows), file))
+        fixed = list(_row(Run("", "done", "", "")))
+        names = [*fixed, *sorted({name for row in rows for name in row} - set(fixed))]
+        table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+        write_atomically(paths[0], lambda file: pq.write_table(table, file))
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror}. Set --runs to a folder you can write.") from error
     return Store(*paths, len(rows), left_out)
 
 
 def _curves(run: Run) -> pd.DataFrame:
-    """Return the curves of ``run``: metric after metric, epochs in order; epoch 0 is the untrained model.
-
-    Raises:
-        UserError: its metrics.jsonl is not what the run wrote, or was not kept.
-    """
+    """Return the curves of ``run``: metric after metric, epochs in order; epoch 0 is the untrained model."""
     wide = pd.DataFrame(run.rows()).set_index("epoch").sort_index(axis="columns")
     # A number that is not finite is a string until here, so what is missing is what the row of an epoch does not have.
     values = wide.unstack().dropna().astype(float)
     assert isinstance(values, pd.Series)
     return values.rename("value").rename_axis(["metric", "epoch"]).reset_index().assign(run_id=run.run_id)
-
-
-def _runs_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Return a row for each run."""
-    fixed = list(_row(Run("", "done", "", "")))
-    names = [*fixed, *sorted({name for row in rows for name in row} - set(fixed))]
-    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
 
 
 def _row(run: Run) -> dict[str, Any]:

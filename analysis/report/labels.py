@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from analysis.reading.cells import Collected
 from analysis.reading.images import Classes, TrainingSet, annotated_classes, name_of
-from analysis.reading.learned import png
+from analysis.reading.learned import is_right, png
 from analysis.reading.runs import Run, read_run
 from analysis.report.markdown import data_uri
 from repro.errors import UserError
@@ -90,11 +90,7 @@ def browse(
 
 
 def _shown(run: Run, training_set_of: TrainingSetOf, images: dict[str, int], note: Callable[[Run, UserError], None]) -> Item:
-    """Return the selected labels of ``run``, with what its dataset knows of them; what is wrong with that is noted.
-
-    Raises:
-        UserError: as :func:`select`.
-    """
+    """Return the selected labels of ``run``, with what its dataset knows of them; what is wrong with that is noted."""
     labels = run.labels()
     assert labels is not None
     training_set, truth = None, None
@@ -113,7 +109,6 @@ def _shown(run: Run, training_set_of: TrainingSetOf, images: dict[str, int], not
 
 
 def _recorded(run: Run, runs: Path) -> Run | None:
-    """Return ``run`` or the first of the runs that it reads, whichever has recorded labels."""
     if run.open_labels is not None:
         return run
     names = run.fields.get("inputs.labels") or ()
@@ -133,23 +128,14 @@ def select(labels: Trajectory, truth: tuple[Classes, Classes] | None = None) -> 
     if not labels.epochs:
         raise UserError(f"{labels.path}: no whole epoch was recorded.")
     epochs = np.linspace(0, labels.epochs - 1, min(EPOCHS, labels.epochs)).round().astype(int).tolist()
-    items, groups = _classes(labels, epochs) if labels.kind == "class" else _instances(labels, epochs, truth)
-    return {
-        "kind": labels.kind,
-        "when": labels.when,
-        "num_classes": labels.num_classes,
-        "planned": labels.planned,
-        "epochs": [epoch + 1 for epoch in epochs],
-        "items": items,
-        "groups": groups,
-        "names": (),
-    }
-
-
-def _classes(labels: Trajectory, epochs: Sequence[int]) -> tuple[list[Item], list[Item]]:
-    alpha = np.stack([labels.block(epoch)[-1, :CLASSES] for epoch in epochs], axis=1)
-    items = [{"position": number, "values": encode(1.0 - values)} for number, values in enumerate(alpha)]
-    return items, [{"name": "Classes", "items": list(range(len(items))), "total": labels.num_classes}]
+    if labels.kind == "class":
+        alpha = np.stack([labels.block(epoch)[-1, :CLASSES] for epoch in epochs], axis=1)
+        items: list[Item] = [{"position": number, "values": encode(1.0 - values)} for number, values in enumerate(alpha)]
+        groups: list[Item] = [{"name": "Classes", "items": list(range(len(items))), "total": labels.num_classes}]
+    else:
+        items, groups = _instances(labels, epochs, truth)
+    about = {"kind": labels.kind, "when": labels.when, "num_classes": labels.num_classes, "planned": labels.planned}
+    return about | {"epochs": [epoch + 1 for epoch in epochs], "items": items, "groups": groups, "names": ()}
 
 
 def _instances(labels: Trajectory, epochs: Sequence[int], truth: tuple[Classes, Classes] | None) -> tuple[list[Item], list[Item]]:
@@ -162,12 +148,12 @@ def _instances(labels: Trajectory, epochs: Sequence[int], truth: tuple[Classes, 
         drawn_from[CHANGED] = begins != ends
     else:
         begins, true = truth
-        # Of classes that are equally probable none is the label's choice.
-        right = (last >= np.take_along_axis(last, true[:, None], axis=1)).sum(axis=1) == 1
-        wrong = begins != true
+        right, wrong = is_right(last, true), begins != true
         drawn_from |= {REPAIRED: wrong & right, SPOILT: ~wrong & ~right, STILL_WRONG: wrong & ~right}
     chosen = {MOVED: np.argsort(-moved, kind="stable")[:PER_GROUP].tolist()}
-    chosen |= {name: _draw(np.flatnonzero(mask)) for name, mask in drawn_from.items()}
+    for name, mask in drawn_from.items():
+        # The stream of RandomState is frozen: another release of NumPy draws the same.
+        chosen[name] = np.random.RandomState(_SEED).permutation(np.flatnonzero(mask))[:PER_GROUP].tolist()
     rows = list(dict.fromkeys(row for group in chosen.values() for row in group))
     highest = np.full((len(rows), labels.num_classes), -1.0)
     for epoch in range(labels.epochs):
@@ -189,11 +175,6 @@ def _instances(labels: Trajectory, epochs: Sequence[int], truth: tuple[Classes, 
     totals = {MOVED: len(moved), **{name: int(mask.sum()) for name, mask in drawn_from.items()}}
     groups = [{"name": name, "items": [rows.index(row) for row in group], "total": totals[name]} for name, group in chosen.items()]
     return items, groups
-
-
-def _draw(rows: npt.NDArray[np.int64]) -> list[int]:
-    # The stream of RandomState is frozen: another release of NumPy draws the same.
-    return [int(row) for row in np.random.RandomState(_SEED).permutation(rows)[:PER_GROUP]]
 
 
 def encode(values: npt.NDArray[np.float32]) -> str:

@@ -49,15 +49,18 @@ def make_report(
     if not pages:
         raise UserError("there is no table and no figure to report: name at least one spec.")
     cells = {files.spec.name: collect(files.spec, runs) for files in pages}
-    begun = [files for files in pages if _is_begun(cells[files.spec.name])]
+    states = {name: {run.state for _, run in unique_runs(filled)} for name, filled in cells.items()}
+    begun = [files for files in pages if states[files.spec.name] != {"missing"}]
     contents, overview, sections = [], [], []
     for number, files in enumerate(begun, start=1):
         anchor, name, filled = f"page-{number}", f"{files.spec.name}: {files.spec.title}", cells[files.spec.name]
         link = f'<a href="#{anchor}">{escape(name)}</a>'
         contents.append(f"<li>{link}</li>")
         overview.append(_line(link, files.spec.kind, filled))
+        # The notes below a page are folded, so what it lacks stands above it.
+        gaps = "" if states[files.spec.name] <= {"done"} else f'<p class="gaps">{_summary(filled)}</p>\n'
         sections.append(
-            f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">{escape(name)}</h2>\n{_gaps(filled)}'
+            f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">{escape(name)}</h2>\n{gaps}'
             f"{render_markdown(files.page, name=name, images=files.contents)}{_provenance(filled, runs_link)}</section>\n"
         )
     waiting = [f"<li>{escape(f'{files.spec.name}: {files.spec.title}')}</li>" for files in pages if files not in begun]
@@ -85,7 +88,8 @@ def make_report(
         "css": _asset("report.css"),
         "script": script,
         "script_sha256": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        "data": _script_safe(json.dumps(data, sort_keys=True, separators=(",", ":"))),
+        # In JSON these signs stand in strings only; as they are, they could end the script element, or begin a comment.
+        "data": json.dumps(data, sort_keys=True, separators=(",", ":")).translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "&<>"}),
     }
     return Template(_asset("report.html")).substitute(parts).encode()
 
@@ -94,29 +98,12 @@ def _asset(name: str) -> str:
     return (package_files("analysis") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _script_safe(text: str) -> str:
-    """Return JSON in which no sign could end the script element around it, or begin a comment; in JSON these stand in strings only."""
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
 def _rule(count: int) -> str:
     if not count:
         return "No finished run of these tables and figures has recorded labels."
     return (
         f"{count} runs: of each cell the first finished repeat with recorded labels, or the first of the runs whose labels it reads. {RULE}"
     )
-
-
-def _is_begun(cells: Iterable[Collected]) -> bool:
-    """Say whether a page has something to show: a run that was started, or nothing that needs one."""
-    runs = unique_runs(cells)
-    return not runs or any(run.state != "missing" for _, run in runs)
-
-
-def _gaps(cells: Sequence[Collected]) -> str:
-    """Return the line above a page that is not filled, as HTML; the notes below it are folded."""
-    runs = [run for _, run in unique_runs(cells)]
-    return "" if all(run.done for run in runs) else f'<p class="gaps">{_summary(cells)}</p>\n'
 
 
 def _summary(cells: Iterable[Collected]) -> str:

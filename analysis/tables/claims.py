@@ -55,12 +55,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim at one scale, or one of its comparisons.
+    """A claim at one scale, or one of its comparisons; ``runs`` of ``planned`` are done.
 
     Attributes:
         difference: ``None`` where runs are missing, NaN where one diverged.
         interval, adjusted: t intervals at 95%, and at the confidence that the verdict is given at.
-        runs, planned: how many runs are done, of how many.
     """
 
     label: str
@@ -151,17 +150,12 @@ def _every(claim: Claim, parts: tuple[Outcome, ...], runs: tuple[int, int]) -> O
     if NOT_RUN in verdicts:
         return whole
 
-    def strength(part: Outcome) -> float:
-        return -math.inf if part.difference is None or math.isnan(part.difference) else sign * part.difference
-
-    worst = min(parts, key=strength)
+    worst = min(parts, key=lambda part: -math.inf if part.difference is None or math.isnan(part.difference) else sign * part.difference)
     verdict = next(verdict for verdict in (CONTRADICTED, UNDECIDED, SUPPORTED) if verdict in verdicts)
     return replace(whole, label=worst.label, difference=worst.difference, interval=worst.interval, adjusted=worst.adjusted, verdict=verdict)
 
 
 class _Cells:
-    """The cells of the specs at one scale, read once each."""
-
     def __init__(self, scale: Scale, runs: Path) -> None:
         self._runs = runs
         self._spec = functools.cache(lambda name: load_spec(name, scale))
@@ -169,7 +163,6 @@ class _Cells:
         self._collected = functools.cache(self._collect)
 
     def comparisons(self, test: Test) -> Iterator[Comparison]:
-        """Yield what ``test`` compares."""
         if test.kind == "over":
             pairs = [((row, column), (other, column)) for row in test.rows for other in test.over for column in test.columns]
             yield from (self._difference(test.spec, one, two) for one, two in pairs)
@@ -189,7 +182,6 @@ class _Cells:
         return Comparison(f"{name}: {what}", ((1.0, cells[0]), (-1.0, cells[1])), 0.0, published)
 
     def _table(self, name: str) -> dict[tuple[str, str], Cell]:
-        """Return the cells of a table, in percent where it is; nothing where it has no plan."""
         spec = self._spec(name)
         assert isinstance(spec, TableSpec)
         filled = fill_table(spec, self._runs) if has_plan(spec, self._runs) else []

@@ -62,17 +62,10 @@ def short_table(scale: Scale, runs: Path) -> list[str]:
 
 
 def _grid(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[str]:
-    body = [
-        [
-            claim.text,
-            claim.source,
-            _published(claim, outcome),
-            _difference(outcome),
-            f"{outcome.runs} of {outcome.planned}",
-            outcome.verdict,
-        ]
-        for claim, outcome in outcomes
-    ]
+    body = []
+    for claim, outcome in outcomes:
+        numbers = [_published(claim, outcome), _difference(outcome), f"{outcome.runs} of {outcome.planned}"]
+        body.append([claim.text, claim.source, *numbers, outcome.verdict])
     return grid_lines(["claim", "where", "paper", "difference (95% interval)", "runs", "verdict"], body, left=2)
 
 
@@ -104,20 +97,13 @@ def _rows(tested: Sequence[Tested]) -> list[dict[str, object]]:
 def _row(scale: Scale, kind: str, claim: Claim, outcome: Outcome) -> dict[str, object]:
     low, high = outcome.interval or (None, None)
     adjusted_low, adjusted_high = outcome.adjusted or (None, None)
-    return {
+    row: dict[str, object] = {
         "scale": scale.title,
         "kind": kind,
         "id": claim.id,
         "comparison": outcome.label,
         "difference": outcome.difference,
-        "low_95": low,
-        "high_95": high,
-        "low_adjusted": adjusted_low,
-        "high_adjusted": adjusted_high,
-        "margin": claim.margin,
-        "direction": claim.direction,
-        "runs": outcome.runs,
-        "runs_planned": outcome.planned,
-        "published": outcome.published,
-        "verdict": outcome.verdict,
     }
+    row |= {"low_95": low, "high_95": high, "low_adjusted": adjusted_low, "high_adjusted": adjusted_high}
+    row |= {"margin": claim.margin, "direction": claim.direction, "runs": outcome.runs, "runs_planned": outcome.planned}
+    return row | {"published": outcome.published, "verdict": outcome.verdict}

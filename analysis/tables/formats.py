@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sweeps.spec.load import Spec
 
 #: What LaTeX would read as a command, or has no letter for.
-_SPECIAL = {
+_SPECIAL = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -39,13 +32,14 @@ _SPECIAL = {
 }
 
 
-def grid_lines(header: Sequence[str], body: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """Return a Markdown table, its columns padded to one width; all but the first ``left`` columns stand to the right."""
+def grid_lines(header: Sequence[str], body: Sequence[Sequence[str]], *, left: int | Collection[int] = 1) -> list[str]:
+    """Return a Markdown table, its columns padded to one width; all but the first, or those, ``left`` columns stand to the right."""
+    left = range(left) if isinstance(left, int) else left
     escaped = [[text.replace("|", "\\|") for text in line] for line in (header, *body)]
     widths = [max(3, *(len(line[index]) for line in escaped)) for index in range(len(header))]
-    rule = ["-" * width if index < left else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    rule = ["-" * width if index in left else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     padded = [
-        [text.ljust(width) if index < left else text.rjust(width) for index, (text, width) in enumerate(zip(line, widths, strict=True))]
+        [text.ljust(width) if index in left else text.rjust(width) for index, (text, width) in enumerate(zip(line, widths, strict=True))]
         for line in escaped
     ]
     return [f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:])]

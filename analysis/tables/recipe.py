@@ -31,28 +31,18 @@ def make_recipe(spec: RecipeSpec, runs: Path) -> Files:
             for (row, column), item in reported.items()
         ]
         lines += [*grid_lines(["", "", "ours", "published", "verdict"], rows, left=2), ""]
-    lines += [
-        "---",
-        "",
-        "- Ours: what `python -m repro` trains with when a spec says nothing else. What no line above names is not published.",
-    ]
+    ours = "- Ours: what `python -m repro` trains with when a spec says nothing else. What no line above names is not published."
+    lines += ["---", "", ours]
     lines += [f"- Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip is not None]
     lines += [f"- Published: {source}." for source in dict.fromkeys(item.source for item in spec.reported)]
     name = command_name(spec)
     lines.append(f"- To make this page again: `python -m sweeps plan {name}`, then `python -m analysis tables {name}`.")
     values = [{"row": cell.row, "column": cell.column, "value": cell.value} for cell in cells]
     provenance = {"schema": 1, "spec": spec.name, "spec_sha256": spec.sha256, "cells": values}
-    return Files(
-        spec,
-        {
-            f"{spec.name}.md": ("\n".join(lines) + "\n").encode(),
-            f"{spec.name}.tex": latex_table(
-                spec, [column.label for column in spec.columns], [(line[0], [(text, False) for text in line[1:]]) for line in body]
-            ).encode(),
-            f"{spec.name}.cells.csv": csv_bytes([_row(spec, cell, reported.get(cell.place)) for cell in cells]),
-            f"{spec.name}.provenance.json": json_text(provenance).encode(),
-        },
-    )
+    tex = latex_table(spec, header[1:], [(label, [(text, False) for text in line]) for label, *line in body])
+    contents = {"md": ("\n".join(lines) + "\n").encode(), "tex": tex.encode(), "provenance.json": json_text(provenance).encode()}
+    contents |= {"cells.csv": csv_bytes([_row(spec, cell, reported.get(cell.place)) for cell in cells])}
+    return Files(spec, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
 def _text(value: object) -> str:
@@ -70,13 +60,8 @@ def _verdict(spec: RecipeSpec, text: str, published: Reported) -> str:
 
 
 def _row(spec: RecipeSpec, cell: Collected, published: Reported | None) -> dict[str, object]:
-    return {
-        "spec": spec.name,
-        "row": cell.row,
-        "column": cell.column,
-        "value": json.dumps(jsonable(cell.value)) if isinstance(cell.value, list) else cell.value,
-        "published": None if published is None else published.mean,
-        "verdict": None if published is None else _verdict(spec, _text(cell.value), published),
-        "source": None if published is None else published.source,
-        "left_out": cell.skip,
-    }
+    said: dict[str, object] = {"published": None, "verdict": None, "source": None}
+    if published is not None:
+        said = {"published": published.mean, "verdict": _verdict(spec, _text(cell.value), published), "source": published.source}
+    value = json.dumps(jsonable(cell.value)) if isinstance(cell.value, list) else cell.value
+    return cell.columns(spec) | {"value": value} | said | {"left_out": cell.skip}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ from analysis.reading.runs import value_at
 from analysis.reading.stats import MIN_TESTED, Summary, factor, holm, interval, render, rounded, summarize, welch
 from analysis.tables.formats import csv_bytes, grid_lines, latex_table
 from analysis.tables.page import Files, epoch_rule, execution_note, footer, heading, spread_note
-from analysis.tables.published import WITHIN_BY_CHANCE, compare, copied_sources, published_text
 from repro.files import json_text
-from sweeps.spec.load import Epoch, Reported, TableSpec
+from sweeps.spec.load import PAPER, Epoch, Reported, TableSpec
 
 #: Raised when the layout of provenance.json changes.
 PROVENANCE_SCHEMA = 1
 
 #: Below this adjusted p value a difference is marked.
 SIGNIFICANT = 0.05
+
+#: How many of 100 exact reproductions with three runs would be called within: P(abs(t_2) <= sqrt(3/2)), since the difference of two means
+#: of three, divided by the published SD, is t_2 times sqrt(2/3).
+WITHIN_BY_CHANCE = 65
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Filled:
     Attributes:
         epoch: where its values are read: as its row says, else as the table says.
         text: what the page shows of the numbers.
-        published: what was published for it, with the ``gap`` to it and the ``verdict`` (:func:`analysis.tables.published.compare`).
+        published: what was published for it, with the ``gap`` to it and the ``verdict`` (:func:`compare`).
         best: whether its mean is the best of its column.
         p_value: Holm-adjusted, of its difference from the first row.
     """
@@ -75,11 +78,7 @@ def fill_table(spec: TableSpec, runs: Path) -> list[Filled]:
 
 
 def make_table(spec: TableSpec, runs: Path) -> Files:
-    """Return the files of the table from the run folders in ``runs``.
-
-    Raises:
-        UserError: as :func:`fill_table`.
-    """
+    """Return the files of the table from the run folders in ``runs``; raises what :func:`fill_table` raises."""
     filled = fill_table(spec, runs)
     cells = {item.place: item for item in filled}
     lines = [(row.label, [cells[row.label, column.label] for column in spec.columns]) for row in spec.rows]
@@ -90,16 +89,10 @@ def make_table(spec: TableSpec, runs: Path) -> Files:
     if spec.reported:
         page += ["## Beside the published numbers", "", *grid_lines(*_beside_grid(spec, filled), left=2), ""]
     page += footer(spec, [item.cell for item in filled], notes=_notes(spec, filled), command="tables")
-    return Files(
-        spec,
-        {
-            f"{spec.name}.md": ("\n".join(page) + "\n").encode(),
-            f"{spec.name}.tex": tex.encode(),
-            f"{spec.name}.runs.csv": csv_bytes(_run_rows(spec, filled)),
-            f"{spec.name}.cells.csv": csv_bytes([_cell_row(spec, item) for item in filled]),
-            f"{spec.name}.provenance.json": json_text(_provenance(spec, filled)).encode(),
-        },
-    )
+    contents = {"md": ("\n".join(page) + "\n").encode(), "tex": tex.encode(), "runs.csv": csv_bytes(_run_rows(spec, filled))}
+    contents |= {"cells.csv": csv_bytes([_cell_row(spec, item) for item in filled])}
+    contents |= {"provenance.json": json_text(_provenance(spec, filled)).encode()}
+    return Files(spec, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
 def _p_values(spec: TableSpec, filled: Sequence[Filled]) -> dict[tuple[str, str], float]:
@@ -144,17 +137,10 @@ def _beside_grid(spec: TableSpec, filled: Sequence[Filled]) -> tuple[list[str], 
     body = []
     for item in filled:
         if item.verdict is not None:
-            bounds = interval(item.summary)
-            body.append(
-                [
-                    *item.place,
-                    item.text,
-                    "—" if bounds is None else " to ".join(rounded(bound, factor(spec.value.scale), decimals) for bound in bounds),
-                    "—" if item.published is None else published_text(item.published, sources.get(item.published.source)),
-                    "—" if item.gap is None else f"{item.gap:+.{decimals}f}",
-                    item.verdict,
-                ]
-            )
+            bounds = [rounded(bound, factor(spec.value.scale), decimals) for bound in interval(item.summary) or ()]
+            published = "—" if item.published is None else published_text(item.published, sources.get(item.published.source))
+            gap = "—" if item.gap is None else f"{item.gap:+.{decimals}f}"
+            body.append([*item.place, item.text, " to ".join(bounds) or "—", published, gap, item.verdict])
     return ["", "", "ours", "95% interval", "published", "gap", "verdict"], body
 
 
@@ -205,43 +191,20 @@ def _notes_beside(published: Sequence[Reported]) -> list[str]:
 
 
 def _run_rows(spec: TableSpec, filled: Sequence[Filled]) -> list[dict[str, Any]]:
-    return [
-        {
-            "spec": spec.name,
-            "row": item.cell.row,
-            "column": item.cell.column,
-            **repeat.repeat,
-            "metric": spec.value.metric,
-            "epoch_rule": str(item.epoch),
-            "value": value,
-            **repeat.run.columns(),
-        }
-        for item in filled
-        for repeat, value in item.runs
-    ]
+    rows = []
+    for item in filled:
+        read = {"metric": spec.value.metric, "epoch_rule": str(item.epoch)}
+        rows += [item.cell.columns(spec) | run.repeat | read | {"value": value} | run.run.columns() for run, value in item.runs]
+    return rows
 
 
 def _cell_row(spec: TableSpec, item: Filled) -> dict[str, Any]:
     low, high = interval(item.summary) or (None, None)
-    published = item.published
-    row = {
-        "spec": spec.name,
-        "row": item.cell.row,
-        "column": item.cell.column,
-        "metric": spec.value.metric,
-        "epoch_rule": str(item.epoch),
-        "mean": item.summary.mean,
-        "sd": item.summary.sd,
-        "interval_low": low,
-        "interval_high": high,
-        "n": item.summary.n,
-        "expected": item.summary.expected,
-        "diverged": item.summary.diverged,
-        "best": item.best,
-        "p_from_first_row": item.p_value,
-        "text": item.text,
-        "left_out": item.cell.skip,
-    }
+    summary, published = item.summary, item.published
+    row = item.cell.columns(spec) | {"metric": spec.value.metric, "epoch_rule": str(item.epoch)}
+    row |= {"mean": summary.mean, "sd": summary.sd, "interval_low": low, "interval_high": high}
+    row |= {"n": summary.n, "expected": summary.expected, "diverged": summary.diverged}
+    row |= {"best": item.best, "p_from_first_row": item.p_value, "text": item.text, "left_out": item.cell.skip}
     if spec.reported:
         row |= {f"published_{name}": getattr(published, name, None) for name in ("mean", "sd", "unit")}
         row |= {"gap": item.gap, "verdict": item.verdict}
@@ -257,25 +220,61 @@ def _provenance(spec: TableSpec, filled: Sequence[Filled]) -> dict[str, Any]:
         "metric": spec.value.metric,
         "epoch_rule": str(spec.value.epoch),
         "cells": [
-            {
-                "row": item.cell.row,
-                "column": item.cell.column,
-                **({} if item.epoch == spec.value.epoch else {"epoch_rule": str(item.epoch)}),
-                **({} if item.verdict is None else {"verdict": item.verdict}),
-                "text": item.text,
-                "mean": item.summary.mean,
-                "sd": item.summary.sd,
-                "runs": [
-                    {
-                        "run_id": repeat.run.run_id,
-                        "repeat": repeat.repeat,
-                        "state": repeat.run.state,
-                        "value": value,
-                        "git": repeat.run.provenance.get("git"),
-                    }
-                    for repeat, value in item.runs
-                ],
-            }
+            {"row": item.cell.row, "column": item.cell.column, "text": item.text, "mean": item.summary.mean, "sd": item.summary.sd}
+            | ({} if item.epoch == spec.value.epoch else {"epoch_rule": str(item.epoch)})
+            | ({} if item.verdict is None else {"verdict": item.verdict})
+            | {"runs": [_run(repeat, value) for repeat, value in item.runs]}
             for item in filled
         ],
     }
+
+
+def _run(repeat: Repeat, value: float | None) -> dict[str, Any]:
+    run = repeat.run
+    return {"run_id": run.run_id, "repeat": repeat.repeat, "state": run.state, "value": value, "git": run.provenance.get("git")}
+
+
+def compare(spec: TableSpec, summary: Summary, published: Reported | None) -> tuple[float | None, str | None]:
+    """Return what to say of a cell of ``spec`` beside its published number: the gap, and the verdict.
+
+    The gap is our mean minus the published one, in the published unit; ``None`` unless all our runs are done and finite, and of the
+    paper's scale. There is no verdict where the table has no published number, or the cell neither runs nor a number.
+
+    Raises:
+        SpecError: the published number is in another unit than the table.
+    """
+    if not spec.reported or (published is None and summary.expected == 0):
+        return None, None
+    if published is not None and published.unit != spec.value.scale:
+        raise published.place.error(f"unit {published.unit}: {spec.name} is in {spec.value.scale}.")
+    if published is not None and spec.scale != PAPER:
+        return None, "another scale"
+    if summary.mean is None:
+        return None, "not run"
+    if not summary.complete:
+        return None, "diverged" if summary.diverged else "incomplete"
+    if published is None:
+        return None, "no published number"
+    gap = summary.mean * factor(spec.value.scale) - published.mean
+    # Half of the last printed digit is what rounding alone can do.
+    tolerance = max(published.sd or 0.0, 0.5 * 10.0 ** -_digits(published.mean, published))
+    return gap, "within" if abs(gap) <= tolerance + 1e-9 else "outside"
+
+
+def _digits(value: float, published: Reported) -> int:
+    """Return the digits after the point that ``value`` was given with; at least one in percent, where 60.0 is read as 60."""
+    return max(1 if published.unit == "percent" else 0, len(f"{value:.9f}".rstrip("0").partition(".")[2]))
+
+
+def published_text(published: Reported, note: int | None) -> str:
+    """Return a published number as a page prints it; ``note`` is the number of the note that says where it was copied from."""
+    text = rounded(published.mean, 1.0, _digits(published.mean, published))
+    if published.sd is not None:
+        text += f" ± {rounded(published.sd, 1.0, _digits(published.sd, published))}"
+    return text if note is None else f"{text} [{note}]"
+
+
+def copied_sources(published: Iterable[Reported]) -> dict[str, int]:
+    """Return source -> number of its note, of the published numbers that their paper copied from elsewhere."""
+    sources = dict.fromkeys(item.source for item in published if not item.own_run)
+    return {source: index for index, source in enumerate(sources, start=1)}

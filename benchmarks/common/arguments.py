@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from repro.command import whole_number
-from repro.errors import EXIT_USER_ERROR, UserError
+from repro.command import exit_code_of
 
 
 def list_of(allowed: Sequence[str], joined: str = ",") -> Callable[[str], list[str]]:
@@ -22,18 +21,18 @@ def list_of(allowed: Sequence[str], joined: str = ",") -> Callable[[str], list[s
     return parse
 
 
-def repeating_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the options that every benchmark has."""
+def page_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the option that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=whole_number, default=5, help="rounds (default 5)")
     parser.add_argument("--page", action="store_true", help="write a dated page under docs/benchmarks")
     return parser
 
 
+def say(text: str) -> None:
+    """Tell whoever waits how far it is; results alone go to the standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command; a mistake of its user is one line and an exit code, not a traceback."""
-    try:
-        main()
-    except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    sys.exit(exit_code_of(main))

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common.clock import synchronize
 from benchmarks.common.problem import Learner, Problem
+from repro.measure import synchronize
 
 MIB = 2**20
 

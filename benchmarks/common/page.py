@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.tables.formats import grid_lines
 from repro.files import write_text
 from repro.runs.provenance import device_name, git_state, versions
 
@@ -23,13 +24,7 @@ FOLDER = ROOT / "docs" / "benchmarks"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; numbers stand right.
-
-    Attributes:
-        columns: their heads.
-        rows: the cells, as many in each row as there are columns.
-        title: what it shows.
-    """
+    """A table of text; numbers stand right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -37,27 +32,15 @@ class Table:
 
     def __str__(self) -> str:
         """Return it as aligned Markdown."""
-        widths = [max(len(str(row[index])) for row in [self.columns, *self.rows]) for index in range(len(self.columns))]
-        right = [all(_is_number(row[index]) for row in self.rows) for index in range(len(self.columns))]
-
-        def line(cells: Sequence[str]) -> str:
-            padded = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(cells, widths, right, strict=True)]
-            return f"| {' | '.join(padded)} |"
-
-        rule = [f"{'-' * (width - 1)}{':' if number else '-'}" for width, number in zip(widths, right, strict=True)]
-        return "\n".join([line(self.columns), line(rule), *(line(row) for row in self.rows)])
+        signs = tuple("0123456789+-.")
+        columns = enumerate(zip(*self.rows, strict=True))
+        words = [index for index, cells in columns if not all(cell.startswith(signs) or cell in ("", "—") for cell in cells)]
+        return "\n".join(grid_lines(self.columns, self.rows, left=words))
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a measurement found.
-
-    Attributes:
-        name: of the measurement, such as ``step``; part of the file's name.
-        title: of the page.
-        tables: one or more.
-        notes: what is measured and how, a paragraph each.
-    """
+    """What a measurement found; ``name`` is part of the file's name, ``notes`` say what is measured and how, a paragraph each."""
 
     name: str
     title: str
@@ -66,12 +49,14 @@ class Page:
 
     def render(self, device: torch.device, when: datetime) -> str:
         """Return the page as Markdown: date, machine, versions and command, then the tables, then the notes."""
+        git = git_state()
+        changes = " with uncommitted changes" if git["dirty_sha256"] else ""
         facts = [
             ("Date", f"{when:%Y-%m-%d}"),
             ("Hardware", hardware(device)),
             ("Threads", f"{torch.get_num_threads()} of PyTorch"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in _versions().items())),
-            ("Code", _code()),
+            ("Code", "not in a repository" if git["sha"] is None else git["sha"][:12] + changes),
         ]
         head = "\n".join(f"- {name}: {value}" for name, value in facts)
         body = "\n\n".join(f"## {table.title}\n\n{table}" if table.title else str(table) for table in self.tables)
@@ -106,14 +91,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def _code() -> str:
-    state = git_state()
-    if state["sha"] is None:
-        return "not in a repository"
-    return f"{state['sha'][:12]}{' with uncommitted changes' if state['dirty_sha256'] else ''}"
-
-
-def _is_number(cell: str) -> bool:
-    return cell.startswith(tuple("0123456789+-.")) or cell in ("", "—")

@@ -32,13 +32,9 @@ class Problem:
     """The inputs of one step and the settings of the run it stands for.
 
     Attributes:
-        config: settings of a run with instance labels.
         inputs: the training batch (B, C, H, W), float32.
         rows: its rows (B,) in the training set.
         labels: annotated classes (N,) of the whole training set.
-        meta: the meta batch.
-        num_classes: K.
-        device: where all of it lies.
     """
 
     config: Config
@@ -53,20 +49,9 @@ class Problem:
 def make_problem(model: str, *, device: torch.device, batch: int, meta_batch: int) -> Problem:
     """Return the problem of ``model`` with ``batch`` training and ``meta_batch`` meta images; the same numbers on every call."""
     dataset = DATASETS[model]
-    config = compose(
-        [
-            f"model={model}",
-            *_RECIPES.get(model, []),
-            f"dataset={dataset}",
-            "method=instance_labels",
-            "split=clean_meta",
-            f"split.meta_size={meta_batch}",
-            f"optim.batch_size={batch}",
-            f"meta.batch_size={meta_batch}",
-            "tracker=none",
-            "seed=0",
-        ]
-    )
+    settings = [f"model={model}", *_RECIPES.get(model, []), f"dataset={dataset}", "method=instance_labels", "split=clean_meta"]
+    settings += [f"split.meta_size={meta_batch}", f"optim.batch_size={batch}", f"meta.batch_size={meta_batch}"]
+    config = compose([*settings, "tracker=none", "seed=0"])
     size = registry.get("dataset", dataset).size
     assert size is not None
     shape, classes = size.image_shape, size.num_classes

@@ -11,7 +11,6 @@ import os
 import typing
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -31,9 +30,7 @@ PRESETS: dict[str, type[Any]] = {
 }
 
 #: The groups whose choices are registered in code.
-REGISTERED = ("method", "dataset", "model", "noise")
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
+REGISTERED = registry.GROUPS
 
 
 def assemble(given: Mapping[str, Any]) -> Config | None:
@@ -42,15 +39,18 @@ def assemble(given: Mapping[str, Any]) -> Config | None:
     ``None`` where they cannot be put together: something is misspelt, missing or of the wrong type, or refers to something else.
     """
     chosen = {key: value for key, value in given.items() if key in PRESETS or key in REGISTERED}
-    choices = _default_choices() | _brought(chosen) | chosen
+    dataset = registry.choices("dataset").get(chosen.get("dataset", ""))
+    choices = _default_choices() | ({} if dataset is None else dataset.overrides) | chosen
     if choices.get("optim") == "${model}":
         choices["optim"] = choices.get("model")
     sections = {group: _section(group, name) for group, name in choices.items()}
     if len(sections) < len(PRESETS) + len(REGISTERED) or None in sections.values():
         return None
-    config = Config(**sections, paths=PathsConfig(**_paths()))
-    brought = registry.get("dataset", choices["dataset"]).values
-    values = {f"{section}.{name}": value for section, fields in brought.items() for name, value in fields.items()}
+    environ = os.environ
+    paths = PathsConfig(environ.get("REPRO_RUNS", "runs"), environ.get("REPRO_DATA", "data"), environ.get("REPRO_SCRATCH"))
+    config = Config(**sections, paths=paths)
+    assert dataset is not None
+    values = {f"{section}.{name}": value for section, fields in dataset.values.items() for name, value in fields.items()}
     values |= {key: value for key, value in given.items() if key not in chosen}
     if not all(_put(config, key, value) for key, value in values.items()):
         return None
@@ -59,16 +59,9 @@ def assemble(given: Mapping[str, Any]) -> Config | None:
 
 @cache
 def _default_choices() -> dict[str, str]:
-    """Return the choices that train.yaml makes."""
-    defaults = yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["defaults"]
+    defaults = yaml.safe_load((registry.CONF / "train.yaml").read_text(encoding="utf-8"))["defaults"]
     pairs = [pair for item in defaults if isinstance(item, dict) for pair in item.items()]
     return {group: name for group, name in pairs if name != MISSING}
-
-
-def _brought(chosen: Mapping[str, Any]) -> dict[str, str]:
-    """Return the choices that the chosen dataset brings along."""
-    dataset = registry.choices("dataset").get(chosen.get("dataset", ""))
-    return {} if dataset is None else dataset.overrides
 
 
 def _section(group: str, name: Any) -> Any:
@@ -81,8 +74,8 @@ def _section(group: str, name: Any) -> Any:
     values = _preset(group, name)
     if values is None:
         return None
-    section = PRESETS[group]()
-    hints = typing.get_type_hints(PRESETS[group])
+    section: Any = PRESETS[group]()
+    hints = _hints(section.__class__)
     for field, value in values.items():
         if field not in hints or misfit(value, hints[field]) is not None:
             return None
@@ -92,7 +85,7 @@ def _section(group: str, name: Any) -> Any:
 
 @cache
 def _preset(group: str, name: str) -> dict[str, Any] | None:
-    path = CONF / group / f"{name}.yaml"
+    path = registry.CONF / group / f"{name}.yaml"
     if not path.is_file():
         return None
     # YAML 1.1 reads 1e-4 as text, and OmegaConf does not; the presets write 1.0e-4, which both read as a number.
@@ -106,7 +99,8 @@ def _put(config: Config, key: str, value: Any) -> bool:
     owner: Any = getattr(config, section, None) if name else config
     kind = _hints(owner.__class__).get(name or section)
     value = list(value) if isinstance(value, tuple) else value
-    if kind is None or dataclasses.is_dataclass(kind) or name == "name" or _refers(value) or misfit(value, kind) is not None:
+    refers = any(isinstance(item, str) and "$" in item for item in (value if isinstance(value, list) else [value]))
+    if kind is None or dataclasses.is_dataclass(kind) or name == "name" or refers or misfit(value, kind) is not None:
         return False
     setattr(owner, name or section, _as(value, kind))
     return True
@@ -117,10 +111,6 @@ def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
 
 
-def _refers(value: Any) -> bool:
-    return any(isinstance(item, str) and "$" in item for item in (value if isinstance(value, list) else [value]))
-
-
 def _as(value: Any, kind: Any) -> Any:
     """Return ``value`` as a field of the type ``kind`` holds it: whole numbers as floats where it holds floats; lists as copies."""
     kinds = {kind, *typing.get_args(kind)}
@@ -129,19 +119,6 @@ def _as(value: Any, kind: Any) -> Any:
     return float(value) if type(value) is int and float in kinds else value
 
 
-def _paths() -> dict[str, Any]:
-    """Return the folders that the environment names."""
-    return {
-        "runs": os.environ.get("REPRO_RUNS", "runs"),
-        "data": os.environ.get("REPRO_DATA", "data"),
-        "scratch": os.environ.get("REPRO_SCRATCH"),
-    }
-
-
 def _is_missing(settings: Any) -> bool:
-    """Say whether a field without a default has not been set."""
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value == MISSING or (dataclasses.is_dataclass(value) and _is_missing(value)):
-            return True
-    return False
+    values = (getattr(settings, field.name) for field in dataclasses.fields(settings))
+    return any(value == MISSING or (dataclasses.is_dataclass(value) and _is_missing(value)) for value in values)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
@@ -103,11 +102,7 @@ def check_names(overrides: Sequence[str]) -> list[Given]:
 
 
 def to_config(composed: DictConfig) -> Config:
-    """Turn the composed tree into a checked :class:`Config`.
-
-    Raises:
-        UserError: as :func:`compose`.
-    """
+    """Turn the composed tree into a checked :class:`Config`; raises what :func:`compose` raises."""
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         wanted = " ".join(f"{name}=..." for name in missing)
@@ -148,9 +143,8 @@ def _compose_choices(choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, An
         if not unchosen:
             raise UserError(_first_lines(error)) from error
         group = unchosen.group(1)
-        raise UserError(
-            f"no {group} is chosen. There is no default on purpose; add {group}=NAME. Allowed: {one_of(_options(group))}."
-        ) from error
+        choose = f"There is no default on purpose; add {group}=NAME. Allowed: {one_of(_options(group))}."
+        raise UserError(f"no {group} is chosen. {choose}") from error
 
 
 def _is_group(key: str) -> bool:
@@ -181,15 +175,14 @@ def _check_no_section(item: Given, known: frozenset[str]) -> None:
 
 
 def _put(tree: DictConfig, item: Given, here: Mapping[str, Any]) -> None:
-    """Put a value into its field of ``tree``."""
     section, _, field = item.key.partition(".")
     if item.key not in here:
         owners = [name for name, choice in registry.choices(section).items() if field in choice.config.__dataclass_fields__]
-        raise UserError(
-            f"{item.shown}: {section}={tree[section].name} has no setting '{field}'; {section}={one_of(owners)} {_has(owners)}."
-        )
+        has = f"{one_of(owners)} {'has' if len(owners) == 1 else 'have'} it"
+        raise UserError(f"{item.shown}: {section}={tree[section].name} has no setting '{field}'; {section}={has}.")
     if field == "name" and _is_group(section):
-        raise UserError(f"{item.shown}: the name follows the choice and is not set alone. Write {section}={_example(item)}.")
+        example = item.value if isinstance(item.value, str) and item.value in _options(section) else "NAME"
+        raise UserError(f"{item.shown}: the name follows the choice and is not set alone. Write {section}={example}.")
     if item.refusal is not None and item.value is None:
         return
     problem = misfit(item.value, here[item.key], references=True)
@@ -201,14 +194,6 @@ def _put(tree: DictConfig, item: Given, here: Mapping[str, Any]) -> None:
         OmegaConf.update(tree, item.key, item.value)
     except OmegaConfBaseException as error:
         raise UserError(f"{item.shown}: {_first_lines(error)}") from error
-
-
-def _has(owners: Sequence[str]) -> str:
-    return "has it" if len(owners) == 1 else "have it"
-
-
-def _example(item: Given) -> str:
-    return item.value if isinstance(item.value, str) and item.value in _options(item.key.partition(".")[0]) else "NAME"
 
 
 def _check_reference(tree: DictConfig, item: Given, kind: Any) -> None:
@@ -242,43 +227,39 @@ def _unknown(item: Given) -> str:
 
 @cache
 def _options(group: str) -> tuple[str, ...]:
-    """Return the names that a group allows."""
     return tuple(loader().get_group_options(group))
 
 
 def _fields(tree: DictConfig) -> dict[str, Any]:
     """Return every setting of ``tree``, dotted, with its type."""
     found = dict(_plain_fields())
-    for section in _hints(Config).keys() - found.keys():
+    for section in get_type_hints(Config).keys() - found.keys():
         kind = OmegaConf.get_type(tree, section)
         assert kind is not None
-        found |= {f"{section}.{name}": hint for name, hint in _hints(kind).items()}
+        found |= {f"{section}.{name}": hint for name, hint in get_type_hints(kind).items()}
     return found
 
 
 @cache
 def _known_keys() -> frozenset[str]:
     """Return every setting of every choice, dotted, and every section."""
-    own = {f"{group}.{name}" for group in REGISTERED for choice in registry.choices(group).values() for name in _hints(choice.config)}
+    own = {
+        f"{group}.{name}" for group in REGISTERED for choice in registry.choices(group).values() for name in get_type_hints(choice.config)
+    }
     return _fixed_keys() | own
 
 
 @cache
 def _fixed_keys() -> frozenset[str]:
     """Return every section, and every setting of those whose settings are the same whatever is chosen, dotted."""
-    sections = {name: kind for name, kind in _hints(Config).items() if name not in _plain_fields()}
-    own = {f"{name}.{field}" for name, kind in sections.items() if name not in REGISTERED for field in _hints(kind)}
+    sections = {name: kind for name, kind in get_type_hints(Config).items() if name not in _plain_fields()}
+    own = {f"{name}.{field}" for name, kind in sections.items() if name not in REGISTERED for field in get_type_hints(kind)}
     return frozenset({*_plain_fields(), *sections, *own})
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 @cache
 def _plain_fields() -> dict[str, Any]:
-    """Return the settings that lie in no section, with their types."""
-    return {name: hint for name, hint in _hints(Config).items() if not dataclasses.is_dataclass(hint)}
+    return {name: hint for name, hint in get_type_hints(Config).items() if not dataclasses.is_dataclass(hint)}
 
 
 def _first_lines(error: BaseException) -> str:

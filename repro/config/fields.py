@@ -124,8 +124,5 @@ def misfit(value: Any, kind: Any, *, references: bool = False) -> str | None:
     remedy = " Write it in double quotes within single ones: '\"...\"'." if kind is str and not isinstance(value, list | dict) else ""
     if value is None:
         return f"must be {_WORDS[kind]}; null is not allowed."
-    return f"must be {_WORDS[kind]}, not {_described(value)}.{remedy}"
-
-
-def _described(value: Any) -> str:
-    return "a list" if isinstance(value, list) else "several settings" if isinstance(value, dict) else _WORDS[type(value)]
+    given = "a list" if isinstance(value, list) else "several settings" if isinstance(value, dict) else _WORDS[type(value)]
+    return f"must be {_WORDS[kind]}, not {given}.{remedy}"

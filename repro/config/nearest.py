@@ -61,7 +61,8 @@ def nearest(key: str, known: Collection[str]) -> str:
     elif _ours(key, _SECTIONS) != key and _ours(key, _FIELDS) == key:
         found = _ours(key, _SECTIONS)
     else:
-        found = _called(key, [name for name in known if "." not in name]) or _called(key, dotted) or _whole(key, known)
+        whole = difflib.get_close_matches(key, sorted(name for name in known if _last(name) != "name"), n=1, cutoff=0.6)
+        found = _called(key, [name for name in known if "." not in name]) or _called(key, dotted) or next(iter(whole), None)
     return _did_you_mean(found or _close(field, dotted, 0.6))
 
 
@@ -83,7 +84,6 @@ def _did_you_mean(found: str | None) -> str:
 
 
 def _within(section: str, field: str, names: Sequence[str]) -> str | None:
-    """Return the one of ``names`` in ``section`` that ``field`` may stand for."""
     within = [name for name in names if name.startswith(f"{section}.") and _last(name) != "name"]
     return _called(field, within) or _close(field, within, 0.7)
 
@@ -105,10 +105,6 @@ def _close(field: str, names: Sequence[str], cutoff: float) -> str | None:
     return next((name for name in names if _last(name) in last), None)
 
 
-def _whole(key: str, names: Collection[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(key, sorted(name for name in names if _last(name) != "name"), n=1, cutoff=0.6)), None)
-
-
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
@@ -118,5 +114,4 @@ def _last(name: str) -> str:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    section = name.partition(".")[0]
-    return (_ORDER.index(section) if section in _ORDER else len(_ORDER), name)
+    return (*_ORDER, name.partition(".")[0]).index(name.partition(".")[0]), name

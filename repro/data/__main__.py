@@ -18,24 +18,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     get = commands.add_parser("download", help="download what is missing or damaged, and check it")
     get.add_argument("dataset", nargs="+", metavar="NAME", help="such as cifar10 or cifar100")
-    get.add_argument(
-        "--folder",
-        "--to",
-        metavar="FOLDER",
-        # As paths.data of a run has it.
-        default=os.environ.get("REPRO_DATA", "data"),
-        help="where datasets lie (default: $REPRO_DATA, or data): now %(default)s",
-    )
+    text, data = "where datasets lie (default: $REPRO_DATA, or data): now %(default)s", os.environ.get("REPRO_DATA", "data")
+    get.add_argument("--folder", "--to", metavar="FOLDER", default=data, help=text)
     chosen = parser.parse_args(arguments)
 
-    def command() -> int:
+    def command() -> None:
         for name, files in {name: files_of(name) for name in chosen.dataset}.items():
             if files is None:
                 print(f"{name}: comes with an installed package, there is nothing to download.")
             else:
                 files.download(Path(chosen.folder))
                 print(f"{name}: complete and as published, below {chosen.folder}")
-        return 0
 
     return exit_code_of(command)
 

@@ -27,13 +27,7 @@ from repro.errors import UserError
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """The files of one dataset, in the layout that torchvision gives them.
-
-    Attributes:
-        dataset: its name here.
-        torchvision_class: the class of ``torchvision.datasets`` that downloads it.
-        md5: of each file, by its path below the data folder.
-    """
+    """The files of one dataset, in the layout of the class of ``torchvision.datasets`` that downloads it; ``md5`` of each, by its path."""
 
     dataset: str
     torchvision_class: str

@@ -192,7 +192,6 @@ def replayed(step: TensorStep, arguments: Sequence[Tensor], state: Sequence[Tens
 
 @contextlib.contextmanager
 def _left_alone(state: Sequence[Tensor]) -> Iterator[None]:
-    """Put the tensors of ``state`` back to their values, and PyTorch's generators back to where they were."""
     before = [tensor.clone() for tensor in state]
     try:
         with torch.random.fork_rng(devices={tensor.device for tensor in state if tensor.is_cuda}):

@@ -64,15 +64,9 @@ def steps_per_epoch(config: OptimConfig, num_images: int) -> int:
 
 
 class TrainingStep:
-    """Trains ``model`` with ``method``, one batch a call.
+    """Trains ``model``, which maps inputs (B, C, H, W) to logits (B, K), with ``method``, one batch a call.
 
-    Args:
-        model: maps inputs (B, C, H, W) to logits (B, K).
-        optimizer: of its parameters.
-        method: chooses the coefficients of the loss.
-        optim: the recipe.
-        meta: the look-ahead's settings.
-        observe: called with the batch and dL_meta/dC (B, K) before each update of the method.
+    ``observe`` is called with the batch and dL_meta/dC (B, K) before each update of the method.
     """
 
     def __init__(

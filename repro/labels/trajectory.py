@@ -29,9 +29,6 @@ class Trajectory:
         num_classes: K.
         when: whether labels were noted ``before`` or ``after`` the update of their visit (C3).
         indices: positions (N,) of the training instances in the published training set.
-        path: the file of blocks.
-        dtype: type of its numbers.
-        layout: what ``labels/layout.json`` holds.
         manifest: of the run; what is read is checked against it. An unfinished run has none.
     """
 

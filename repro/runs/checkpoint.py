@@ -45,29 +45,22 @@ def load(manifest: Manifest) -> dict[str, Any] | None:
     """
     paths = [manifest.folder / name for name in NAMES if (manifest.folder / name).exists()]
     for path in paths:
-        problem, state = _read(path, manifest)
-        if state is not None and state.get("run_id") != manifest.run_id:
+        try:
+            content = path.read_bytes()
+            problem = None if manifest.expects(NAMES[0], content) else "it is not what the run wrote"
+            state = {} if problem else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+            problem, state = f"it cannot be read ({(str(error) or type(error).__name__).splitlines()[0]})", {}
+        if problem is None and state.get("run_id") != manifest.run_id:
             problem = f"it belongs to run {state.get('run_id')}"
-        elif state is not None and state.get("schema") != SCHEMA:
+        elif problem is None and state.get("schema") != SCHEMA:
             problem = f"its schema is {state.get('schema')}, this version reads {SCHEMA}"
         if problem is None:
-            return state
+            return dict(state)
         logger.warning("%s is not used: %s.", path, problem)
     if paths:
         logger.warning("%s: no checkpoint is left that could be used; the run begins anew.", manifest.folder)
     return None
-
-
-def _read(path: Path, manifest: Manifest) -> tuple[str | None, dict[str, Any] | None]:
-    """Return (problem, None) or (None, state)."""
-    try:
-        content = path.read_bytes()
-        if not manifest.expects(NAMES[0], content):
-            return "it is not what the run wrote", None
-        return None, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"it cannot be read ({first_line})", None
 
 
 def remove(folder: Path) -> None:

@@ -115,7 +115,6 @@ def _file(name: str) -> Path | None:
 
 
 def _key(name: str, path: Path) -> str:
-    """Return the path of a module's file, relative to the folder of its package."""
     if name == "__main__":
         return path.name
     return name.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")

@@ -191,8 +191,6 @@ class RunFolder:
         self.status.traceback_tail = traceback_tail or []
         self._write_status()
 
-    # -- files that are written once -----------------------------------------------------------------------------------------------
-
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the run; the manifest will say what it was."""
         self.check_lease()
@@ -204,15 +202,12 @@ class RunFolder:
         self.write(name, json_text(value).encode())
 
     def _complete(self, entries: Mapping[str, Entry]) -> None:
-        """Write the complete manifest: of what was written here, and of ``entries``."""
         self.close_metrics()
         metrics = {"metrics.jsonl": Entry(self._metrics_size, self._metrics_sum.hexdigest())} if self._metrics_size else {}
         # What it knows of checkpoints stays: they are there until the run says done.
         self.manifest = replace(self.manifest, complete=True, files={**self.manifest.files, **metrics, **entries})
         self.check_lease()
         self.manifest.write()
-
-    # -- metrics.jsonl ---------------------------------------------------------------------------------------------------------
 
     def open_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Let ``metrics.jsonl`` hold ``rows``, those that the checkpoint knows, and open it for more.
@@ -249,8 +244,6 @@ class RunFolder:
                 self._metrics.close()
             self._metrics = None
 
-    # -- cost.json -------------------------------------------------------------------------------------------------------------
-
     def add_cost(self, *, wall_s: float, on_gpu: bool, peak_gib: float) -> None:
         """Add this attempt's cost to ``cost.json``: summed wall time and GPU-hours, highest memory (GiB).
 
@@ -259,13 +252,9 @@ class RunFolder:
         """
         assert self.status is not None
         before = self._cost_before()
-        cost = {
-            "wall_s": before["wall_s"] + wall_s,
-            "gpu_hours": before["gpu_hours"] + (wall_s / 3600 / _runs_on_gpu() if on_gpu else 0.0),
-            "peak_gib": max(before["peak_gib"], peak_gib),
-            "attempts": self.status.attempt,
-        }
-        self._write_cost(cost)
+        gpu_hours = before["gpu_hours"] + (wall_s / 3600 / _runs_on_gpu() if on_gpu else 0.0)
+        cost = {"wall_s": before["wall_s"] + wall_s, "gpu_hours": gpu_hours, "peak_gib": max(before["peak_gib"], peak_gib)}
+        self._write_cost(cost | {"attempts": self.status.attempt})
 
     def _write_cost(self, cost: Mapping[str, Any]) -> None:
         self.check_lease()
@@ -274,7 +263,6 @@ class RunFolder:
         self.write("cost.json", content)
 
     def _cost_before(self) -> dict[str, Any]:
-        """Return what the attempts before this one cost."""
         path = self.path / "cost.json"
         try:
             content = path.read_bytes()

@@ -21,24 +21,12 @@ ROLES = ("labels", "teacher")
 
 @dataclass(frozen=True)
 class InputRun:
-    """A finished run that another one reads.
-
-    Attributes:
-        run_id: its id.
-        folder: its run folder.
-        fields: every setting of its identity, flat, as ``optim.epochs``.
-        manifest: what its files must be.
-    """
+    """A finished run that another one reads; ``fields`` is every setting of its identity, flat, as ``optim.epochs``."""
 
     run_id: str
     folder: Path
     fields: Mapping[str, Any]
     manifest: Manifest
-
-    @property
-    def final_sha256(self) -> str:
-        """The sha256 of its results, for the provenance of its readers."""
-        return self.manifest.entry("final.json").sha256
 
 
 @dataclass(frozen=True)

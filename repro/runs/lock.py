@@ -29,7 +29,7 @@ from pathlib import Path
 import filelock
 
 from repro.errors import UserError
-from repro.files import read_json, write_json
+from repro.files import peek, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,7 @@ class _Note:
         self._beat = threading.Thread(target=self._renew, daemon=True, name=f"{lock.name} note")
 
     def take(self) -> bool:
-        """Try once to become the holder.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Try once to become the holder."""
         try:
             # Of all who make a file like this, also on different machines, one succeeds.
             with self._path.open("x") as file:
@@ -170,7 +166,6 @@ class _Note:
         return True
 
     def give_back(self) -> None:
-        """Remove the note, unless somebody else has replaced it."""
         self._stop.set()
         self._beat.join()
         if self._is_mine():
@@ -185,10 +180,7 @@ class _Note:
                 os.utime(self._path)
 
     def _is_mine(self) -> bool:
-        try:
-            return bool(read_json(self._path)["token"] == self._about["token"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        return bool(peek(self._path, "token") == self._about["token"])
 
     def _lives(self) -> bool:
         """Say whether the holder that the note names still shows signs of life."""

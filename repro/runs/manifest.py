@@ -38,14 +38,7 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class Entry:
-    """What one file must be.
-
-    Attributes:
-        size: bytes.
-        sha256: of the whole file; empty for a file of blocks.
-        block_bytes: size of a block, 0 for a file without blocks.
-        blocks: the sha256 of each block.
-    """
+    """What one file must be: its bytes, and the sha256 of all of it, or of each of its blocks of ``block_bytes`` where that is not 0."""
 
     size: int
     sha256: str = ""
@@ -101,8 +94,6 @@ class Manifest:
         body = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items())
         return _signed(f'{{\n{body},\n "files": {{\n{lines}\n }}')
 
-    # -- while the run is unfinished -----------------------------------------------------------------------------------------------
-
     def expect(self, name: str, content: bytes) -> None:
         """Note that ``content`` is about to be written as ``name``, beside what may lie there now, and write the manifest.
 
@@ -115,8 +106,6 @@ class Manifest:
     def expects(self, name: str, content: bytes) -> bool:
         """Say whether ``content`` was written as ``name``."""
         return hashlib.sha256(content).hexdigest() in self.changing.get(name, ())
-
-    # -- reading files -------------------------------------------------------------------------------------------------------------
 
     def read_bytes(self, name: str) -> bytes:
         """Return what the file ``name`` holds.
@@ -134,11 +123,7 @@ class Manifest:
         return content
 
     def read_json(self, name: str) -> Any:
-        """Return the value in the JSON file ``name``.
-
-        Raises:
-            DamagedError: as :meth:`read_bytes`.
-        """
+        """Return the value in the JSON file ``name``; raises what :meth:`read_bytes` raises."""
         try:
             return json.loads(self.read_bytes(name))
         except (ValueError, RecursionError) as error:
@@ -183,8 +168,6 @@ class Manifest:
             f"run {self.folder.name}: {self.folder / name} is not what the run wrote ({problem}). Put it back from a copy, or move the run "
             "folder away and train the run again."
         )
-
-    # -- looking at all of them ----------------------------------------------------------------------------------------------------
 
     def first_misfit(self) -> str | None:
         """Return what is wrong with the first file whose size is not right, without reading any; ``None`` if all are."""
@@ -248,7 +231,6 @@ def _signed(text: str) -> str:
 
 
 def _difference(found: Entry, wanted: Entry) -> str | None:
-    """Return how a file differs from what it must be."""
     if found.size != wanted.size:
         return f"it has {found.size} bytes, {wanted.size} were written"
     wrong = [index for index, pair in enumerate(zip(found.blocks, wanted.blocks, strict=False)) if pair[0] != pair[1]]

@@ -36,9 +36,7 @@ PACKAGES = ("soft-labels-repro", "torch", "torchvision", "triton", "numpy", "sci
 SNAPSHOT_FILE = "snapshot.json"
 
 #: What decides nothing where a GPU computes.
-_OF_PROCESSORS = frozenset(
-    {"threads", "interop_threads", "processor", "cpu_capability", "blas", "lapack", "mkl", "onednn"},
-)
+_OF_PROCESSORS = frozenset({"threads", "interop_threads", "processor", "cpu_capability", "blas", "lapack", "mkl", "onednn"})
 
 #: Lines of PyTorch's own description of its build, and its settings.
 _BUILD = {
@@ -126,10 +124,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -143,12 +139,9 @@ def device_name(device: torch.device) -> str:
 @functools.cache
 def processor() -> str:
     """Return the model of the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 
@@ -182,11 +175,10 @@ def facts(device: torch.device, execution: Mapping[str, Any]) -> dict[str, Any]:
         **execution,
     }
     if device.type == "cuda":
-        found |= {"gpu": device_name(device), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
-        found["driver"] = _driver()
-        if execution.get("compile"):
-            # It makes the kernels.
-            found["triton"] = versions().get("triton")
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        found |= {"gpu": device_name(device), "cuda": torch.version.cuda, "cudnn": cudnn, "driver": _driver()}
+        # It makes the kernels.
+        found |= {"triton": versions().get("triton")} if execution.get("compile") else {}
     return found
 
 

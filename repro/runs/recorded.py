@@ -16,7 +16,7 @@ from typing import Any
 
 from repro.config import registry
 from repro.errors import UserError, first_of
-from repro.files import read_json, write_json
+from repro.files import peek, read_json, write_json
 from repro.runs import checkpoint
 from repro.runs.code import Code, code_of
 from repro.runs.inputs import InputRun
@@ -32,13 +32,9 @@ ASIDE = "aside"
 
 
 def run_code(fields: Mapping[str, Any], runs: Path, *, inputs: Iterable[str], load: bool = False) -> Code:
-    """Return the present code of the run with the identity ``fields``, whose ``inputs`` lie in ``runs``.
-
-    Raises:
-        UserError: as :func:`repro.runs.code.code_of`.
-    """
+    """Return the present code of the run with the identity ``fields``, whose ``inputs`` lie in ``runs``; raises what ``code_of`` raises."""
     code = code_of({group: fields[f"{group}.name"] for group in registry.GROUPS}, load=load)
-    return replace(code, inputs={name: _recorded_sha256(runs / name) for name in inputs})
+    return replace(code, inputs={name: peek(runs / name / FILE, "sha256") for name in inputs})
 
 
 def has_results(folder: Path) -> bool:
@@ -54,7 +50,7 @@ def differences(folder: Path, present: Code) -> tuple[str, ...] | None:
     try:
         document = read_json(folder / FILE)
         states = [document, *document.get("equal_to", [])]
-        if any(_same(state, present) for state in states):
+        if any(state["files"] == present.files and state.get("inputs", {}) == present.inputs for state in states):
             return ()
         return tuple(_named(states[-1], present))
     except FileNotFoundError:
@@ -124,12 +120,6 @@ def record(folder: Path, present: Code) -> None:
         write_json(folder / FILE, present.document() | ({"began_with_unknown_code": True} if goes_on else {}))
 
 
-def warn_of_edits(name: str, present: Code) -> None:
-    """Say which files were edited after this process imported them: the run trains with, and is recorded with, what was imported."""
-    if present.edited:
-        logger.warning("%s: edited since this process began, and used as it was then: %s.", name, first_of(present.edited))
-
-
 def warn_of_inputs(inputs: Iterable[InputRun]) -> None:
     """Say which inputs were made by other code than the present one."""
     for run in inputs:
@@ -140,17 +130,6 @@ def warn_of_inputs(inputs: Iterable[InputRun]) -> None:
             changed = (str(error),)
         if changed:
             logger.warning("input %s was made by other code than the present one; these differ: %s.", run.run_id, first_of(changed))
-
-
-def _recorded_sha256(folder: Path) -> str | None:
-    try:
-        return str(read_json(folder / FILE)["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _same(state: Mapping[str, Any], present: Code) -> bool:
-    return bool(state["files"] == present.files and state.get("inputs", {}) == present.inputs)
 
 
 def _named(state: Mapping[str, Any], present: Code) -> Iterator[str]:

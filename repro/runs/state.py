@@ -65,7 +65,6 @@ def damage(folder: Path) -> str | None:
 
 
 def _look(folder: Path) -> tuple[str, str | None]:
-    """Return the state of a run, and what is wrong if that is ``damaged``."""
     path = folder / "status.json"
     try:
         state = _state_of(read_json(path))
@@ -95,7 +94,6 @@ def _state_of(status: dict[str, Any]) -> str:
 
 
 def _misfit(folder: Path) -> str | None:
-    """Return what keeps the files of a run that says ``done`` from being a finished run's, by their sizes."""
     try:
         manifest = open_manifest(folder)
     except DamagedError as error:

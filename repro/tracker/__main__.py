@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The client keeps its own files in a folder that goes away; what a run's upload writes goes to the run's folder.
         with tempfile.TemporaryDirectory(prefix="repro-tracker-", ignore_cleanup_errors=True) as own:
             isolate(Path(own))
-            return int(chosen.run(chosen))
+            return int(chosen.run(chosen) or 0)
 
     return exit_code_of(command)
 
@@ -61,17 +61,11 @@ def _sync(chosen: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _workspace(chosen: argparse.Namespace) -> int:
+def _workspace(chosen: argparse.Namespace) -> None:
     from repro.tracker.dashboards import save
     from repro.tracker.server import Server
 
     print(save(Server(chosen.project or PROJECT, chosen.entity), chosen.url))
-    return 0
-
-
-def _metrics(chosen: argparse.Namespace) -> int:
-    print(metrics_table(), end="")
-    return 0
 
 
 def metrics_table() -> str:
@@ -87,7 +81,6 @@ def metrics_table() -> str:
 
 
 def _folders(chosen: argparse.Namespace) -> list[Path]:
-    """Return the run folders that the arguments name: run folders themselves, and those in folders of runs."""
     found: list[Path] = []
     for name in chosen.folders or [chosen.runs]:
         folder = Path(name)
@@ -125,7 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     workspace = verb("workspace", _workspace, "save the dashboards to a project", folders=False)
     workspace.add_argument("action", choices=("save",))
     workspace.add_argument("--url", help="a saved view to write over (default: a new view)")
-    verb("metrics", _metrics, "print the list of all metrics as Markdown, as docs/wandb.md has it", folders=False, server=False)
+    verb(
+        "metrics",
+        lambda _: print(metrics_table(), end=""),
+        "print the list of all metrics as Markdown, as docs/wandb.md has it",
+        folders=False,
+        server=False,
+    )
     return parser
 
 

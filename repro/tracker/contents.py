@@ -14,7 +14,7 @@ import yaml
 
 from repro.config.schema import NOT_SCIENTIFIC
 from repro.errors import UserError
-from repro.files import number, read_json
+from repro.files import number, peek
 from repro.runs.folder import parse_metrics
 from repro.runs.manifest import open_manifest
 from repro.runs.state import damage, read_state
@@ -70,7 +70,6 @@ class Contents:
         return "/".join(str((self.config.get(section) or {}).get("name")) for section in ("dataset", "method", "noise"))
 
     def _bytes(self, name: str) -> bytes:
-        """Return what a file holds; of a finished run, what the run wrote."""
         return (self.folder / name).read_bytes() if self._manifest is None else self._manifest.read_bytes(name)
 
     def metrics(self) -> bytes:
@@ -104,10 +103,8 @@ class Contents:
 
     def attempt(self) -> int:
         """Return which start of the run this is, from 1."""
-        try:
-            return int(read_json(self.folder / "status.json")["attempt"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return 1
+        attempt = peek(self.folder / "status.json", "attempt")
+        return attempt if isinstance(attempt, int) else 1
 
 
 def sha256_of(metrics: bytes) -> str:

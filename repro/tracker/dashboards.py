@@ -67,24 +67,16 @@ def _sections() -> list[Section]:
     final, best = summary_names("test/accuracy")["last"], summary_names("test/accuracy")["best_val"]
     corrected = summary_names("noise/correction_rate")["last"]
     columns = [wr.Config("noise.rate"), wr.Config("optim.learning_rate"), wr.SummaryMetric(corrected), wr.SummaryMetric(final)]
+    columns = [wr.ParallelCoordinatesPlotColumn(metric=column) for column in columns]
 
     def band(title: str, *metrics: str) -> Any:
-        """Mean over runs with a band of one standard deviation, a line for each method."""
-        return wr.LinePlot(
-            title=f"{title}: mean ± SD by method",
-            x="epoch",
-            y=list(metrics),
-            groupby=wr.Config(ARM),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-            aggregate=True,
-        )
+        mean = {"groupby": wr.Config(ARM), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev", "aggregate": True}
+        return wr.LinePlot(title=f"{title}: mean ± SD by method", x="epoch", y=list(metrics), **mean)
 
     def lines(title: str, *metrics: str) -> Any:
         return wr.LinePlot(title=title, x="epoch", y=list(metrics))
 
     def classes(title: str, series: str) -> Any:
-        """Every class of one run as a line."""
         return wr.LinePlot(title=title, x="epoch", metric_regex=rf"^{series}/\d{{3}}$", max_runs_to_show=1)
 
     headline = [
@@ -93,10 +85,7 @@ def _sections() -> list[Section]:
         band("Test loss", "test/loss"),
         band("Training loss", "train/loss"),
         wr.BarPlot(title="Test accuracy at the best validation epoch", metrics=[wr.SummaryMetric(best)], groupby=wr.Config(ARM)),
-        wr.ParallelCoordinatesPlot(
-            title="Settings and results",
-            columns=[wr.ParallelCoordinatesPlotColumn(metric=column) for column in columns],
-        ),
+        wr.ParallelCoordinatesPlot(title="Settings and results", columns=columns),
     ]
     labels = [
         lines("Mass on the annotated class: 10%, 50%, 90%", *(f"label/target_probability_q{percent}" for percent in (10, 50, 90))),
@@ -127,14 +116,9 @@ def _sections() -> list[Section]:
         lines("Attempts", "job/attempt"),
         lines("Failed calls of W&B", "job/mirror_failures"),
     ]
-    named = {
-        "Headline": headline,
-        "Label trajectories": labels,
-        "Meta accuracy by class": per_class,
-        "Noise correction": noise,
-        "Run health": health,
-    }
-    return [Section(name=name, panels=panels, is_open=True) for name, panels in named.items()]
+    names = ("Headline", "Label trajectories", "Meta accuracy by class", "Noise correction", "Run health")
+    panels = (headline, labels, per_class, noise, health)
+    return [Section(name=name, panels=shown, is_open=True) for name, shown in zip(names, panels, strict=True)]
 
 
 def save(server: Server, url: str | None = None) -> str:

@@ -35,13 +35,7 @@ def connect(timeout_s: int) -> Any:
 
 @dataclass(frozen=True)
 class Remote:
-    """A run on the server.
-
-    Attributes:
-        state: as W&B has it: running, finished, crashed, failed, preempted, ...
-        summary: its last values and results.
-        rows: every history row, in the order of the server.
-    """
+    """A run on the server: its state as W&B has it, its last values and results, and every history row, in the order of the server."""
 
     state: str
     summary: dict[str, Any]
@@ -53,13 +47,7 @@ class Remote:
 
 
 class Server:
-    """A project on a W&B server.
-
-    Attributes:
-        entity: the user or team that it belongs to.
-        project: its name.
-        place: where runs go, for the ledger and for messages.
-    """
+    """A project on a W&B server; ``place`` is where runs go, for the ledger and for messages."""
 
     def __init__(self, project: str, entity: str | None) -> None:
         """Find out that the server answers, and who we are there.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import read_json, write_json
+from repro.files import peek, write_json
 from repro.runs.folder import parse_metrics
 from repro.runs.lock import HeldError
 from repro.runs.state import now
@@ -50,7 +50,9 @@ def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, n
         mark = [sha256_of(metrics), contents.state]
         if not parse_metrics(metrics):
             return Outcome(contents.run_id, "waiting", "no row yet")
-        known = _ledger(folder, server)
+        ledger = peek(folder / LEDGER)
+        # A damaged or missing ledger, or that of another place, knows nothing, and everything is asked anew.
+        known = ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}
         if not again and known.get("mark") == mark and new_id in (None, known["run_id"]):
             return Outcome(contents.run_id, "up to date")
         (folder / "wandb").mkdir(exist_ok=True)
@@ -73,11 +75,7 @@ def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, n
 
 
 def _sync(contents: Contents, metrics: bytes, server: Server, run_id: str, deadline: float) -> tuple[bool, Remote]:
-    """Send what the server lacks of ``metrics`` and of the results; return whether that was anything, and what the server has.
-
-    Raises:
-        UserError: the server does not have all of it in the end.
-    """
+    """Send what the server lacks of ``metrics`` and of the results; return whether that was anything, and what the server has."""
     rows, done = parse_metrics(metrics), contents.state == "done"
 
     def concluded(remote: Remote) -> bool:
@@ -105,11 +103,7 @@ def _sync(contents: Contents, metrics: bytes, server: Server, run_id: str, deadl
 
 
 def _send(contents: Contents, rows: list[dict[str, Any]], server: Server, run_id: str, *, after: int, limit_s: float) -> None:
-    """Log the rows after epoch ``after``, and the results of a finished run.
-
-    Raises:
-        UserError: W&B failed.
-    """
+    """Log the rows after epoch ``after``, and the results of a finished run."""
     import wandb
 
     isolate(contents.folder)
@@ -146,12 +140,3 @@ def _look(server: Server, run_id: str, sent: set[int]) -> Remote:
             return remote
         time.sleep(wait_s)
     return remote or Remote("missing", {}, [])
-
-
-def _ledger(folder: Path, server: Server) -> dict[str, Any]:
-    """Return what is known of the run at this place; a damaged or missing ledger knows nothing, and everything is asked anew."""
-    try:
-        ledger = read_json(folder / LEDGER)
-    except (OSError, ValueError):
-        return {}
-    return ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}

@@ -55,7 +55,6 @@ def gather(folders: Sequence[Path], place: Path, *, metrics: str | None = None) 
 
 
 def _offline_file(contents: Contents) -> Path | None:
-    """Return the file of the last attempt, if that was mirrored offline."""
     if contents.tracker.get("name") == "none":
         return None
     files = [path for path in (contents.folder / "wandb").glob("*run-*/run-*.wandb") if path.stat().st_size > _HEADER_BYTES]
@@ -65,7 +64,6 @@ def _offline_file(contents: Contents) -> Path | None:
 
 
 def _make_file(contents: Contents, directory: Path) -> Path:
-    """Log the run so far into a new offline file under ``directory``, and return it."""
     directory.mkdir(parents=True)
     run = open_run(contents, mode="offline", project="view", entity=None, run_id=contents.run_id, directory=directory)
     tracker = WandbTracker(run, contents, -1)

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.config.identity import canonical_json, scientific_fields, step_fields
 from repro.config.schema import Config, ExecConfig
-from repro.files import read_json, write_json
+from repro.engine.method import Method
+from repro.files import peek, write_json
 from repro.randomness import make_deterministic
 from repro.training.loop import Training
 
@@ -52,13 +53,9 @@ Make = Callable[[Config], Training]
 
 
 def choose(config: Config, device: torch.device, earlier: Mapping[str, Any] | None, make: Make) -> tuple[ExecConfig, dict[str, float]]:
-    """Return how the run of ``config`` is executed, and what was measured for it now (``guard/...``; nothing where nothing was).
+    """Return how the run of ``config`` is executed on ``device``, and what was measured for it now (``guard/...``, if anything).
 
-    Args:
-        config: of the run.
-        device: where it will be trained.
-        earlier: how it was executed before it was interrupted; it goes on so.
-        make: makes a training at its start.
+    It goes on as it was executed ``earlier``, before it was interrupted.
     """
     execution = config.exec
     if execution.precision != "auto":
@@ -94,11 +91,9 @@ def compared(config: Config, candidates: Sequence[str], folder: Path, gpu: str, 
     }
     digest = hashlib.sha256(canonical_json(kind).encode()).hexdigest()[:12]
     path = folder / f"{config.method.name}-{config.model.name}-{digest}.json"
-    try:
-        chosen: str = read_json(path)["chosen"]
+    chosen = peek(path, "chosen")
+    if isinstance(chosen, str) and chosen in CANDIDATES:
         return _executed(config, chosen).exec, {}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     distances: dict[str, dict[str, float]] = {}
     reference: list[Tensor] = []
     for chosen in candidates:
@@ -128,14 +123,19 @@ def first_step(config: Config, make: Make) -> list[Tensor]:
     training = make(config)
     training.epoch = next((epoch for epoch in range(config.optim.epochs) if training.method.learns_at(epoch)), 0)
     plan = training.begin_epoch()
+    return movement(training.model, training.method, lambda: training.take_step(plan))
+
+
+def movement(model: nn.Module, method: Method, call: Callable[[], object]) -> list[Tensor]:
+    """Return how far a ``call`` moves the parameters of ``model``, and what ``method`` learns, each as one vector."""
 
     def state() -> list[Tensor]:
-        learned = [tensor for tensor in training.method.state_dict().values() if tensor.is_floating_point()]
-        parts: list[list[Tensor]] = [[parameter.detach() for parameter in training.model.parameters()], learned]
+        learned = [tensor for tensor in method.state_dict().values() if tensor.is_floating_point()]
+        parts: list[list[Tensor]] = [[parameter.detach() for parameter in model.parameters()], learned]
         return [torch.cat([tensor.double().flatten() for tensor in part]) if part else torch.zeros(0) for part in parts]
 
     before = state()
-    training.take_step(plan)
+    call()
     return [new - old for new, old in zip(state(), before, strict=True)]
 
 

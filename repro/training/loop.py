@@ -103,8 +103,6 @@ class Training:
         if method.uses_meta and data.meta is not None and config.meta.batch_size > len(data.meta):
             raise UserError(f"meta.batch_size={config.meta.batch_size}: must be at most the {len(data.meta)} images of the meta set.")
 
-    # -- state -----------------------------------------------------------------------------------------------------------------
-
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as tensors and plain numbers."""
         return {
@@ -136,8 +134,6 @@ class Training:
             # Of the run's own device: another machine may show other ones beside it.
             torch.cuda.set_rng_state(state["random"][1], self._device)
 
-    # -- the loop --------------------------------------------------------------------------------------------------------------
-
     def run(self, observer: Observer, *, first: Mapping[str, float] = MappingProxyType({})) -> None:
         """Train to the end, or until the observer stops it. The first row is that of the untrained model, epoch 0, with ``first``."""
         if self.epoch == 0 and self.batch == 0:
@@ -151,7 +147,6 @@ class Training:
             observer.between_steps(self)
 
     def _train_epoch(self, observer: Observer) -> dict[str, float]:
-        """Train from the present position to the epoch's end and return the train metrics."""
         epoch = self.epoch
         plan = self.begin_epoch()
         while self.batch < self.num_batches:
@@ -245,8 +240,6 @@ class Training:
         execution = self.config.exec
         return Programs(self._take_eagerly, state, optimizers, compile_step=execution.compile, cuda_graphs=execution.cuda_graphs)
 
-    # -- randomness ------------------------------------------------------------------------------------------------------------
-
     def _plan(self, epoch: int) -> EpochPlan:
         config, data = self.config, self.data
         order = torch.from_numpy(visit_order(config.seed, epoch, len(data.observed))).to(self._device)
@@ -288,8 +281,6 @@ class Training:
         start = self._meta_steps(self.batch) * meta.batch_size
         visits = slice(start, start + meta.batch_size)
         return plan.meta_order[visits], None if plan.meta_draws is None else plan.meta_draws[visits]
-
-    # -- measuring -------------------------------------------------------------------------------------------------------------
 
     def _row(self, train: dict[str, float]) -> dict[str, Any]:
         data, batch_size = self.data, self.config.exec.eval_batch_size

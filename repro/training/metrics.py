@@ -58,14 +58,8 @@ def label_metrics(
 ) -> dict[str, float]:
     """Return the ``label/``, ``class_target_probability/`` and, where labels are ``noisy``, the ``noise/`` metrics of a training set.
 
-    Args:
-        targets_of: the targets (B, K) of images by their rows (B,); asked for ``block`` images at a time.
-        observed: annotated classes (N,).
-        true: right classes (N,).
-        num_classes: K.
-        noisy: whether there is label noise.
-        groups: superclasses (K,), where the dataset has some.
-        block: images at a time.
+    ``targets_of`` returns the targets (B, K) of images by their rows (B,), and is asked for ``block`` images at a time; ``observed`` and
+    ``true`` are their annotated and right classes (N,), ``groups`` the superclasses (K,) where the dataset has some.
     """
     count, wrong = len(observed), torch.split((observed != true).double(), block)
     columns: dict[str, list[Tensor]] = {}

@@ -23,8 +23,8 @@ from repro.config.identity import check_same, identity_document, run_id, scienti
 from repro.config.schema import Config
 from repro.data.prepare import RunData, prepare
 from repro.data.staging import staged
-from repro.errors import Interrupted, UserError, shown
-from repro.files import read_json
+from repro.errors import Interrupted, UserError, first_of, shown
+from repro.files import peek
 from repro.randomness import make_deterministic
 from repro.runs import checkpoint, recorded
 from repro.runs.code import Code
@@ -66,7 +66,8 @@ def execute(config: Config) -> Path:
         # The code that this process has imported.
         read = [*config.inputs.labels, *filter(None, [config.inputs.teacher])]
         code = recorded.run_code(scientific_fields(config), folder.parent, inputs=read, load=True)
-        recorded.warn_of_edits(name, code)
+        if code.edited:
+            logger.warning("%s: edited since this process began, and used as it was then: %s.", name, first_of(code.edited))
         recorded.settle(folder, code, config.exec.on_changed_code)
         if _is_done(folder):
             logger.info("%s is done already.", name)
@@ -94,11 +95,7 @@ def execute(config: Config) -> Path:
 
 
 def _is_done(folder: Path) -> bool:
-    """Say whether a folder holds the finished run, every file as the run wrote it.
-
-    Raises:
-        UserError: the folder is damaged.
-    """
+    """Say whether a folder holds the finished run, every file as the run wrote it; refuse a damaged one."""
     if problem := damage(folder):
         raise UserError(problem)
     if read_state(folder) != "done":
@@ -112,17 +109,14 @@ def _is_done(folder: Path) -> bool:
 
 
 def _check_folder(folder: Path, config: Config) -> None:
+    # What a run that was killed as it began may have left, half-written files among it.
+    known = (".lock", ".lock.holder", "lease.json", "status.json")
     if (folder / "identity.json").exists():
         check_same(folder, config)
-    elif folder.is_dir() and any(not _left_by_a_start(path.name) for path in folder.iterdir()):
+    elif folder.is_dir() and any(path.name not in known and not path.match(".*.tmp") for path in folder.iterdir()):
         raise UserError(
             f"{folder} exists but has no identity.json, so it is no run folder of ours. Move it away, or set paths.runs elsewhere."
         )
-
-
-def _left_by_a_start(name: str) -> bool:
-    """Say whether a run that was killed as it began may have left a file of that name; half-written ones are among them."""
-    return name in (".lock", ".lock.holder", "lease.json", "status.json") or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _train_held(config: Config, name: str, held: RunFolder, inputs: Inputs, code: Code) -> None:
@@ -169,7 +163,10 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
     folder = held.path
     make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
     data = prepare(staged(config), device)
-    before = _provenance_before(folder)
+    found = peek(folder / "provenance.json")
+    stored: dict[str, Any] = found if isinstance(found, dict) else {}
+    # Of the attempts that this one goes on from.
+    before = stored if recorded.has_results(folder) else {}
     execution, compared = choose(config, device, before.get("execution"), lambda changed: build(changed, data, device, folder, inputs))
     config = dataclasses.replace(config, exec=execution)
     make_deterministic(threads=execution.threads, allow_tf32=execution.allow_tf32)
@@ -178,8 +175,10 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
     held.write("config.yaml", yaml.dump(dataclasses.asdict(config), Dumper=_YAML, sort_keys=True).encode())
     held.write_json("identity.json", identity_document(config))
     recorded.record(folder, code)
-    hosts = [*_stored_provenance(folder).get("hosts", []), _host(held, device)]
-    held.write_json("provenance.json", _provenance(before, name, config, device, data, inputs, code) | {"hosts": hosts})
+    where = {name: getattr(held.status, name) for name in ("attempt", "host", "slurm_job", "node", "gpu", "started")}
+    here = {name: value for name, value in where.items() if value is not None} | {"device": device_name(device)}
+    origin = _provenance(before, name, config, device, data, inputs, code)
+    held.write_json("provenance.json", origin | {"hosts": [*stored.get("hosts", []), here]})
     training = build(config, data, device, folder, inputs)
     state = checkpoint.load(held.manifest)
     rows: list[dict[str, Any]] = []
@@ -209,36 +208,15 @@ def _train(config: Config, name: str, held: RunFolder, device: torch.device, inp
 def _provenance(
     before: dict[str, Any], name: str, config: Config, device: torch.device, data: RunData, inputs: Inputs, code: Code
 ) -> dict[str, Any]:
-    """Return the provenance of this attempt, and the states of the code and of the machine of earlier attempts, which is given."""
     present = provenance(device, data.hashes, effective_noise_rate=data.effective_noise_rate, presets=presets_of(config))
     earlier = [state for state in [*before.get("earlier_git", []), *filter(None, [before.get("git")])] if state != present["git"]]
-    read = {run.run_id: run.final_sha256 for run in inputs.all}
+    read = {run.run_id: run.manifest.entry("final.json").sha256 for run in inputs.all}
     changing_numbers = ("precision", "label_gradient", "allow_tf32", "channels_last", "compile", "cuda_graphs")
     present["execution"] = {name: getattr(config.exec, name) for name in changing_numbers}
     present["code"] = code.sha256
     found = facts(device, present["execution"])
     present["attempts"] = attempts(before, found, name)
     return present | ({"earlier_git": earlier} if earlier else {}) | ({"inputs": read} if read else {})
-
-
-def _host(held: RunFolder, device: torch.device) -> dict[str, Any]:
-    """Return where this attempt computes."""
-    status = held.status
-    assert status is not None
-    where = {name: getattr(status, name) for name in ("attempt", "host", "slurm_job", "node", "gpu", "started")}
-    return {name: value for name, value in where.items() if value is not None} | {"device": device_name(device)}
-
-
-def _provenance_before(folder: Path) -> dict[str, Any]:
-    """Return the provenance of the earlier attempts that this one goes on from; nothing for a start."""
-    return _stored_provenance(folder) if recorded.has_results(folder) else {}
-
-
-def _stored_provenance(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(folder / "provenance.json"))
-    except (FileNotFoundError, ValueError, TypeError):
-        return {}
 
 
 def choose_device(name: str) -> torch.device:

@@ -32,12 +32,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class OnOneGpu:
-    """A worker that takes one free GPU of this machine and keeps it as long as it lives.
-
-    Attributes:
-        gpus: as CUDA_VISIBLE_DEVICES names them.
-        locks: the folder of a lock for each.
-    """
+    """A worker that takes one free GPU of this machine and keeps it as long as it lives; each has a lock in the folder ``locks``."""
 
     gpus: tuple[str, ...]
     locks: Path

@@ -5,6 +5,7 @@ On a terminal that is one line for the whole and one for each running run; elsew
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Container, Sequence
@@ -37,13 +38,10 @@ def last_row(folder: Path) -> dict[str, Any]:
             lines = file.read().splitlines(keepends=True)
     except OSError:
         return {}
-    for line in reversed(lines):
-        if line.endswith(b"\n"):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                return {}
-            return row if isinstance(row, dict) else {}
+    whole = [line for line in lines if line.endswith(b"\n")]
+    with contextlib.suppress(ValueError, IndexError):
+        row = json.loads(whole[-1])
+        return row if isinstance(row, dict) else {}
     return {}
 
 
@@ -108,7 +106,6 @@ class Progress:
 
     @property
     def _left(self) -> list[PlannedRun]:
-        """The runs that may still be trained."""
         over = self._outcome
         ended = over.done | self._plan.spared | over.failed.keys() | over.skipped.keys() | over.changed.keys()
         return [run for name, run in self._plan.runs.items() if name not in ended]
@@ -136,7 +133,6 @@ class Progress:
         self._whole.refresh()
 
     def _row(self, run: PlannedRun) -> tuple[int, str]:
-        """Return how many epochs ``run`` has completed, and the value shown beside them."""
         row = last_row(self._plan.folder / run.run_id)
         return completed_epochs(row), f"{_SHOWN} {row[_SHOWN]:.4f}" if isinstance(row.get(_SHOWN), float) else ""
 
@@ -174,8 +170,8 @@ class Progress:
         num_stages = 1 + max((run.stage for run in self._plan.runs.values()), default=0)
         if num_stages > 1 and self._left:
             parts.append(f"stage {1 + min(run.stage for run in self._left)}/{num_stages}")
-        num_failed, num_skipped = len(self._outcome.failed), len(self._outcome.skipped) + len(self._outcome.changed)
-        counted = {"running": num_running, "elsewhere": num_elsewhere, "failed": num_failed, "skipped": num_skipped}
+        counted = {"running": num_running, "elsewhere": num_elsewhere, "failed": len(self._outcome.failed)}
+        counted["skipped"] = len(self._outcome.skipped) + len(self._outcome.changed)
         parts += [f"{count} {state}" for state, count in counted.items() if count or state in ("running", "failed")]
         return ", ".join(parts)
 

@@ -25,18 +25,13 @@ from sweeps.plan.disk import size_text
 from sweeps.plan.plan import Plan, make_plan
 from sweeps.spec.data import SpecError
 from sweeps.spec.expansion import walk
-from sweeps.spec.load import PAPER, FigureSpec, Spec, known_specs, load_spec
+from sweeps.spec.load import PAPER, Spec, known_specs, load_spec
 from sweeps.spec.scale import load_scale
 
 
 @dataclass
 class Found:
-    """What can be removed, and what stays.
-
-    Attributes:
-        files: run id -> file -> bytes.
-        kept: why -> bytes of files of the named specs that stay.
-    """
+    """What can be removed (run id -> file -> bytes), and what stays (why -> bytes of files of the named specs)."""
 
     files: dict[str, dict[str, int]] = field(default_factory=dict)
     kept: Counter[str] = field(default_factory=Counter)
@@ -96,11 +91,7 @@ def print_found(found: Found) -> None:
 
 
 def _plans(specs: Sequence[Spec], runs: Path) -> Iterator[Plan]:
-    """Yield the plans of ``specs`` and of all that have a plan in ``runs``, scale by scale.
-
-    Raises:
-        UserError: the spec of a plan cannot be read.
-    """
+    """Yield the plans of ``specs`` and of all that have a plan in ``runs``, scale by scale."""
     by_scale: dict[str, dict[str, Spec]] = {specs[0].scale.title: {spec.name: spec for spec in specs}}
     for path in sorted((runs / "plans").glob("**/*.json")):
         title = PAPER.title if path.parent == runs / "plans" else path.parent.name
@@ -117,11 +108,7 @@ def _plans(specs: Sequence[Spec], runs: Path) -> Iterator[Plan]:
 
 
 def _needed(plans: Sequence[Plan], runs: Path) -> dict[tuple[str, str], str]:
-    """Return why a run's labels or model are needed, by its id and the kind.
-
-    Raises:
-        UserError: a run of no plan has begun and does not say yet what it reads.
-    """
+    """Return why a run's labels or model are needed, by its id and the kind."""
     found: dict[tuple[str, str], str] = {}
 
     def read_by(fields: dict[str, object], why: str) -> None:
@@ -145,8 +132,8 @@ def _needed(plans: Sequence[Plan], runs: Path) -> dict[tuple[str, str], str]:
                     raise UserError(f"{folder}: this run has just begun and does not say yet what it reads. Try again.") from error
     for plan in plans:
         for cell in plan.cells:
-            first = next((name for name in cell.run_ids if read_state(runs / name) == "done"), None)
-            shown = () if first is None else (first, *(plan.runs[first].fields.get("inputs.labels") or ()))
+            first = [name for name in cell.run_ids if read_state(runs / name) == "done"][:1]
+            shown = [*first, *(name for done in first for name in plan.runs[done].fields.get("inputs.labels") or ())]
             if recorded := next((name for name in shown if _has_labels(runs / name)), None):
                 found.setdefault((recorded, "labels"), "the report shows them")
     return found
@@ -156,19 +143,15 @@ def _drawn(plans: Sequence[Plan], runs: Path) -> dict[tuple[str, str], str]:
     """Return the runs whose labels a figure of ``plans`` or of the suite draws, planned in ``runs`` or not."""
     found: dict[tuple[str, str], str] = {}
     for plan in plans:
-        figures = {spec.name: spec for spec in plan.specs if _draws_labels(spec)}
+        figures = {spec.name: spec for spec in plan.specs if spec.draws_labels}
         for name in known_specs():
             # Some specs do not exist at every scale.
             with contextlib.suppress(SpecError):
-                if _draws_labels(spec := load_spec(name, plan.scale)):
+                if (spec := load_spec(name, plan.scale)).draws_labels:
                     figures.setdefault(name, spec)
         cells = make_plan(list(figures.values()), runs).cells
         found |= {(name, "labels"): "figures draw them" for cell in cells for name in cell.run_ids}
     return found
-
-
-def _draws_labels(spec: Spec) -> bool:
-    return isinstance(spec, FigureSpec) and any(panel.type != "curve" for panel in spec.panels)
 
 
 def _has_labels(folder: Path) -> bool:

@@ -90,8 +90,6 @@ def run_missing(
 
 @dataclass
 class _Queue:
-    """The runs that wait for their turn or their inputs, run here, or run elsewhere."""
-
     plan: Plan
     jobs: int
     settings: Sequence[str]
@@ -131,7 +129,6 @@ class _Queue:
         self.progress = Progress(self.plan, self.outcome)
 
     def _next(self) -> PlannedRun | None:
-        """Return the first run of the plan that waits for nothing but its turn."""
         runs = self.plan.runs.values()
         return next((run for run in runs if run.run_id in self._waiting and self.outcome.done.issuperset(run.inputs)), None)
 
@@ -227,7 +224,6 @@ class _Queue:
         self._running[run.run_id] = _Running(run, process, log, time.monotonic())
 
     def _wait(self, *, stopping: bool = False) -> None:
-        """Wait a moment, and note the workers that have ended."""
         self.progress.refresh([item.run for item in self._running.values()], [run for run, _ in self._elsewhere.values()])
         multiprocessing.connection.wait([item.process.sentinel for item in self._running.values()], timeout=POLL_S)
         ended = [(item, code) for item in self._running.values() if (code := self._exit_code(item)) is not None]
@@ -240,7 +236,6 @@ class _Queue:
             self._ended(item, code, stopping=stopping)
 
     def _exit_code(self, item: _Running) -> int | None:
-        """Return the exit code of a worker, or ``None`` while it lives."""
         code = item.process.exitcode
         if code == SERVER_GONE and planned_state(self._folder / item.run.run_id) == "running":
             return None
@@ -261,7 +256,6 @@ class _Queue:
             self._failed(item.run, last_error(folder) if state == "failed" else how_it_ended(code, item.log))
 
     def _look_elsewhere(self) -> None:
-        """Note what became of the runs that other processes were training."""
         for name, (run, try_again_at) in list(self._elsewhere.items()):
             state = planned_state(self._folder / name)
             if state == "running":
@@ -288,7 +282,6 @@ class _Queue:
 
 
 def _num_cores() -> int:
-    """Return the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -164,11 +164,10 @@ def choose(points: Sequence[GridPoint], otherwise: Sequence[Setting] = ()) -> Gr
     Raises:
         UserError: no score is finite; the message names the runs.
     """
-    finite = [point for point in points if math.isfinite(point.score)]
-    if not finite:
+    highest = max((point.score for point in points if math.isfinite(point.score)), default=None)
+    if highest is None:
         raise UserError(f"every run diverged, so there is nothing to choose from: {', '.join(point.run_id for point in points)}.")
-    highest = max(point.score for point in finite)
-    best = [point for point in finite if point.score == highest]
+    best = [point for point in points if point.score == highest]
     declared = {setting.override for setting in otherwise}
     return next((point for point in best if {setting.override for setting in point.values} == declared), best[0])
 
@@ -190,17 +189,9 @@ def _chosen(needed: Needed, planned: Sequence[Planned], folder: Path, path: Path
         best = choose(points, tuning.otherwise)
     except UserError as error:
         raise tuning.place.error(f"{needed.use}: nothing was chosen, {error}") from error
-    name, dataset, model = needed.use.key
-    return Chosen(
-        name=name,
-        dataset=dataset,
-        model=model,
-        chosen=best.values,
-        metric=METRIC,
-        epoch=EPOCH,
-        seed=int(planned[0][1].fields["seed"]),
-        grid=tuple(points),
-    )
+    (name, dataset, model), seed = needed.use.key, int(planned[0][1].fields["seed"])
+    grid = tuple(points)
+    return Chosen(name=name, dataset=dataset, model=model, chosen=best.values, metric=METRIC, epoch=EPOCH, seed=seed, grid=grid)
 
 
 def _score(folder: Path) -> float:
@@ -215,7 +206,6 @@ def _score(folder: Path) -> float:
 
 
 def _write(scale: Scale, folder: Path, chosen: Sequence[Chosen]) -> Tuned:
-    """Put ``chosen`` into the file of ``scale``, beside what stands there, and return all of it."""
     tuned = read_tuned(scale, folder).also(chosen)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +19,7 @@ _OTHERS = frozenset({"collected", "plans", "logs", "pages", "aside"})
 
 @dataclass
 class Verdict:
-    """What was found in one run folder.
-
-    Attributes:
-        run_id: the folder's name.
-        state: of the run.
-        problems: a line each; empty when every file is as it was written.
-        files: how many were read.
-        size: their bytes.
-        pruned: how many were pruned.
-    """
+    """What was found in one run folder: a line for each problem; how many files were read and their bytes; how many were pruned."""
 
     run_id: str
     state: str
@@ -70,7 +62,6 @@ def verify(folder: Path) -> Verdict:
 
 
 def _unfinished(folder: Path, verdict: Verdict) -> list[str]:
-    """Return what is wrong with what an unfinished run goes on from."""
     try:
         manifest = open_manifest(folder)
     except DamagedError as error:
@@ -91,7 +82,6 @@ def _unfinished(folder: Path, verdict: Verdict) -> list[str]:
 
 
 def _foreign(manifest: Manifest) -> list[str]:
-    """Return what in the files is not this run's, or not what its inputs hold now."""
     identity, provenance = manifest.read_json("identity.json"), manifest.read_json("provenance.json")
     if identity["run_id"] != manifest.run_id:
         return [f"identity.json: it is that of {identity['run_id']}"]
@@ -108,13 +98,9 @@ def _foreign(manifest: Manifest) -> list[str]:
 
 def print_verdicts(verdicts: Iterable[Verdict]) -> int:
     """Print what is wrong as it is found, then a summary; return the exit code: 0 when everything is as it was written, else 1."""
-    counts = {"checked": 0, "damaged": 0, "files": 0, "size": 0, "pruned": 0}
+    counts: Counter[str] = Counter()
     for verdict in verdicts:
-        counts["checked"] += 1
-        counts["files"] += verdict.files
-        counts["size"] += verdict.size
-        counts["pruned"] += verdict.pruned
-        counts["damaged"] += bool(verdict.problems)
+        counts.update(checked=1, files=verdict.files, size=verdict.size, pruned=verdict.pruned, damaged=bool(verdict.problems))
         for problem in verdict.problems:
             print(f"{verdict.run_id} ({verdict.state}): {problem}", flush=True)
     print(f"{counts['checked']} runs, {counts['files']} files, {counts['size'] / 2**20:.1f} MiB read: ", end="")

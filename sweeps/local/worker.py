@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from repro.errors import EXIT_USER_ERROR, Interrupted, UserError
-from repro.files import read_json
+from repro.files import peek
 from repro.runs.folder import GPU_SHARE
 
 #: What a worker process does: it takes the overrides of a run and returns the process's exit code.
@@ -128,15 +128,10 @@ def last_line(log: Path) -> str:
 
 def last_error(folder: Path) -> str:
     """Return the error that the run in ``folder`` itself noted."""
-    try:
-        return str(read_json(folder / "status.json")["error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its status.json cannot be read"
+    return str(peek(folder / "status.json", "error") or "its status.json cannot be read")
 
 
 def threads_before(folder: Path) -> int | None:
     """Return the threads of the run's earlier attempt: a resumed run repeats its bits only with the same number."""
-    try:
-        return int(read_json(folder / "provenance.json")["threads"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    threads = peek(folder / "provenance.json", "threads")
+    return threads if isinstance(threads, int) else None

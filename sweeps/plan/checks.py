@@ -57,13 +57,13 @@ def check_meaning(spec: Spec, cells: Sequence[Cell], graph: Graph) -> None:
             if panel.type == "curve":
                 _check_metric(panel.metric, panel.at("metric"))
             for row in panel.rows:
-                _check_panel(panel, row, [cell for cell in planned if cell.row == row], graph)
+                reasons = [_nothing_to_draw(panel, config) for config in _configs((cell for cell in planned if cell.row == row), graph)]
+                if reasons and all(reasons):
+                    said = f"{reasons[0]}. Name the rows that it draws (rows: [...]), or take it out."
+                    raise panel.at("metric").error(f"panel '{panel.label}' draws nothing in row '{row}': {said}")
     if not spec.scale.rules:
         # A scale may make one run of several, such as one small network of all.
         _check_twins(spec, cells)
-
-
-# -- what is read --------------------------------------------------------------------------------------------------------------
 
 
 def _check_metric(name: str, place: Place) -> None:
@@ -105,15 +105,6 @@ def _check_epoch(epoch: Epoch, cell: Cell, config: Config) -> None:
         )
 
 
-def _check_panel(panel: Panel, row: str, cells: Sequence[Cell], graph: Graph) -> None:
-    """Check that ``panel`` has something to draw in at least one of ``cells``, those of ``row``."""
-    reasons = [_nothing_to_draw(panel, config) for config in _configs(cells, graph)]
-    if reasons and all(reasons):
-        raise panel.at("metric").error(
-            f"panel '{panel.label}' draws nothing in row '{row}': {reasons[0]}. Name the rows that it draws (rows: [...]), or take it out."
-        )
-
-
 def _nothing_to_draw(panel: Panel, config: Config) -> str | None:
     if panel.type == "curve":
         if why := never_logged(panel.metric, config):
@@ -151,11 +142,7 @@ def _configs(cells: Iterable[Cell], graph: Graph) -> Iterator[Config]:
     return (graph.config(variant) for cell in cells for variant in cell.variants)
 
 
-# -- what is the same ----------------------------------------------------------------------------------------------------------
-
-
 def _check_twins(spec: Spec, cells: Sequence[Cell]) -> None:
-    """Check that no two rows, and no two columns, are the same in every cell."""
     for kind, lines in (("row", spec.rows), ("column", spec.columns)):
         by_label: dict[str, list[Cell]] = {line.label: [] for line in lines}
         for cell in cells:

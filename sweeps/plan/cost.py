@@ -16,13 +16,11 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from repro.config import registry
 from repro.config.identity import canonical_json, step_fields
 from repro.errors import UserError
-from repro.files import read_json
+from repro.files import peek
 from repro.runs.manifest import DamagedError, open_manifest
 from repro.runs.state import read_state
 from sweeps.plan import count_cache
@@ -113,7 +111,6 @@ class _Cost:
         self._finished = self._read_finished()
 
     def of_all(self, named: Gpu | None, named_fraction: float | None) -> Costs:
-        """Return what :func:`estimate` returns."""
         on_gpus = Counter(run.gpu for run in self._finished if run.gpu is not None)
         cpu = self._medians(None)
         gpu = named or next((known for known, _ in on_gpus.most_common(1)), None)
@@ -123,41 +120,33 @@ class _Cost:
         at_roofline = self._hours_at_roofline(gpu) if gpu is not None and named_fraction is None else []
         measured = sum(counted for counted, _ in at_roofline) / sum(hours for _, hours in at_roofline) if at_roofline else ASSUMED_REACHED
         reached = named_fraction or measured
-        on_gpu = {} if gpu is None else self._medians(gpu)
-        chosen = {} if gpu is None else self._chosen(gpu)
-        found = {run.run_id: self._of(run, gpu, chosen, reached, on_gpu, cpu) for run in runs}
+        on_gpu, chosen = ({}, {}) if gpu is None else (self._medians(gpu), self._chosen(gpu))
+
+        def cost(run: PlannedRun) -> Estimate:
+            cpu_hours = self._measured(run, cpu)
+            if gpu is None:
+                return Estimate(None, "no GPU was named", cpu_hours)
+            gpu_hours = self._measured(run, on_gpu)
+            try:
+                work = _work(run.fields, self._teacher(run.fields), run.epochs)
+            except NoEstimateError as error:
+                return Estimate(gpu_hours, str(error) if gpu_hours is None else FINISHED, cpu_hours)
+            if gpu_hours is not None:
+                return Estimate(gpu_hours, FINISHED, cpu_hours, work)
+            execution = chosen.get(canonical_json(step_fields(run.fields)), auto(gpu))
+            return Estimate(work.hours(gpu, execution) / reached, COUNTED, cpu_hours, work, execution)
+
+        found = {run.run_id: cost(run) for run in runs}
         return Costs(found, gpu, reached, len(at_roofline), on_gpus[gpu] if gpu else 0, self._others)
 
     def _chosen(self, gpu: Gpu) -> dict[str, Execution]:
         """Return what ``exec=auto`` has chosen on ``gpu`` (:mod:`repro.training.guard`), by what decides how a step computes."""
         found = {}
         for path in (self._plan.folder / "guard").glob("*.json"):
-            name, kind, settings = (_read(path, key) for key in ("gpu", "run", "settings"))
+            name, kind, settings = (peek(path, key) for key in ("gpu", "run", "settings"))
             if settings is not None and known_gpu(name) == gpu:
                 found[canonical_json(kind)] = _execution(settings, gpu)
         return found
-
-    def _of(
-        self,
-        run: PlannedRun,
-        gpu: Gpu | None,
-        chosen: Mapping[str, Execution],
-        reached: float,
-        on_gpu: Mapping[str, float],
-        cpu: Mapping[str, float],
-    ) -> Estimate:
-        cpu_hours = self._measured(run, cpu)
-        if gpu is None:
-            return Estimate(None, "no GPU was named", cpu_hours)
-        gpu_hours = self._measured(run, on_gpu)
-        try:
-            work = _work(run.fields, self._teacher(run.fields), run.epochs)
-        except NoEstimateError as error:
-            return Estimate(gpu_hours, str(error) if gpu_hours is None else FINISHED, cpu_hours)
-        if gpu_hours is None:
-            execution = chosen.get(canonical_json(step_fields(run.fields)), auto(gpu))
-            return Estimate(work.hours(gpu, execution) / reached, COUNTED, cpu_hours, work, execution)
-        return Estimate(gpu_hours, FINISHED, cpu_hours, work)
 
     def _measured(self, run: PlannedRun, medians: Mapping[str, float]) -> float | None:
         """Return the hours of ``run`` by those that runs of its kind took for an epoch and a training image."""
@@ -188,39 +177,37 @@ class _Cost:
         return found
 
     def _read_finished(self) -> list[_Finished]:
-        """Return the finished runs in the folder."""
-        finished = []
-        for name in sorted(entry.name for entry in os.scandir(self._plan.folder)) if self._plan.folder.is_dir() else ():
-            folder = self._plan.folder / name
-            if name in self._plan.runs and self._plan.runs[name].state != "done":
-                continue
-            if read_state(folder) != "done":
-                continue
-            hours, gpu, device = _read(folder / "cost.json", "gpu_hours"), None, ""
-            if hours:
-                device = str(_read(folder / "provenance.json", "device"))
-                gpu = known_gpu(device)
-            else:
-                wall_s, threads = _read(folder / "cost.json", "wall_s"), _read(folder / "provenance.json", "threads")
-                if not wall_s or not threads:
-                    continue
-                hours = wall_s * threads / 3600
-            try:
-                open_manifest(folder).read_bytes("cost.json")
-            except DamagedError as error:
-                logger.warning("%s It is not counted.", error)
-                continue
-            fields, epochs = self._fields(name), _read(folder / "status.json", "epoch")
-            if fields is None or not epochs:
-                continue
-            if device and gpu is None:
-                self._others[device] += 1
-                continue
-            finished.append(_Finished(fields, epochs, hours, gpu, _execution(_read(folder / "provenance.json", "execution") or {}, gpu)))
-        return finished
+        names = sorted(entry.name for entry in os.scandir(self._plan.folder)) if self._plan.folder.is_dir() else ()
+        planned = self._plan.runs
+        found = (self._read_run(name) for name in names if name not in planned or planned[name].state == "done")
+        return [run for run in found if run is not None]
+
+    def _read_run(self, name: str) -> _Finished | None:
+        """Return a run if it is done and tells something; those on GPUs that are not known are only counted."""
+        folder = self._plan.folder / name
+        if read_state(folder) != "done":
+            return None
+        provenance = folder / "provenance.json"
+        hours, device = peek(folder / "cost.json", "gpu_hours"), ""
+        if hours:
+            device = str(peek(provenance, "device"))
+        else:
+            hours = (peek(folder / "cost.json", "wall_s") or 0) * (peek(provenance, "threads") or 0) / 3600
+        fields, epochs = self._fields(name), peek(folder / "status.json", "epoch")
+        if not hours or fields is None or not epochs:
+            return None
+        try:
+            open_manifest(folder).read_bytes("cost.json")
+        except DamagedError as error:
+            logger.warning("%s It is not counted.", error)
+            return None
+        gpu = known_gpu(device)
+        if device and gpu is None:
+            self._others[device] += 1
+            return None
+        return _Finished(fields, epochs, hours, gpu, _execution(peek(provenance, "execution") or {}, gpu))
 
     def _teacher(self, fields: Fields) -> Fields | None:
-        """Return the settings of the run that teaches, ``None`` for most runs."""
         name = fields.get("inputs.teacher")
         if name is None:
             return None
@@ -231,16 +218,8 @@ class _Cost:
 
     def _fields(self, name: str) -> Fields | None:
         if name not in self._known:
-            self._known[name] = _read(self._plan.folder / name / "identity.json", "fields")
+            self._known[name] = peek(self._plan.folder / name / "identity.json", "fields")
         return self._known[name]
-
-
-def _read(path: Path, key: str) -> Any:
-    """Return one value of a JSON file, ``None`` where the file has none or is none."""
-    try:
-        return read_json(path).get(key)
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def _kind(fields: Fields, teacher: Fields | None) -> str:

@@ -61,7 +61,6 @@ def _clear(folder: Path) -> None:
 
 @functools.cache
 def _folder() -> Path:
-    """Return the folder of what this code has counted with this PyTorch."""
     digest = hashlib.sha256(json.dumps([version("torch"), version("torchvision")]).encode())
     for path in sorted([*(_ROOT / "repro").rglob("*.py"), *(_ROOT / "sweeps" / "plan").glob("*.py")]):
         digest.update(path.read_bytes())

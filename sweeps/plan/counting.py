@@ -166,6 +166,5 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> tuple[int, int]:
-    """Return the bytes that a tensor is read or written with, as it is and where all is float32."""
     whole = tensor.numel() * tensor.element_size()
     return whole, 2 * whole if tensor.dtype == torch.bfloat16 else whole

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro.command import print_table
 from repro.errors import UserError
 from repro.runs.pruned import KINDS
-from sweeps.plan.plan import Plan, PlannedRun
+from sweeps.plan.plan import Plan
 from sweeps.plan.sizes import Fields, NoEstimateError, dataset_of, method_of, network_settings, training_images
 
 #: Bytes of a number of an epoch in metrics.jsonl and the mirror, and of all else of a run that is small, as finished runs have them.
@@ -30,14 +30,7 @@ _FLOAT, _POSITION = 4, 8
 
 @dataclass(frozen=True)
 class Held:
-    """The bytes that a run holds when it is done, and its checkpoints, which are gone then.
-
-    Attributes:
-        labels: its label trajectory.
-        model: its weights.
-        rest: metrics, their mirror, settings.
-        checkpoints: at most, while it trains.
-    """
+    """The bytes that a run holds when it is done, and at most of its checkpoints, which are gone then; the rest is small files."""
 
     labels: int
     model: int
@@ -117,7 +110,10 @@ def print_disk(plan: Plan, names: Collection[str] | None = None, *, at_a_time: i
             to_come[name] = max(0, found.done - there[name])
             checkpoints.append(found.checkpoints)
     lines = [["disk", "all runs", "not done", "of all, label trajectories"]]
-    for title, group in [*_by_model(plan.runs.values()), ("all", list(plan.runs))]:
+    groups: dict[str, list[str]] = {}
+    for name, run in plan.runs.items():
+        groups.setdefault(f"model {run.fields['model.name']}", []).append(name)
+    for title, group in [*groups.items(), ("all", list(plan.runs))]:
         sums = [sum(part.get(name, 0) for name in group) for part in (there, to_come, labels)]
         lines.append([title, size_text(sums[0] + sums[1]), size_text(sums[1]), size_text(sums[2])])
     print_table(lines)
@@ -135,15 +131,7 @@ def print_disk(plan: Plan, names: Collection[str] | None = None, *, at_a_time: i
         )
 
 
-def _by_model(runs: Iterable[PlannedRun]) -> list[tuple[str, list[str]]]:
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        found.setdefault(f"model {run.fields['model.name']}", []).append(run.run_id)
-    return list(found.items())
-
-
 def _free(folder: Path) -> int:
-    """Return the free bytes of the file system that ``folder`` is on, or will be."""
     folder = folder.absolute()
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
 

@@ -68,12 +68,7 @@ def named_gpu(text: str) -> Gpu:
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps are executed, as far as it decides their time.
-
-    Attributes:
-        products: number format of convolutions and matrix products: ``float32``, ``tf32`` or ``bfloat16``.
-        graphs: each step is one call of a CUDA graph or of a program, not one call an operation.
-    """
+    """How steps are executed, as far as it decides their time: the number format of products, and whether a step is one call (a graph)."""
 
     products: str
     graphs: bool

@@ -108,7 +108,6 @@ class Graph:
 
 
 def _compose(owner: Owner, variant: Variant) -> Config:
-    """Return the checked configuration of one run, without its inputs, as ``python -m repro`` would make it."""
     try:
         config = assemble({setting.key: setting.value for setting in variant.settings})
         if config is None:

@@ -134,11 +134,7 @@ def make_plan(specs: Sequence[Spec], folder: Path) -> Plan:
 
 
 def planned_runs(runs: Iterable[PlannedRun], folder: Path) -> dict[str, PlannedRun]:
-    """Return the runs of a graph, inputs before their readers, by id, with their states in ``folder`` and what of their code has changed.
-
-    Raises:
-        UserError: as :func:`repro.runs.code.code_of`.
-    """
+    """Return the runs of a graph, inputs before their readers, by id, with their states in ``folder`` and changes of their code."""
     from repro.runs.recorded import differences, has_results, run_code
 
     found: dict[str, PlannedRun] = {}
@@ -159,10 +155,10 @@ def planned_runs(runs: Iterable[PlannedRun], folder: Path) -> dict[str, PlannedR
 
 
 def _planned(graph: Graph, spec: Spec, cell: Cell) -> Cell:
-    """Return ``cell`` with the ids of its runs."""
     ids: dict[str, dict[str, Value]] = {}
     for variant in cell.variants:
-        run_id = graph.add(cell, variant, spec=spec.name, place=_place(cell.row, cell.column, variant.repeat_values))
+        place = ", ".join(filter(None, (cell.row, cell.column, *(f"{key}={value}" for key, value in variant.repeat_values.items()))))
+        run_id = graph.add(cell, variant, spec=spec.name, place=place)
         if run_id in ids:
             raise cell.place.error(
                 f"in {cell.title}: {ids[run_id]} and {variant.repeat_values} are the same run ({run_id}); "
@@ -173,7 +169,6 @@ def _planned(graph: Graph, spec: Spec, cell: Cell) -> Cell:
 
 
 def _recipe_value(graph: Graph, cell: Cell) -> object | None:
-    """Return what a recipe's cell shows."""
     if cell.recipe is None or cell.setting is None:
         return None
     section, _, name = cell.setting.rpartition(".")
@@ -201,11 +196,6 @@ def _check_specs(specs: Sequence[Spec]) -> None:
         seen[spec.name] = spec.path
 
 
-def _place(row: str, column: str, repeat: dict[str, Value]) -> str:
-    parts = [row, column, *(f"{key}={value}" for key, value in repeat.items())]
-    return ", ".join(part for part in parts if part)
-
-
 def totals(plan: Plan) -> dict[str, int]:
     """Return the number of cells, of runs, of runs that several of the specs share, and of runs in each state."""
     states = Counter(run.state for run in plan.runs.values())
@@ -221,26 +211,13 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the plan as ``python -m sweeps plan --json`` prints it."""
     return {
         "runs": [
-            {
-                "run_id": run.run_id,
-                "config": run.fields,
-                "overrides": list(run.overrides),
-                "inputs": list(run.inputs),
-                "stage": run.stage,
-                "state": run.state,
-                "specs": list(run.specs),
-                **({"changed": list(run.changed)} if run.changed else {}),
-            }
+            {"config": run.fields, "stage": run.stage, "state": run.state, "run_id": run.run_id}
+            | {name: list(getattr(run, name)) for name in ("overrides", "inputs", "specs")}
+            | ({"changed": list(run.changed)} if run.changed else {})
             for run in plan.runs.values()
         ],
         "cells": [
-            {
-                "spec": cell.spec,
-                "row": cell.row,
-                "column": cell.column,
-                "runs": list(cell.run_ids),
-                "value": cell.value,
-            }
+            {"runs": list(cell.run_ids), **{name: getattr(cell, name) for name in ("spec", "row", "column", "value")}}
             for cell in plan.cells
         ],
         "totals": totals(plan),

@@ -45,11 +45,9 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """The operations of a step, or of a forward pass, in bfloat16 by autocast.
+    """The operations of a step, or of a forward pass, in bfloat16 by autocast; and the most bytes of tensors that were alive at a time.
 
     Attributes:
-        operations: in their order.
-        peak_bytes: the most bytes of tensors that were alive at a time, parameters and the optimiser's included.
         float32_peak_bytes: the same where all is float32.
     """
 
@@ -69,12 +67,7 @@ class Counted:
 
 
 class Seconds(NamedTuple):
-    """A step's time at the roofline.
-
-    Attributes:
-        whole: seconds of the step.
-        busy: seconds of it in which arithmetic or memory are at their limit.
-    """
+    """A step's seconds at the roofline, and those of them in which arithmetic or memory are at their limit."""
 
     whole: float
     busy: float
@@ -99,12 +92,7 @@ def seconds(counted: Counted, gpu: Gpu, execution: Execution) -> Seconds:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run asks of a GPU.
-
-    Attributes:
-        parts: how often it does what was counted.
-        label_bytes: of learned labels.
-    """
+    """What a run asks of a GPU: how often it does what was counted, and the bytes of learned labels."""
 
     parts: tuple[tuple[float, Counted], ...]
     label_bytes: int = 0

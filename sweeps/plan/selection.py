@@ -83,7 +83,6 @@ def check_execution(plan: Plan, settings: Sequence[str]) -> None:
 
 
 def _labels(text: str, labels: Iterable[str]) -> list[str]:
-    """Return the labels that ``text`` means."""
     wanted = text.lower()
     return [label for label in labels if label.lower() == wanted] or [label for label in labels if wanted in label.lower()]
 

@@ -56,14 +56,7 @@ class GridPoint(Model):
 
 
 class Chosen(Model):
-    """What was chosen for one tuning, dataset and model, and from what.
-
-    Attributes:
-        values: the chosen settings.
-        metric: what was compared.
-        epoch: the rule it was read by.
-        seed: of the runs.
-    """
+    """What was chosen for one tuning, dataset and model, from what grid, and by what: the metric, its epoch rule, the seed of the runs."""
 
     name: AnyText
     dataset: AnyText
@@ -88,8 +81,6 @@ class Chosen(Model):
 
 
 class _File(Model):
-    """A file of chosen values."""
-
     version: Annotated[int, integer(SCHEMA, SCHEMA)] = Field(alias="schema")
     scale: AnyText
     tuned: Items[Chosen]
@@ -139,23 +130,12 @@ def read_tuned(scale: Scale, folder: Path | None = None) -> Tuned:
 
 def tuned_text(scale: Scale, tuned: Tuned) -> str:
     """Return the content of the file: the same chosen values give the same bytes."""
-    document = {
-        "schema": SCHEMA,
-        "scale": scale.title,
-        "tuned": [
-            {
-                "name": item.name,
-                "dataset": item.dataset,
-                "model": item.model,
-                "chosen": _plain(item.values),
-                "metric": item.metric,
-                "epoch": str(item.epoch),
-                "seed": item.seed,
-                "grid": [{"values": _plain(point.values), "score": point.score, "run_id": point.run_id} for point in item.grid],
-            }
-            for _, item in sorted(tuned.chosen.items())
-        ],
-    }
+    items = []
+    for _, item in sorted(tuned.chosen.items()):
+        grid = [{"values": _plain(point.values), "score": point.score, "run_id": point.run_id} for point in item.grid]
+        what = {"name": item.name, "dataset": item.dataset, "model": item.model, "chosen": _plain(item.values)}
+        items.append(what | {"metric": item.metric, "epoch": str(item.epoch), "seed": item.seed, "grid": grid})
+    document = {"schema": SCHEMA, "scale": scale.title, "tuned": items}
     return _COMMENT + yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=130, allow_unicode=True)
 
 

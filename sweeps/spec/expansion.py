@@ -98,16 +98,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """A row and a column: the runs of the cell, or why it has none.
+    """A row and a column: the runs of the cell, or why it has none; ``spec``, ``run_ids`` and ``value`` once it is planned.
 
     Attributes:
         place: of the row.
         epoch: where its value is read, if not where the table's is.
         setting: of a recipe's cell, what it shows.
         recipe: of a recipe's cell, the settings that the value is one of.
-        spec: the name of the spec, once it is planned.
-        run_ids: of the runs, once they are planned.
-        value: of a recipe's cell, what it shows, once it is planned.
     """
 
     row: str
@@ -245,7 +242,6 @@ class Expansion:
         return Variant(repeat, tuple(self.spec.scale.apply(settings).values()), inputs, name, tuple(uses))
 
     def _read(self, ref: Input, inherited: Settings, same: frozenset[tuple[str, Key | None]]) -> tuple[Variant, ...]:
-        """Return the runs of ``ref`` for a reader whose settings they inherit."""
         if (ref.key, same) not in self._inputs:
             run = self.spec.runs[ref.run]
             found = []

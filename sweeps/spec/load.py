@@ -78,9 +78,6 @@ class Panel(Model):
 
     Attributes:
         metric: on its y axis; empty where the panel's type needs none.
-        label: of the y axis.
-        scale: of the y axis.
-        rows: labels of the rows that it draws.
         classes: which classes it shows: drawn, or listed; ``None``: as the type does by itself.
         instances: which training images it shows, likewise.
     """
@@ -164,6 +161,11 @@ class Spec(Shared):
         """How the spread of a cell's runs is given."""
         return self.cell.spread
 
+    @property
+    def draws_labels(self) -> bool:
+        """Whether it is a figure with panels of single labels."""
+        return isinstance(self, FigureSpec) and any(panel.type != "curve" for panel in self.panels)
+
 
 class TableSpec(Spec):
     """A table: one number a cell."""
@@ -242,11 +244,7 @@ def with_tuned(spec: _Spec, tuned: Tuned) -> _Spec:
 
 
 def _resolved(spec: _Spec, scale: Scale) -> _Spec:
-    """Return ``spec`` with every name looked up: runs that rows use, labels that cells and panels name.
-
-    Raises:
-        SpecError: a name does not exist, or is never used; a label stands twice; a part has no effect.
-    """
+    """Return ``spec`` with every name looked up: runs that rows use, labels that cells and panels name."""
     names = Known(spec, spec.shared, scale)
     update: dict[str, Any] = {"runs": names.runs, "tunings": names.tunings}
     for kind, items in (("row", spec.rows), ("column", spec.columns)):
@@ -274,7 +272,6 @@ def _resolved(spec: _Spec, scale: Scale) -> _Spec:
 
 
 def _labels(given: Iterable[Text], labels: Sequence[str], name: str) -> tuple[str, ...]:
-    """Return those of ``labels`` that are given, or all of them where none is."""
     for label in given:
         if label not in labels:
             near = did_you_mean(label, labels)

@@ -131,9 +131,6 @@ def _explain(data: Map, error: Any) -> SpecError:
     return place.error(f"{name} must be {wanted}, found {found(value)}.")
 
 
-# -- single values -------------------------------------------------------------------------------------------------------------
-
-
 def text(value: object) -> Text:
     """Return a text that is not empty."""
     if not isinstance(value, str) or not value.strip():
@@ -155,10 +152,11 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _finite(value: object) -> float:
+    number = _number(value)
+    if not math.isfinite(number):
         raise wrong("a number")
-    return value
+    return number
 
 
 def _items(value: object) -> object:
@@ -218,7 +216,7 @@ Line = Annotated[str, PlainValidator(line), AfterValidator(str)]
 #: A text that knows its place.
 Placed = Annotated[Text, PlainValidator(text)]
 Number = Annotated[float, PlainValidator(_number)]
-Finite = Annotated[float, PlainValidator(_number), AfterValidator(_finite)]
+Finite = Annotated[float, PlainValidator(_finite)]
 #: A list with at least one entry.
 Items = Annotated[tuple[T, ...], BeforeValidator(_items)]
 
@@ -246,8 +244,6 @@ Names = Annotated[tuple[Placed, ...], BeforeValidator(_listed)]
 #: The same numbers or names not twice.
 Unique = Annotated[tuple[T, ...], BeforeValidator(_items), BeforeValidator(_listed)]
 
-
-# -- which number of a run is meant --------------------------------------------------------------------------------------------
 
 #: Where in a run a value is read: after the last epoch, at the best validation accuracy, at the best test accuracy.
 EPOCH_RULES = ("last", "best_val", "best_test")

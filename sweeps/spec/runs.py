@@ -30,13 +30,7 @@ _Named = TypeVar("_Named", "Run", "Tuning")
 
 
 class Input(Model):
-    """Which runs a run reads.
-
-    Attributes:
-        run: the name of a run.
-        settings: what is put on top of that run's own.
-        where: which of the runs that its ``each`` makes; empty: all.
-    """
+    """Which runs a run reads: of a named run, with ``settings`` on top of its own, those of its ``each`` that have the values ``where``."""
 
     run: Placed = Field(alias="from")
     settings: SettingList = Field(default=(), alias="set")
@@ -278,7 +272,6 @@ def _add(section: str, own: Mapping[str, _Named], found: dict[str, _Named]) -> N
 
 
 def _with_grid(tuning: Tuning, grid: Grid) -> Tuning:
-    """Return ``tuning`` with the grid that a scale gives it."""
     if set(grid.keys) != set(tuning.keys):
         wanted, has = ", ".join(tuning.keys), ", ".join(grid.keys)
         raise grid.place.error(f"the grid must have the keys of tuning '{tuning.name}' ({tuning.place}), {wanted}; it has {has}.")

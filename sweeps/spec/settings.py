@@ -26,11 +26,7 @@ _UNQUOTED = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a run and the place in the file that gives it.
-
-    Attributes:
-        origin: the name, dataset and model of the tuning that chose the value; ``None`` where a spec says it.
-    """
+    """A setting of a run, the place that gives it, and the name, dataset and model of the tuning that chose it (``None``: a spec)."""
 
     key: str
     value: Value
@@ -206,12 +202,8 @@ def combinations(axes: Iterable[Sequence[Setting]]) -> tuple[tuple[Setting, ...]
     return tuple(product(*axes))
 
 
-def _every(value: object) -> tuple[tuple[Setting, ...], ...]:
-    return combinations(read_axes(value))
-
-
 #: Settings; values of each of several settings, where a value may be a list; every combination of values; the name of a setting.
 SettingList = Annotated[tuple[Setting, ...], PlainValidator(read_settings)]
 Axes = Annotated[tuple[tuple[Setting, ...], ...], PlainValidator(partial(read_axes, lists=True))]
-Combinations = Annotated[tuple[tuple[Setting, ...], ...], PlainValidator(_every)]
+Combinations = Annotated[tuple[tuple[Setting, ...], ...], PlainValidator(lambda value: combinations(read_axes(value)))]
 SettingName = Annotated[Text, PlainValidator(_name)]

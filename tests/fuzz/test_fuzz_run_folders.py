@@ -16,6 +16,7 @@ from metric_rows import read_metrics
 from analysis.reading.runs import read_curves, read_run
 from repro.config.compose import compose
 from repro.errors import Interrupted, UserError
+from repro.files import peek
 from repro.labels.trajectory import open_trajectory
 from repro.runs.folder import FinishedError, RunFolder
 from repro.runs.inputs import open_inputs
@@ -28,7 +29,6 @@ from slurm.jobs.states import read_status
 from sweeps.local.progress import last_row
 from sweeps.local.verify import verify
 from sweeps.local.worker import last_error, threads_before
-from sweeps.plan.cost import _read
 from sweeps.plan.plan import planned_state
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ def glances(folder: Path) -> None:
     last_error(folder)
     threads_before(folder)
     read_status(folder)
-    _read(folder / "cost.json", "gpu_hours")
+    peek(folder / "cost.json", "gpu_hours")
     verify(folder)
 
 

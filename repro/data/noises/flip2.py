@@ -24,11 +24,7 @@ class Flip2NoiseConfig(NoiseConfig):
 
 
 def _steps(config: Flip2NoiseConfig, num_classes: int) -> tuple[Labels, Labels]:
-    """Return how far around the circle of classes the two classes lie that each class is mistaken for.
-
-    Raises:
-        UserError: there are no two other classes.
-    """
+    """Return how far around the circle of classes the two classes lie that each class is mistaken for."""
     if num_classes < 3:
         raise UserError(f"noise=flip2: needs at least 3 classes, and the dataset has {num_classes}.")
     drawn = Stream(config.map_seed, "noise", "flip2", "map")

@@ -36,11 +36,7 @@ class PatriniNoiseConfig(NoiseConfig):
 
 
 def _mistaken_for(config: PatriniNoiseConfig, num_classes: int) -> Labels:
-    """Return the class (K,) that each class is mistaken for, itself where it cannot be mistaken.
-
-    Raises:
-        UserError: the pairs are those of ten classes and the dataset has another number.
-    """
+    """Return the class (K,) that each class is mistaken for, itself where it cannot be mistaken."""
     pairs = config.pairs if config.pairs != "auto" else ("cifar10" if num_classes == 10 else "next")
     if pairs in _TEN_CLASSES and num_classes != 10:
         raise UserError(f"noise.pairs={pairs}: needs 10 classes, and the dataset has {num_classes}. Use noise.pairs=next.")

@@ -57,11 +57,7 @@ def build(config: DigitsConfig, folder: Path) -> RawDataset:
 
 
 def _published_file() -> Path:
-    """Return scikit-learn's file; what ``sklearn.datasets.load_digits`` reads, without the seconds that importing it takes.
-
-    Raises:
-        UserError: scikit-learn is not installed, or keeps the file elsewhere.
-    """
+    """Return scikit-learn's file; what ``sklearn.datasets.load_digits`` reads, without the seconds that importing it takes."""
     package = find_spec("sklearn")
     path = None if package is None or package.origin is None else Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if path is None or not path.is_file():

@@ -51,7 +51,6 @@ class RandomWeights(AnnotatedTargets):
         return hot * helps / torch.where(total > 0.0, total, torch.ones_like(total))
 
     def _draw(self, epoch: int, step: int, size: int) -> Tensor:
-        """Return u (size,)."""
         drawn = Stream(self.context.seed, "method", "random_weights", epoch, step).uniform(size)
         # The normal distribution's inverse; the lower half of it is cut off. 0.5 exactly gives 0.
         normal: Tensor = math.sqrt(2.0) * torch.special.erfinv(2.0 * torch.from_numpy(drawn) - 1.0)

@@ -16,7 +16,6 @@ import torch
 
 from benchmarks import step
 from benchmarks.common import page
-from benchmarks.common.clock import Sample, in_turns
 from benchmarks.common.memory import MIB, allocated_peak, peak_mib
 from benchmarks.common.problem import Problem, make_learner, make_problem, step_flops
 from benchmarks.peers import PEERS, CompiledDoubleBackwardStep, installed
@@ -24,6 +23,7 @@ from benchmarks.step import Variant
 from repro.engine.lookahead import coefficient_gradient
 from repro.engine.step import MetaBatch, TrainingStep
 from repro.errors import UserError
+from repro.measure import Sample, in_turns
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")

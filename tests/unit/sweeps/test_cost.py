@@ -245,7 +245,7 @@ def test_of_the_runs_of_the_plan_only_done_ones_are_read(tmp_path: Path, monkeyp
     # Left by an attempt that has not finished.
     finished(tmp_path, "a", 99.0, *settings, epochs=1, state="preempted")
     read: list[str] = []
-    monkeypatch.setattr("sweeps.plan.cost._read", lambda path, key: read.append(path.parent.name))
+    monkeypatch.setattr("sweeps.plan.cost.peek", lambda path, key: read.append(path.parent.name))
     estimate(plan)
     assert set(read) == {"b"}
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from repro.config import registry
-from repro.config.assemble import CONF, PRESETS, REGISTERED, assemble
+from repro.config.assemble import PRESETS, REGISTERED, assemble
 from repro.config.compose import compose_tree, to_config
 from repro.errors import UserError
 
 BASE: dict[str, Any] = {"method": "one_hot", "dataset": "digits", "seed": 3}
 OPTIONS = [
     *((group, name) for group in REGISTERED for name in registry.choices(group)),
-    *((group, path.stem) for group in PRESETS for path in sorted((CONF / group).glob("*.yaml"))),
+    *((group, path.stem) for group in PRESETS for path in sorted((registry.CONF / group).glob("*.yaml"))),
 ]
 
 
