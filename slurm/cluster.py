@@ -6,32 +6,35 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
+from repro.config import registry
 from repro.config.assemble import PRESETS
-from repro.config.registry import CONF
 from repro.errors import did_you_mean, one_of
 from sweeps.spec.data import Map, Scalar, SpecError, shortened
 from sweeps.spec.loader import load, named_file, read_file
-from sweeps.spec.models import Items, Line, Model, integer, keys, line, mapping, matching, validate, wrong
+from sweeps.spec.models import Items, Line, Model, Number, integer, keys, line, mapping, matching, validate, wrong
 from sweeps.spec.settings import override_value, setting_value
 
 _FOLDER = Path(__file__).resolve().parent / "clusters"
 _EVERYWHERE = ("kind", "wandb", "settings", "paths", "environment")
 _TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,3}):(\d\d):(\d\d)", re.ASCII)
-_MEMORY = re.compile(r"(\d{1,9})([MGT])", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _UNITS = {"M": 1, "G": 1024, "T": 1024 * 1024}
 #: Options of sbatch that are given by the suite.
 _OWN_OPTIONS = (
     *("array", "output", "error", "signal", "dependency", "comment", "requeue", "no-requeue", "job-name", "open-mode"),
-    *("time", "mem"),
+    *("time", "time-min", "mem"),
 )
+
+#: Minutes that a job may need beside its training: modules, PyTorch, data from a slow disk.
+_START_MIN = 10
 
 
 def read_minutes(text: str) -> int | None:
@@ -46,13 +49,6 @@ def _minutes(value: object) -> int:
     if not minutes:
         raise wrong('a time in quotes, such as "12:00:00" or "2-00:00:00"')
     return minutes
-
-
-def _mebibytes(value: object) -> int:
-    found = _MEMORY.fullmatch(line(value))
-    if found is None or int(found[1]) < 1:
-        raise wrong("an amount of memory, such as 32G or 900M")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def _variable(value: object) -> str:
@@ -77,14 +73,10 @@ def _settings(value: object) -> tuple[str, ...]:
             said = "a cluster says how a run is executed (exec, tracker: a preset; exec.NAME, tracker.NAME), never what is trained. "
             raise given.error(key, f"{said}Move it into the spec.")
         chosen = override_value(setting_value(given, key))
-        if dot:
-            known = [field.name for field in dataclasses.fields(PRESETS[group]) if field.name != "name"]
-            if name not in known:
-                raise given.error(key, f"there is no such setting.{did_you_mean(name, known)} Allowed: {one_of(known)}.")
-        else:
-            known = [path.stem for path in (CONF / group).glob("*.yaml")]
-            if chosen not in known:
-                raise given.error(key, f"'{shortened(chosen)}' does not exist.{did_you_mean(chosen, known)} Allowed: {one_of(known)}.")
+        known = [field.name for field in dataclasses.fields(PRESETS[group]) if field.name != "name"] if dot else registry.options(group)
+        value, said = (name, "there is no such setting") if dot else (chosen, f"'{shortened(chosen)}' does not exist")
+        if value not in known:
+            raise given.error(key, f"{said}.{did_you_mean(value, known)} Allowed: {one_of(known)}.")
         overrides.append(f"{key}={chosen}")
     return tuple(overrides)
 
@@ -106,7 +98,8 @@ def _options(value: object) -> dict[str, Scalar]:
 
 _Count = Annotated[int, integer(1, 100_000)]
 _Minutes = Annotated[int, PlainValidator(_minutes)]
-_Memory = Annotated[int, PlainValidator(_mebibytes)]
+_Amount = matching(r"0*[1-9]\d{0,8}[MGT]", "an amount of memory, such as 32G or 900M")
+_Memory = Annotated[int, PlainValidator(line), _Amount, AfterValidator(lambda text: int(text[:-1]) * _UNITS[text[-1]])]
 _AbsolutePath = Annotated[Line, matching("/.*", "an absolute path: jobs start in another folder")]
 
 
@@ -118,12 +111,40 @@ class Paths(Model):
     scratch: _AbsolutePath | None = None
 
 
-class Cluster(Model):
+class Resources(Model):
+    """What jobs get, and how many runs they have.
+
+    Attributes:
+        time_factor: a job asks for so many times the planner's estimate, and for no more than its time.
+        min_minutes: SLURM may give a job less time than it asks for, down to this.
+    """
+
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    gpu: Line = "any"
+    cpus: _Count = 1
+    runs_per_gpu: _Count = 1
+    runs_per_job: _Count = 1
+    time_factor: Annotated[Number, Field(ge=1, le=100)] | None = None
+    min_minutes: _Minutes | None = Field(default=None, alias="time_min")
+
+
+class ModelResources(Resources):
+    """What is said for the jobs of one model."""
+
+    minutes: _Minutes | None = Field(default=None, alias="time")
+    memory_mib: _Memory | None = Field(default=None, alias="memory")
+
+
+class Cluster(Resources):
     """One site.
 
     Attributes:
         minutes: time of a job by model, ``default`` for the others.
         memory_mib: memory of a run by model.
+        by_model: what jobs of a model get instead.
         settings: overrides of every run.
     """
 
@@ -132,15 +153,9 @@ class Cluster(Model):
     settings: Annotated[tuple[str, ...], PlainValidator(_settings)] = ()
     paths: Paths = Paths()
     environment: Annotated[dict[str, Annotated[str, PlainValidator(_variable)]], BeforeValidator(_variables)] = Field(default={})
-    partition: Line | None = None
-    account: Line | None = None
-    qos: Line | None = None
-    constraint: Line | None = None
-    gpu: Line = "any"
-    cpus: _Count = 1
     minutes: Annotated[dict[str, _Minutes], keys(required=("default",))] = Field(default={}, alias="time")
     memory_mib: Annotated[dict[str, _Memory], keys(required=("default",))] = Field(default={}, alias="memory")
-    runs_per_gpu: _Count = 1
+    by_model: dict[str, ModelResources] = Field(default={})
     array_limit: _Count = 1000
     max_jobs: _Count | None = None
     max_parallel: _Count | None = None
@@ -168,13 +183,29 @@ class Cluster(Model):
         """The file's name without ``.yaml``."""
         return self.path.stem
 
-    def minutes_of(self, model: str) -> int:
-        """Return the time limit of a job that trains ``model``."""
-        return self.minutes.get(model, self.minutes["default"])
+    def of(self, model: str, hours: float | None = None) -> Cluster:
+        """Return the cluster as jobs of ``model`` have it: their time and memory are its ``default``.
 
-    def memory_of(self, model: str) -> int:
-        """Return the memory (MiB) of a run of ``model``."""
-        return self.memory_mib.get(model, self.memory_mib["default"])
+        ``hours`` are those that the longest of these jobs takes by the planner's estimate, ``None`` where there is none.
+        """
+        if self.kind != "slurm":
+            return self
+        own = self.by_model.get(model, ModelResources())
+        given: dict[str, Any] = {key: value for key, value in own if key in own.model_fields_set}
+        if self.node is not None and own.node is not None:
+            given["node"] = Map(self.node.name, self.node.place)
+            given["node"].at = self.node.at | own.node.at
+        for key, of in (("minutes", self.minutes), ("memory_mib", self.memory_mib)):
+            given[key] = {"default": given.get(key) or of.get(model, of["default"])}
+        factor = given.get("time_factor", self.time_factor)
+        if factor is not None and hours is not None:
+            needed = _START_MIN + math.ceil(60 * factor * hours + self.warning_s / 60)
+            given["minutes"]["default"] = min(needed, given["minutes"]["default"])
+        return self.model_copy(update=given)
+
+    def memory_of(self, runs: int) -> int:
+        """Return the memory (MiB) of a job of so many runs, of which those after the first ``runs_per_gpu`` wait for their turn."""
+        return self.memory_mib["default"] * min(runs, self.runs_per_gpu)
 
     def overrides(self, own: Sequence[str], *, on_gpu: bool) -> tuple[str, ...]:
         """Return the overrides of a run on this cluster; what the run itself says, ``own``, comes first and stays.
@@ -209,12 +240,16 @@ def load_cluster(name: str) -> Cluster:
     path = named_file(name, known_clusters(), "cluster", f" A new site is one file beside {_FOLDER / 'example.yaml'}.")
     data = load(path, read_file(path))
     cluster = validate(Cluster, data)
-    for key in ("partition", "time", "memory") if cluster.kind == "slurm" else ():
-        if key not in data:
-            raise data.place.error(f"{key} is missing.")
+    data.only(data, required=("partition", "time", "memory") if cluster.kind == "slurm" else ())
     if "wandb" in data and cluster.setting("tracker") is not None:
         raise cluster.error("wandb", "wandb and settings.tracker choose the same thing. Keep one.")
-    for model, minutes in cluster.minutes.items():
-        if 60 * minutes <= cluster.warning_s:
-            raise cluster.error("time", f"time.{model} must be longer than warning_s, the {cluster.warning_s} seconds before its end.")
+    for model in [*cluster.minutes, *cluster.by_model]:
+        part, own = cluster.of(model), cluster.by_model.get(model, ModelResources())
+        for key, of, value in (("time", cluster.minutes, own.minutes), ("memory", cluster.memory_mib, own.memory_mib)):
+            if model in of and value is not None:
+                raise part.error(key, f"{key}.{model} and by_model.{model}.{key} say the same thing. Keep one.")
+        for key, minutes in (("time", part.minutes["default"]), ("time_min", part.min_minutes)):
+            if minutes is not None and 60 * minutes <= cluster.warning_s:
+                said = f"longer than warning_s, the {cluster.warning_s} seconds before its end"
+                raise part.error(key, f"{key} of a job of {model} must be {said}.")
     return cluster

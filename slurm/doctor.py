@@ -10,21 +10,22 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from repro.config import registry
 from repro.config.compose import compose
+from repro.data.staging import files_of
 from repro.errors import UserError, first_of
 from repro.files import read_json
 from repro.probe import Probe
 from repro.runs.lock import HeldError, hold
+from repro.snapshot import take_snapshot
 from slurm.cluster import Cluster, read_minutes
 from slurm.jobs import queue, sbatch
 from slurm.jobs.batches import Batch
-from slurm.jobs.snapshot import take_snapshot
-from slurm.jobs.submission import check_data, published_files
+from slurm.jobs.submission import check_data
 from sweeps.local.gpus import visible_gpus
 
 #: Seconds that the test job may wait in the queue.
@@ -76,6 +77,18 @@ def _findings(site: Cluster, runs: Path, *, job: bool) -> Iterator[Finding]:
     yield Finding(True, f"the controller of {config.get('ClusterName', '?')} answers, SLURM {config.get('SLURM_VERSION', '?')}")
     if names := queue.callers_options():
         yield Finding(None, f"variables that sbatch is not given, so that the cluster file decides: {first_of(names, 8)}")
+    others = {model: minutes for model, minutes in site.minutes.items() if model not in site.by_model}
+    parts = {"": site.model_copy(update={"minutes": others})} | {f"by_model.{model}: ": site.of(model) for model in site.by_model}
+    said: list[Finding] = []
+    for where, part in parts.items():
+        for finding in _asked(part, config, runs, job=job):
+            if finding not in said:
+                said.append(finding)
+                yield replace(finding, text=where + finding.text)
+
+
+def _asked(site: Cluster, config: dict[str, str], runs: Path, *, job: bool) -> Iterator[Finding]:
+    """Look at what the jobs of one kind of models ask for."""
     found = list(_limits(site, config))
     yield from found
     if all(finding.good is not False for finding in found):
@@ -107,7 +120,7 @@ def _folders(site: Cluster, runs: Path) -> Iterator[Finding]:
 
 def _datasets(site: Cluster) -> tuple[list[str], list[str]]:
     """Return the datasets with published files whose files are all where the jobs look for them, as published, and the others."""
-    published = [name for name in registry.choices("dataset") if published_files(name) is not None]
+    published = [name for name in registry.choices("dataset") if files_of(name) is not None]
     there = []
     for name in published:
         with contextlib.suppress(UserError):
@@ -176,18 +189,18 @@ def _allowances(site: Cluster, cluster: str) -> Iterator[Finding]:
 
     user = queue.this_user()
     account = site.account or next((line[0] for line in shown("user", user, "format=DefaultAccount")), "")
-    asked = [("account", ["assoc", f"user={user}", f"account={account}", f"cluster={cluster}", "format=Account,MaxSubmitJobs,MaxWall"])]
-    if site.qos is not None:
-        asked.append(("qos", ["qos", site.qos, "format=Name,MaxSubmitJobsPerUser,MaxWall"]))
-    for kind, what in asked:
-        for name, jobs, wall in shown(*what):
-            if jobs.isdigit() and int(jobs) < site.array_limit:
-                said = f"{kind} {name} allows {jobs} jobs in the queue (MaxSubmitJobs)"
-                yield Finding(None, said, "what is more waits: call `submit` again, or `submit --follow`")
-            longest = max(site.minutes.values())
-            if longest > (read_minutes(wall) or longest):
-                change = f"{site.error('time', f'at most {wall}; runs that need longer go on in the next job')}"
-                yield Finding(False, f"time: {longest} min, {kind} {name} allows {wall} (MaxWall)", change)
+    whose = ["assoc", f"user={user}", f"account={account}", f"cluster={cluster}"]
+    qos = site.qos or next((line[0] or line[1].partition(",")[0] for line in shown(*whose, "format=DefaultQOS,QOS")), "")
+    limits = [("account", *line) for line in shown(*whose, "format=Account,MaxSubmitJobs,MaxWall")]
+    limits += [("qos", *line) for line in (shown("qos", qos, "format=Name,MaxSubmitJobsPerUser,MaxWall") if qos else ())]
+    for kind, name, jobs, wall in limits:
+        if jobs.isdigit() and int(jobs) < site.array_limit:
+            said = f"{kind} {name} allows {jobs} jobs in the queue (MaxSubmitJobs)"
+            yield Finding(None, said, "what is more waits: call `submit` again, or `submit --follow`")
+        longest = max(site.minutes.values())
+        if longest > (read_minutes(wall) or longest):
+            change = f"{site.error('time', f'at most {wall}; runs that need longer go on in the next job')}"
+            yield Finding(False, f"time: {longest} min, {kind} {name} allows {wall} (MaxWall)", change)
 
 
 def _nodes(site: Cluster) -> Iterator[Finding]:
@@ -220,8 +233,10 @@ def _test_only(site: Cluster, runs: Path) -> Finding:
     command = ["sbatch", "--test-only"]
     result = subprocess.run(command, env=queue.environment(), input=text, capture_output=True, text=True, timeout=60, check=False)
     said = " ".join(line.strip() for line in result.stderr.splitlines() if line.strip())
+    full = re.search(sbatch.TOO_MANY, said) is not None
     change = f"change what sbatch names in {site.path}; `sacctmgr show assoc user=$USER` lists your accounts and qos"
-    return Finding(result.returncode == 0, said or "sbatch would take the job", change)
+    change = "ask again when fewer jobs of yours are in the queue" if full else change
+    return Finding(result.returncode == 0 or (None if full else False), said or "sbatch would take the job", change)
 
 
 # -- the job ---------------------------------------------------------------------------------------------------------------------
@@ -232,7 +247,7 @@ def _job(site: Cluster, runs: Path) -> Iterator[Finding]:
     (runs / "slurm").mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=runs.resolve() / "slurm", prefix="doctor-"))
     probe = Probe(folder, sbatch.data_folder(site))
-    short = site.model_copy(update={"minutes": {"default": 5}, "warning_s": 10})
+    short = site.model_copy(update={"minutes": {"default": 5}, "min_minutes": None, "warning_s": 10})
     (job,) = sbatch.send(short, _BATCH, [probe], folder, code)
     print(f"      job {job} submitted", flush=True)
     try:

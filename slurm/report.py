@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from repro.command import print_table
 from repro.errors import first_of
@@ -35,15 +36,10 @@ def print_choice(plan: Plan, site: Cluster, choice: Choice) -> None:
     if not choice.batches:
         print("nothing to submit")
         return
-    _print_batches(site, choice)
-    print_hours(plan, site, choice)
-
-
-def _print_batches(site: Cluster, choice: Choice) -> None:
-    """Print a line for each kind of array, and the number of calls of sbatch."""
     kinds: Counter[tuple[str, int, int, str, str]] = Counter()
     for batch in choice.batches:
-        limits = f"{site.minutes_of(batch.model)} min, {site.memory_of(batch.model) * batch.width}M, {site.cpus} CPUs"
+        part = site.of(batch.model, batch.hours(choice.hours))
+        limits = f"{part.minutes['default']} min, {part.memory_of(batch.width)}M, {part.cpus} CPUs"
         after = f", each after {len(batch.after[0])} runs" if batch.after[0] else ""
         kinds[batch.name, len(batch.tasks), len(batch.runs), limits, after] += 1
     lines = [["jobs", "runs", "limits of a job", "array"]]
@@ -56,22 +52,24 @@ def _print_batches(site: Cluster, choice: Choice) -> None:
     print(f"{len(choice.send)} runs in {sum(jobs)} jobs: {len(jobs) - single} arrays and {single} single jobs, {len(jobs)} calls of sbatch")
 
 
-def print_hours(plan: Plan, site: Cluster, choice: Choice) -> None:
-    """Print the hours of what would be submitted, on the cluster's GPU, and the disk."""
-    gpu = known_gpu(site.gpu)
-    if gpu is None and site.gpu not in ("any", "none"):
-        print(f"{site.at('gpu')}: the peaks of gpu: {site.gpu} are not known, so another is planned for. Known: {', '.join(GPUS)}.")
-    said = f"as {site.path.name} says" if gpu else f"assumed; gpu: in {site.path.name} names another"
-    wanted = {run.run_id for run in choice.send}
-    print_hours_of(plan, wanted, gpu=gpu, said=said)
-    at_a_time = min(len(wanted), (site.max_parallel or len(wanted)) * site.runs_per_gpu)
-    print_disk(plan, wanted, at_a_time=at_a_time)
+def print_hours(plan: Plan, site: Cluster, names: Collection[str]) -> None:
+    """Print the hours of the runs ``names``, on the GPUs that the cluster has for them, and the disk."""
+    parts = {name: site.of(str(plan.runs[name].fields["model.name"])) for name in names}
+    for named in dict.fromkeys(part.gpu for part in parts.values()):
+        gpu = known_gpu(named)
+        if gpu is None and named not in ("any", "none"):
+            print(f"{site.at('gpu')}: the peaks of gpu: {named} are not known, so another is planned for. Known: {', '.join(GPUS)}.")
+        said = f"as {site.path.name} says" if gpu else f"assumed; gpu: in {site.path.name} names another"
+        print_hours_of(plan, [name for name in names if parts[name].gpu == named], gpu=gpu, said=said)
+    at_a_time = min(len(names), (site.max_parallel or len(names)) * max((part.runs_per_gpu for part in parts.values()), default=1))
+    print_disk(plan, names, at_a_time=at_a_time)
 
 
 def print_text(plan: Plan, site: Cluster, choice: Choice) -> None:
     """Print the text that sbatch would get for the first array."""
     print(f"\nsbatch text of {choice.batches[0].name} (the first of {len(choice.batches)}):")
-    print(sbatch.dry_text(site, choice.batches[0], plan.folder))
+    batch = choice.batches[0]
+    print(sbatch.dry_text(site.of(batch.model, batch.hours(choice.hours)), batch, plan.folder))
 
 
 def print_sent(sent: Sent) -> None:

@@ -6,13 +6,14 @@ import datetime as dt
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from repro.command import print_table
 from repro.errors import UserError, did_you_mean, first_of
 from slurm.jobs.ledger import Ledger
+from slurm.jobs.queue import read_usage, this_cluster
 from slurm.jobs.states import ELSEWHERE, LIVE, REMEDIES, JobStates, RunView
 from sweeps.local.progress import completed_epochs, last_row
 from sweeps.report import counts_text, in_order
@@ -26,8 +27,7 @@ _LINES = 40
 
 def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
     """Print for each spec the grid of cells and below it its runs; return 1 when a run needs attention, or waits for ever."""
-    ledger = Ledger(runs)
-    plans = ledger.plans(specs)
+    plans = Ledger(runs).plans(specs)
     if not plans:
         print(f"nothing was submitted from {runs}")
         return 0
@@ -54,16 +54,12 @@ def print_status(runs: Path, specs: list[str], *, every: bool) -> int:
 def _print_grid(plan: Mapping[str, Any], views: Mapping[str, RunView]) -> None:
     columns = list(dict.fromkeys(cell["column"] for cell in plan["cells"]))
     rows = list(dict.fromkeys(cell["row"] for cell in plan["cells"]))
-    texts = {(cell["row"], cell["column"]): _cell([views[name] for name in cell["runs"]]) for cell in plan["cells"]}
+    shown = [cell for cell in plan["cells"] if cell["runs"]]
+    texts = {(cell["row"], cell["column"]): counts_text([views[name].state for name in cell["runs"]]) for cell in shown}
     print_table([["", *columns], *([row, *(texts.get((row, column), "-") for column in columns)] for row in rows)])
-    shown = {name for cell in plan["cells"] for name in cell["runs"]}
-    inputs = [view for name, view in views.items() if name not in shown]
-    if inputs:
-        print(f"their inputs: {_cell(inputs)}")
-
-
-def _cell(views: Sequence[RunView]) -> str:
-    return counts_text([view.state for view in views]) if views else "-"
+    finals = {name for cell in shown for name in cell["runs"]}
+    if inputs := [view.state for name, view in views.items() if name not in finals]:
+        print(f"their inputs: {counts_text(inputs)}")
 
 
 def _print_runs(runs: Path, plan: Mapping[str, Any], views: Mapping[str, RunView], *, every: bool) -> None:
@@ -90,6 +86,29 @@ def _progress(folder: Path, view: RunView, epochs: int) -> tuple[str, str]:
     if view.state not in ("running", "starting") or not isinstance(seconds, float):
         return f"{done}/{epochs}", ""
     return f"{done}/{epochs}", str(dt.timedelta(seconds=round(seconds * (epochs - done))))
+
+
+def print_summary(runs: Path, specs: list[str]) -> int:
+    """Print what the jobs of specs took that are over, every attempt of them, beside what they asked for."""
+    ledger = Ledger(runs)
+    wanted = {name for plan in ledger.plans(specs) for name in plan["runs"]}
+    items = [item for item in ledger.read() if wanted.intersection(item.runs) and item.is_mine(this_cluster())]
+    used = read_usage({job: item.name for item in items for job in item.jobs})
+    if not used:
+        print("no accounts: there is no sacct, or it knows no job of these that is over. `status` needs none.")
+        return 0
+    lines = [["array", "attempts", "hours", "GPU-hours", "CPUs busy", "GPU busy", "memory of the largest"]]
+    for name in (*dict.fromkeys(each.name for each in used), "all"):
+        group = [each for each in used if name in (each.name, "all")]
+        seconds = [(each.elapsed_s, each.elapsed_s * each.gpus, each.elapsed_s * each.cpus, each.cpu_s) for each in group]
+        spent, on_gpus, on_cpus, busy = (sum(values) / 3600 for values in zip(*seconds, strict=True))
+        measured = [(each.gpu_percent, each.elapsed_s) for each in group if each.gpu_percent is not None]
+        on_gpu = f"{sum(p * s for p, s in measured) / sum(s for _, s in measured):.0f}%" if measured else "not measured" if on_gpus else ""
+        largest = max(group, key=lambda each: each.peak)
+        memory = f"{largest.peak:,.0f} of {largest.memory:,.0f} MiB"
+        lines.append([name, str(len(group)), f"{spent:,.2f}", f"{on_gpus:,.2f}", f"{busy / on_cpus:.0%}", on_gpu, memory])
+    print_table(lines)
+    return 0
 
 
 def stop(runs: Path, names: list[str]) -> int:

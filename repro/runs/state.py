@@ -56,6 +56,16 @@ def read_state(folder: Path) -> str:
     return _look(folder)[0]
 
 
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """Return what ``status.json`` of a run holds: nothing where it cannot be read, ``None`` where it is not there."""
+    try:
+        return dict(read_json(folder / "status.json"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
 def damage(folder: Path) -> str | None:
     """Return what is wrong with the folder of a ``damaged`` run, and what can be done; ``None`` for any other.
 

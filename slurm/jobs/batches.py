@@ -20,7 +20,7 @@ class Batch:
     Attributes:
         name: what squeue shows, such as ``table1-class_labels-vgg16``.
         model: decides on time and memory.
-        tasks: for each job the ids of its runs, which share a GPU.
+        tasks: for each job the ids of its runs, which share a GPU or take turns.
         after: for each job the ids of the runs that must be done before it begins.
     """
 
@@ -38,6 +38,11 @@ class Batch:
     def width(self) -> int:
         """How many runs its largest job has."""
         return max(map(len, self.tasks))
+
+    def hours(self, of: Mapping[str, float]) -> float | None:
+        """Return the hours of its longest job, by those ``of`` each run; ``None`` where these of a run are not known."""
+        known = all(name in of for name in self.runs)
+        return max(sum(of[name] for name in task) for task in self.tasks) if known else None
 
     def of(self, indices: Sequence[int]) -> Batch:
         """Return its jobs of these indices, in their order."""
@@ -84,13 +89,13 @@ def make_batches(
     readers: Mapping[str, Collection[str]],
     live: Mapping[str, str],
     *,
-    runs_per_gpu: int,
+    size: Mapping[str, int],
     array_limit: int,
 ) -> list[Batch]:
     """Cut ``runs`` into batches, inputs before their readers; ``live`` has the jobs of runs that are in the queue.
 
-    A run waits for exactly those of ``waited_for``. Runs share a GPU only where the same ``readers`` wait for them: a job with a failed
-    run fails, and no reader of the other runs in it may be lost for that.
+    A run waits for exactly those of ``waited_for``. A job has up to ``size`` runs of a model, and only such as the same ``readers`` wait
+    for: a job with a failed run fails, and no reader of the other runs in it may be lost for that.
     """
     classes: defaultdict[tuple[int, str, str, str], list[PlannedRun]] = defaultdict(list)
     for run in runs:
@@ -98,7 +103,7 @@ def make_batches(
     batches: list[Batch] = []
     jobs = dict(live)
     for (_, spec, method, model), members in sorted(classes.items(), key=lambda item: item[0][0]):
-        for tasks in _lay_out(members, waited_for, readers, runs_per_gpu):
+        for tasks in _lay_out(members, waited_for, readers, size[model]):
             after = tuple(tuple(waited_for.get(task[0], ())) for task in tasks)
             for part in split(Batch(f"{spec}-{method}-{model}", model, tuple(tasks), after), jobs):
                 for start in range(0, len(part.tasks), array_limit):

@@ -1,6 +1,7 @@
 """What a SLURM job does: it trains its runs, each in a process of its own, and ends so that SLURM and the run folders say the same.
 
-Signals only set a flag. When one has come, the runs are asked to save their state until they have left; then
+Signals only set a flag. When one has come, no run begins any more, and those that have are asked to save their state until they have
+left; then
 
 - after USR2, the warning before the end of the time or before a preemption, the job puts itself back into the queue;
 - after TERM, which comes with scancel, with a requeue from outside and with a preemption, it leaves: SLURM knows what to do with it.
@@ -19,9 +20,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
+from repro.command import stop_signals
 from repro.errors import EXIT_USER_ERROR
 from repro.files import read_json, write_json
 from repro.runs.folder import GPU_SHARE
@@ -46,7 +47,6 @@ LEAVE_S = 120.0
 #: A job that was stopped so many times in a row without one step of training is given up.
 MAX_STALLED = 3
 
-
 #: Exit code of a job that found no scontrol, as within a container: the text for sbatch then puts it back into the queue.
 EXIT_REQUEUE = 85
 
@@ -63,11 +63,13 @@ class RunJob:
         runs: ids and overrides.
         folder: where the run folders lie.
         notes: the folder of the submission.
+        at_a_time: how many of them share the GPU; the others take their turns.
     """
 
     runs: dict[str, tuple[str, ...]]
     folder: Path
     notes: Path
+    at_a_time: int
 
     def __call__(self) -> str:
         """Train the runs and return a sentence.
@@ -75,7 +77,8 @@ class RunJob:
         Raises:
             RunsFailedError: at least one run has failed.
         """
-        return _Execution(self).work()
+        with stop_signals((signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)) as received:
+            return _Execution(self, received).work()
 
     def checkpoint(self, *arguments: Any, **named: Any) -> Any:
         """Start again as before: a signal has come before the first run began, and every run knows by its folder where it was."""
@@ -85,17 +88,14 @@ class RunJob:
 
 
 class _Execution:
-    def __init__(self, job: RunJob) -> None:
+    def __init__(self, job: RunJob, received: list[int]) -> None:
         self._job = job
         self._id = slurm_job() or str(os.getpid())
-        self._received: list[int] = []
-        self._owner = os.getpid()
+        self._received = received
         self._failed: dict[str, str] = {}
         self._stopped: list[str] = []
 
     def work(self) -> str:
-        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
         print(f"job {self._id} on {os.environ.get('SLURMD_NODENAME')}, GPU {gpu}, code {Path(__file__).resolve().parents[2]}", flush=True)
         states = {name: read_state(self._job.folder / name) for name in self._job.runs}
@@ -103,9 +103,13 @@ class _Execution:
         self._failed |= {name: last_error(self._job.folder / name) for name, state in states.items() if state == "failed"}
         open_runs = [name for name, state in states.items() if state not in ("done", "failed")]
         before = [self._progress(name) for name in open_runs]
-        processes = {name: self._start(name, len(open_runs)) for name in open_runs}
+        waiting = open_runs[::-1]
+        processes: dict[str, subprocess.Popen[bytes]] = {}
         asked_at = 0.0
-        while processes:
+        while processes or (waiting and not self._received):
+            while waiting and len(processes) < self._job.at_a_time and not self._received:
+                name = waiting.pop()
+                processes[name] = self._start(name, min(self._job.at_a_time, len(open_runs)))
             if self._received and time.monotonic() - asked_at > ASK_AGAIN_S:
                 asked_at = time.monotonic()
                 for process in processes.values():
@@ -113,7 +117,7 @@ class _Execution:
             for name in [name for name, process in processes.items() if process.poll() is not None]:
                 self._ended(name, processes.pop(name).returncode)
             time.sleep(POLL_S)
-        if self._stopped and self._received:
+        if (self._stopped or waiting) and self._received:
             self._leave(stalled=[self._progress(name) for name in open_runs] == before)
         self._failed |= dict.fromkeys(self._stopped, "it was stopped by somebody else; submit again to go on")
         if self._failed:
@@ -123,11 +127,6 @@ class _Execution:
         if self._failed:
             raise RunsFailedError("; ".join(f"{name}: {error}" for name, error in self._failed.items()))
         return f"{len(self._job.runs)} runs done, or submitted anew"
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        # A forked child inherits this handler.
-        if os.getpid() == self._owner:
-            self._received.append(number)
 
     def _progress(self, name: str) -> list[int]:
         """Return what changes with every step that was not in vain."""
@@ -181,7 +180,7 @@ class _Execution:
         if signal.SIGUSR2 in self._received and signal.SIGTERM not in self._received:
             if self._give_up(stalled=stalled):
                 os._exit(1)
-            print(f"saved {', '.join(self._stopped)}; back into the queue.", flush=True)
+            print(f"saved {', '.join(self._stopped) or 'what had begun'}; back into the queue.", flush=True)
             if shutil.which("scontrol") is None:
                 os._exit(EXIT_REQUEUE)
             result = subprocess.run(["scontrol", "requeue", self._id], capture_output=True, text=True, timeout=60, check=False)
@@ -191,7 +190,7 @@ class _Execution:
             deadline = time.monotonic() + LEAVE_S
             while signal.SIGTERM not in self._received and time.monotonic() < deadline:
                 time.sleep(POLL_S)
-        print(f"saved {', '.join(self._stopped)}; leaving.", flush=True)
+        print(f"saved {', '.join(self._stopped) or 'what had begun'}; leaving.", flush=True)
         os._exit(128 + signal.SIGTERM)
 
     def _give_up(self, *, stalled: bool) -> bool:

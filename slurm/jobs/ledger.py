@@ -18,6 +18,7 @@ from typing import Any
 from repro.errors import UserError
 from repro.files import read_json, write_json
 from repro.runs.lock import HeldError, UnwritableError, hold
+from slurm.cluster import Cluster
 from slurm.jobs.batches import Batch
 from slurm.jobs.queue import this_user
 from sweeps.plan.plan import Plan
@@ -31,13 +32,14 @@ class Submitted:
 
     Attributes:
         token: its folder and its jobs' comment; sorts by time.
-        tasks: for each job the ids of its runs.
+        tasks: for each job the ids of its runs, in their order.
         jobs: the id of each job; empty while it is not known that SLURM has taken them.
         after: ids of the runs that it waits for.
         ended: by job id, the last state that SLURM named of a job that is over.
         minutes: time limit.
         slurm_cluster: SLURM's name of the cluster, ``cluster`` being that of its file; empty in ledgers that are older, like ``user``.
         user: who submitted it.
+        at_a_time: how many runs of a job share its GPU; 0 in ledgers that are older: all.
     """
 
     token: str
@@ -51,6 +53,7 @@ class Submitted:
     ended: dict[str, str] = field(default_factory=dict)
     slurm_cluster: str = ""
     user: str = ""
+    at_a_time: int = 0
 
     def is_mine(self, slurm_cluster: str) -> bool:
         """Say whether ``squeue --me`` on that cluster shows its jobs."""
@@ -61,15 +64,14 @@ class Submitted:
         """The ids of its runs."""
         return [name for task in self.tasks for name in task]
 
+    def takes_turns(self, name: str) -> bool:
+        """Say whether a run begins only when another one of its job has ended."""
+        return 0 < self.at_a_time <= max(task.index(name) for task in self.tasks if name in task)
+
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Each job that is known, with each of its runs."""
         return [(job, name) for job, task in zip(self.jobs, self.tasks, strict=False) for name in task]
-
-    @property
-    def owner(self) -> str:
-        """Whose jobs these are, as a text."""
-        return f"{self.user} on {self.slurm_cluster}"
 
 
 class Ledger:
@@ -94,11 +96,12 @@ class Ledger:
         except (PermissionError, UnwritableError) as error:
             raise UserError(f"{self.folder} cannot be written: {error.strerror}. Set --runs to a folder you can write.") from error
 
-    def begin(self, batch: Batch, cluster: str, code: Path, minutes: int, slurm_cluster: str) -> Submitted:
-        """Note that ``batch`` is about to be submitted by this user."""
+    def begin(self, batch: Batch, part: Cluster, code: Path, slurm_cluster: str) -> Submitted:
+        """Note that ``batch`` is about to be submitted by this user, with what ``part`` gives its jobs."""
         token = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(3)}"
         tasks, after = [list(task) for task in batch.tasks], sorted({name for names in batch.after for name in names})
-        item = Submitted(token, batch.name, cluster, str(code), tasks, after, minutes, slurm_cluster=slurm_cluster, user=this_user())
+        item = Submitted(token, batch.name, part.name, str(code), tasks, after, part.minutes["default"])
+        item.slurm_cluster, item.user, item.at_a_time = slurm_cluster, this_user(), part.runs_per_gpu
         self.folder_of(item).mkdir(parents=True)
         self.save(item)
         return item
@@ -118,7 +121,8 @@ class Ledger:
             with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
                 document = read_json(path)
                 if document.pop("schema", None) == SCHEMA:
-                    found.append(Submitted(**document))
+                    # Of a later version of the suite there may be more.
+                    found.append(Submitted(**{key: value for key, value in document.items() if key in Submitted.__annotations__}))
         return found
 
     # -- plans -----------------------------------------------------------------------------------------------------------------

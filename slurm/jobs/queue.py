@@ -12,7 +12,7 @@ import os
 import pwd
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from repro.errors import UserError
@@ -45,6 +45,7 @@ _REMEDIES = {
 _OPTIONS = re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SCANCEL|SCONTROL|SINFO|SACCT)_(?!(CONF|CONF_SERVER|JWT)$).*")
 
 _FORMAT = "%i|%T|%N|%r|%k"
+_USAGE = "JobID,JobName,State,ElapsedRaw,AllocCPUS,TotalCPU,AllocTRES,MaxRSS,TRESUsageInAve"
 
 
 @dataclass(frozen=True)
@@ -156,19 +157,54 @@ def read_accounting(names: Mapping[str, str]) -> dict[str, str]:
 
     ``names`` has the name of each job by its id: an id may come again after years, and accounting need not keep comments.
     """
-    arrays = sorted({job.partition("_")[0] for job in names})
-    states: dict[str, str] = {}
+    lines = _sacct(names, "JobID,JobName,State", "-X")
+    # "CANCELLED by 1000"
+    return {job: state.split()[0] for job, name, state in lines if state and names.get(job) == name}
+
+
+def _sacct(jobs: Collection[str], fields: str, *options: str) -> list[list[str]]:
+    """Return what accounting knows of some jobs, a list of texts for each line; nothing where there is no accounting."""
+    arrays = sorted({job.partition("_")[0] for job in jobs})
+    lines: list[str] = []
     # A cluster without accounting is no error: sacct says so, or is not there.
     with contextlib.suppress(NoAnswerError):
         for start in range(0, len(arrays), 200):
-            text = call(["sacct", "-n", "-P", "-X", "-o", "JobID,JobName,State", "-j", ",".join(arrays[start : start + 200])])
-            for line in text.splitlines():
-                job, _, rest = line.partition("|")
-                name, _, state = rest.partition("|")
-                if state and names.get(job) == name:
-                    # "CANCELLED by 1000"
-                    states[job] = state.split()[0]
-    return states
+            lines += call(["sacct", "-n", "-P", *options, "-o", fields, "-j", ",".join(arrays[start : start + 200])]).splitlines()
+    return [line.split("|") for line in lines]
+
+
+@dataclass
+class Used:
+    """What an attempt of a job that is over took, with what it was given: seconds, MiB, and percent of its GPU where that was measured."""
+
+    name: str
+    elapsed_s: float
+    cpus: int
+    cpu_s: float
+    memory: float
+    gpus: int
+    peak: float = 0.0
+    gpu_percent: float | None = None
+
+
+def read_usage(names: Mapping[str, str]) -> list[Used]:
+    """Return what every attempt of some jobs took, as accounting says; ``names`` as in :func:`read_accounting`."""
+    found: list[Used] = []
+    mine = False
+    for job, name, state, elapsed, cpus, cpu, tres, peak, usage in _sacct(names, _USAGE, "-D", "--units=M"):
+        if "." not in job:
+            mine = names.get(job) == name and state.partition(" ")[0] not in (*WAITING, *ACTIVE) and elapsed != "0"
+            if mine:
+                seconds = sum(float(part) * unit for part, unit in zip(re.split("[-:]", cpu)[::-1], (1, 60, 3600, 86400), strict=False))
+                given = pairs(tres, ",")
+                memory, gpus = float(given.get("mem", "0").rstrip("M")), int(given.get("gres/gpu", "0"))
+                found.append(Used(name, float(elapsed), int(cpus), seconds, memory, gpus))
+        elif mine:
+            # Of the steps the largest: those of srun, and the batch script that waits for them.
+            found[-1].peak = max(found[-1].peak, float(peak.rstrip("M") or 0))
+            if "gres/gpuutil" in (measured := pairs(usage, ",")):
+                found[-1].gpu_percent = max(found[-1].gpu_percent or 0.0, float(measured["gres/gpuutil"]))
+    return found
 
 
 def cancel(jobs: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ from slurm.jobs.queue import callers_options
 
 #: How sbatch refuses an array that is larger than the cluster's MaxArraySize, or than what a qos or an association still takes of a user.
 #: Older ones do not name the limit; another limit that is named has nothing to do with how many jobs there are.
-_TOO_MANY = r"Invalid job array specification|SubmitJob|^(?!.*\b(QOS|Assoc)[A-Z]).*accounting/QOS policy"
+TOO_MANY = r"Invalid job array specification|SubmitJob|^(?!.*\b(QOS|Assoc)[A-Z]).*accounting/QOS policy"
 
 
 class TooManyError(UserError):
@@ -30,13 +31,15 @@ class TooManyError(UserError):
 
 
 def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, dependency: str | None = None) -> dict[str, Any]:
-    """Return what submitit needs to know of a batch.
+    """Return what submitit needs to know of a batch; ``cluster`` is what jobs of its model have (:meth:`slurm.cluster.Cluster.of`).
 
     ``folder`` is that of the submission, whose name the jobs carry as their comment; they run the copy of the code in ``code``.
     """
     more: dict[str, Any] = {"comment": folder.name, "requeue": True}
     if dependency is not None:
         more |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
+    if cluster.min_minutes is not None:
+        more["time-min"] = min(cluster.min_minutes, cluster.minutes["default"])
     if cluster.gpu != "none":
         more["gres"] = "gpu:1" if cluster.gpu == "any" else f"gpu:{cluster.gpu}:1"
     found: dict[str, Any] = {
@@ -45,8 +48,8 @@ def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, depend
         "account": cluster.account,
         "qos": cluster.qos,
         "constraint": cluster.constraint,
-        "time": cluster.minutes_of(batch.model),
-        "mem": f"{cluster.memory_of(batch.model) * batch.width}M",
+        "time": cluster.minutes["default"],
+        "mem": f"{cluster.memory_of(batch.width)}M",
         "nodes": 1,
         "ntasks_per_node": 1,
         "cpus_per_task": cluster.cpus,
@@ -108,12 +111,7 @@ def dry_text(cluster: Cluster, batch: Batch, runs: Path) -> str:
 
 
 def send(
-    cluster: Cluster,
-    batch: Batch,
-    work: Sequence[Callable[[], str]],
-    folder: Path,
-    code: Path,
-    dependency: str | None = None,
+    cluster: Cluster, batch: Batch, work: Sequence[Callable[[], str]], folder: Path, code: Path, dependency: str | None = None
 ) -> list[str]:
     """Call sbatch for ``batch``, whose jobs do one part each of ``work``, and return the ids of the jobs.
 
@@ -126,7 +124,7 @@ def send(
     try:
         executor = SlurmExecutor(folder, python=_python(cluster))
         executor.update_parameters(**_parameters(cluster, batch, folder, code, dependency))
-        with _outside_of_jobs(), executor.batch():
+        with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
             jobs = [executor.submit(part) for part in work]
         return [str(job.job_id) for job in jobs]
     except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as error:
@@ -134,7 +132,7 @@ def send(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = [line for line in lines if "sbatch: error" in line or "slurm_" in line]
         text = f"{batch.name}: {' '.join(said or lines[-3:]) or type(error).__name__}"
-        raise (TooManyError if re.search(_TOO_MANY, text) else UserError)(text) from error
+        raise (TooManyError if re.search(TOO_MANY, text) else UserError)(text) from error
 
 
 @contextlib.contextmanager

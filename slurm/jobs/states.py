@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from repro.files import read_json
-from repro.runs.state import damage, read_state
+from repro.runs.state import damage, read_state, read_status
 from slurm.jobs import queue
 from slurm.jobs.ledger import Ledger, Submitted
 from slurm.jobs.queue import WAITING, Job, NoAnswerError, read_accounting, read_queue, this_cluster, this_user
@@ -195,6 +194,8 @@ class JobStates:
         elif row == "active" and why in ("SUSPENDED", "STOPPED"):
             # It gives no sign of life meanwhile.
             state, why = "suspended", ""
+        elif state == "starting" and says == "missing" and self._newest[name][0].takes_turns(name):
+            state, why = "queued", "behind others of its job"
         why = " ".join(why.split())
         outside = state == "running" and row != "active" and self.answer is None
         return RunView(name, state, job, node, why, row == "stuck" and state == "queued", outside, status)
@@ -219,7 +220,7 @@ class JobStates:
         if item is None or job is None or (self.answer is not None and job not in item.ended and item.user in ("", this_user())):
             return job, "none", "", ""
         if job not in item.ended and not item.is_mine(self.slurm_cluster):
-            return job, "elsewhere", item.owner, ""
+            return job, "elsewhere", f"{item.user} on {item.slurm_cluster}", ""
         found = self.job_of(item, job)
         if found is not None and found.live:
             if found.state in WAITING:
@@ -228,13 +229,3 @@ class JobStates:
             return job, "active", "" if found.state == "RUNNING" else found.state, found.node
         end = item.ended.get(job, "UNKNOWN")
         return job, _ENDS.get(end, "gone"), "" if end == "UNKNOWN" else f"SLURM: {end}", ""
-
-
-def read_status(folder: Path) -> dict[str, Any] | None:
-    """Return what ``status.json`` of a run holds: nothing where it cannot be read, ``None`` where it is not there."""
-    try:
-        return dict(read_json(folder / "status.json"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return {}

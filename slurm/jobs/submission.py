@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from repro.config import registry
+from repro.data.staging import files_of
 from repro.errors import UserError, did_you_mean, first_of
 from repro.runs.state import requeue
 from slurm.cluster import Cluster
@@ -22,7 +21,6 @@ from slurm.jobs import queue, sbatch
 from slurm.jobs.batches import Batch, make_batches, split
 from slurm.jobs.job import RunJob
 from slurm.jobs.ledger import Ledger
-from slurm.jobs.snapshot import take_snapshot
 from slurm.jobs.states import ELSEWHERE, LIVE, JobStates, RunView
 from sweeps.plan.plan import Plan, PlannedRun
 
@@ -40,6 +38,7 @@ class Choice:
         left: run_id -> why it is not submitted, for runs that need somebody's attention.
         jobs: of the runs that are in the queue.
         batches: the calls of sbatch.
+        hours: of each run the planner's estimate, where times come from it (``time_factor``) and there is one.
     """
 
     views: dict[str, RunView]
@@ -48,6 +47,7 @@ class Choice:
     left: dict[str, str] = field(default_factory=dict)
     jobs: dict[str, str] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
+    hours: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,7 +58,6 @@ class Sent:
         jobs: ids of the arrays and single jobs, one for each call of sbatch.
         runs: number of runs.
         waiting: ids of runs for which there is no room in the queue now, and ``full`` says why.
-        code: the copy that they run.
         error: why it stopped early.
     """
 
@@ -66,7 +65,6 @@ class Sent:
     runs: int = 0
     waiting: list[str] = field(default_factory=list)
     full: str = ""
-    code: Path | None = None
     error: str | None = None
 
 
@@ -83,7 +81,8 @@ def choose(
             readers[other].append(name)
         view = choice.views[name]
         live = view.state in LIVE and not view.outside
-        waits_in_vain = view.state == "queued" and not sending.isdisjoint(run.inputs)
+        # What waits for its turn in a job that runs has a node.
+        waits_in_vain = view.state == "queued" and not view.node and not sending.isdisjoint(run.inputs)
         if (live and not waits_in_vain) or (not run.changed and (view.state == "done" or name in plan.spared)):
             coming.add(name)
             continue
@@ -101,9 +100,9 @@ def choose(
             sending.add(name)
             waited_for[name] = [other for other in run.inputs if choice.views[other].state != "done"]
     choice.jobs = {name: view.job for name, view in choice.views.items() if view.state in LIVE and view.job is not None}
-    choice.batches = make_batches(
-        choice.send, waited_for, readers, choice.jobs, runs_per_gpu=site.runs_per_gpu, array_limit=site.array_limit
-    )
+    parts = {model: site.of(model) for model in {str(run.fields["model.name"]) for run in choice.send}}
+    size = {model: part.runs_per_gpu * part.runs_per_job for model, part in parts.items()}
+    choice.batches = make_batches(choice.send, waited_for, readers, choice.jobs, size=size, array_limit=site.array_limit)
     return choice
 
 
@@ -137,15 +136,11 @@ def check_models(site: Cluster) -> None:
         UserError: one does not.
     """
     known = registry.choices("model")
-    for key, values in (("time", site.minutes), ("memory", site.memory_mib)):
-        for name in values:
-            if name != "default" and name not in known:
-                raise site.error(key, f"{key}.{name}: there is no such model.{did_you_mean(name, known)}")
-
-
-def published_files(dataset: str) -> Any:
-    """Return the :class:`repro.data.published_files.PublishedFiles` of a dataset, ``None`` where it needs none."""
-    return getattr(sys.modules[registry.get("dataset", dataset).build.__module__], "FILES", None)
+    assert site.node is not None, "it comes from a file"
+    for key in ("time", "memory", "by_model"):
+        for name in (values := site.node.get(key, {})):
+            if name not in known and (name != "default" or key == "by_model"):
+                raise values.error(name, f"there is no such model.{did_you_mean(name, known)}")
 
 
 def check_data(site: Cluster, datasets: Iterable[str]) -> None:
@@ -157,7 +152,7 @@ def check_data(site: Cluster, datasets: Iterable[str]) -> None:
     folder = sbatch.data_folder(site)
     for name in sorted(set(datasets)) if site.check_data else ():
         try:
-            if (files := published_files(name)) is not None:
+            if (files := files_of(name)) is not None:
                 files.read(folder)
         except UserError as error:
             raise UserError(
@@ -168,13 +163,14 @@ def check_data(site: Cluster, datasets: Iterable[str]) -> None:
 def send(
     plan: Plan,
     site: Cluster,
+    code: Path | None,
+    hours: Mapping[str, float],
     *,
     retry: bool,
     limit: int | None,
     names: Collection[str] | None = None,
-    code: Path | None = None,
 ) -> Sent:
-    """Submit what ``plan`` needs now, or what of ``names`` it needs, to run ``code``, by default the present one.
+    """Submit what ``plan`` needs now, or what of ``names`` it needs, to run the copy ``code``; without one nothing.
 
     An array that is too large for SLURM is cut until what is left fits, and where there is room for none more the rest waits. What SLURM
     refuses for another reason ends the submission; what it has taken stays, and the next call goes on.
@@ -184,7 +180,7 @@ def send(
         UserError: the folder cannot be written.
     """
     ledger = Ledger(plan.folder)
-    sent = Sent(code=code)
+    sent = Sent()
     with ledger.lock():
         cluster = JobStates(plan.folder, always=True)
         if cluster.answer is not None:
@@ -196,9 +192,8 @@ def send(
                 queue.cancel([job.job for job in cluster.jobs.values() if job.comment == item.token and job.live])
                 shutil.rmtree(ledger.folder_of(item), ignore_errors=True)
         choice = choose(plan, site, cluster, retry=retry, limit=limit, names=names)
-        if not choice.batches:
+        if not choice.batches or code is None:
             return sent
-        sent.code = code = code or take_snapshot(plan.folder)
         sent.waiting = [run.run_id for run in choice.send]
         jobs = choice.jobs
         cluster.cancel(choice.replaced)
@@ -218,12 +213,14 @@ def send(
             for name in batch.runs:
                 # A retry takes the mark of the failure away; the checkpoint stays.
                 requeue(plan.folder / name)
-            item = ledger.begin(batch, site.name, code, site.minutes_of(batch.model), cluster.slurm_cluster)
+            part = site.of(batch.model, batch.hours(hours))
+            item = ledger.begin(batch, part, code, cluster.slurm_cluster)
             folder = ledger.folder_of(item)
-            runs = {name: site.overrides(plan.runs[name].overrides, on_gpu=site.gpu != "none") for name in batch.runs}
-            work = [RunJob({name: runs[name] for name in task}, plan.folder.resolve(), folder.resolve()) for task in batch.tasks]
+            runs = {name: part.overrides(plan.runs[name].overrides, on_gpu=part.gpu != "none") for name in batch.runs}
+            places = plan.folder.resolve(), folder.resolve()
+            work = [RunJob({name: runs[name] for name in task}, *places, part.runs_per_gpu) for task in batch.tasks]
             try:
-                item.jobs = sbatch.send(site, batch, work, folder, code, batch.dependency(jobs))
+                item.jobs = sbatch.send(part, batch, work, folder, code, batch.dependency(jobs))
             except UserError as error:
                 # A call that took too long may have been heard nevertheless: then the next submission finds the job by its comment.
                 with contextlib.suppress(queue.NoAnswerError):

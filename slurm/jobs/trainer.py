@@ -16,13 +16,11 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
+from repro.command import stop_signals
 from repro.errors import EXIT_USER_ERROR, UserError
-from repro.files import read_json
 from repro.runs.lease import claim, wait_for_lock
-from repro.runs.state import LOST_AFTER_PERIODS, read_state, slurm_job
+from repro.runs.state import LOST_AFTER_PERIODS, read_state, read_status, slurm_job
 from slurm.jobs.ledger import Ledger
 from slurm.jobs.queue import NoAnswerError, read_queue, this_cluster
 
@@ -37,34 +35,27 @@ LOOK_S = 2.0
 
 def main(arguments: Sequence[str]) -> int:
     """Train the run of ``arguments`` and return the exit code of :func:`sweeps.local.worker.train`."""
-    received = _receive_signals()
-    _end_with_parent()
-    folder = Path(arguments[0])
-    try:
-        wait_for_turn(folder, received)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    # PyTorch takes its time.
-    import repro.training.run  # noqa: F401
-    from sweeps.local.worker import train
+    # Until the training has its own handlers.
+    with stop_signals(_STOP_SIGNALS) as received:
+        _let_one_thread_hear()
+        _end_with_parent()
+        folder = Path(arguments[0])
+        try:
+            wait_for_turn(folder, received)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        # PyTorch takes its time.
+        import repro.training.run  # noqa: F401
+        from sweeps.local.worker import train
 
-    if received:
-        return 128 + received[0]
-    return train(arguments[1:])
+        if received:
+            return 128 + received[0]
+        return train(arguments[1:])
 
 
-def _receive_signals() -> list[int]:
-    """Collect stop signals until the training has its own handlers, and let no child of this process ever see one."""
-    received: list[int] = []
-    owner = os.getpid()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            received.append(number)
-
-    for number in _STOP_SIGNALS:
-        signal.signal(number, note)
+def _let_one_thread_hear() -> None:
+    """Block stop signals but in one thread of its own, so that no child of this process ever sees one."""
     started = threading.Event()
 
     def listen() -> None:
@@ -75,7 +66,6 @@ def _receive_signals() -> list[int]:
     threading.Thread(target=listen, daemon=True, name="signals").start()
     started.wait()
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    return received
 
 
 def _end_with_parent() -> None:
@@ -94,9 +84,7 @@ def wait_for_turn(folder: Path, received: Sequence[int]) -> None:
         UserError: its lock is not given back.
     """
     while not received:
-        status: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-            status = dict(read_json(folder / "status.json"))
+        status = read_status(folder) or {}
         if status.get("state") != "running":
             return
         job, heartbeat_s = status.get("slurm_job"), float(status.get("heartbeat_s", 15.0))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from repro.errors import UserError
 from repro.files import number, write_text
 from repro.runs.manifest import open_manifest
+from sweeps.plan.apart import Apart
 from sweeps.plan.graph import Graph
 from sweeps.plan.plan import Plan, PlannedRun, planned_runs, planned_state
 from sweeps.spec.chosen import Chosen, GridPoint, Key, Tuned, read_tuned, tuned_text
@@ -50,11 +51,18 @@ METRIC, EPOCH = "val/accuracy", Epoch("last")
 Planned = tuple[tuple[Setting, ...], PlannedRun]
 
 
-def tune(specs: Sequence[Spec], scale: Scale, runs_folder: Path, tuned_folder: Path, execute: Callable[[Plan], Outcome]) -> list[Chosen]:
+def tune(
+    specs: Sequence[Spec],
+    scale: Scale,
+    runs_folder: Path,
+    tuned_folder: Path,
+    execute: Callable[[Plan], Outcome],
+    apart: Apart | None = None,
+) -> list[Chosen]:
     """Do every tuning that ``specs`` need, those first whose values others need, and write what was chosen to ``tuned_folder``.
 
-    ``execute`` trains the missing runs of a plan. Runs that are done are not trained again, so calling this again goes on. When a
-    signal or the end of its time stopped ``execute``, what has been chosen until then is returned.
+    ``execute`` trains the missing runs of a plan, which ``apart`` makes. Runs that are done are not trained again, so calling this again
+    goes on. When a signal or the end of its time stopped ``execute``, what has been chosen until then is returned.
 
     Raises:
         UserError: a run of a grid failed, or diverged at every point; what the others of its level chose is written nevertheless.
@@ -64,7 +72,7 @@ def tune(specs: Sequence[Spec], scale: Scale, runs_folder: Path, tuned_folder: P
     for index in range(len(tunings_of([with_tuned(spec, tuned) for spec in specs]))):
         # What was chosen before decides the runs that this level's read.
         level = tunings_of([with_tuned(spec, tuned) for spec in specs])[index]
-        plan, points = plan_level(level, runs_folder)
+        plan, points = plan_level(level, runs_folder) if apart is None else apart(plan_level, level, runs_folder)
         outcome = execute(plan)
         if outcome.stopped_by is not None or outcome.out_of_time:
             break

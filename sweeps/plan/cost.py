@@ -90,6 +90,24 @@ def estimate(plan: Plan, *, gpu: Gpu | None = None, reached: float | None = None
     return _Cost(plan).of_all(gpu, reached)
 
 
+def job_hours(plan: Plan, places: Mapping[str, tuple[str, int]]) -> dict[str, float]:
+    """Return how many hours the runs of ``plan`` keep their GPU busy, or their cores, by id; those of which it is not known are left out.
+
+    It is known where such runs are done, or where the peaks of the GPU are. ``places`` has for each run what a site calls its GPU,
+    ``none`` where it trains on a CPU, and the number of its cores.
+    """
+    found: dict[str, float] = {}
+    for named in {gpu for gpu, _ in places.values()}:
+        gpu = known_gpu(named)
+        for name, cost in estimate(plan, gpu=gpu).runs.items():
+            hours = cost.gpu_hours if gpu is not None or cost.basis == FINISHED else None
+            if named == "none":
+                hours = None if cost.cpu_hours is None else cost.cpu_hours / places[name][1]
+            if places[name][0] == named and hours is not None:
+                found[name] = hours
+    return found
+
+
 @dataclass(frozen=True)
 class _Finished:
     """A finished run; ``gpu`` is ``None`` on a CPU, where ``hours`` are those of one core."""

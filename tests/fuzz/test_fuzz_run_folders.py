@@ -20,12 +20,11 @@ from repro.files import peek
 from repro.labels.trajectory import open_trajectory
 from repro.runs.folder import FinishedError, RunFolder
 from repro.runs.inputs import open_inputs
-from repro.runs.state import FOLDER_STATES, note_failure, read_state, requeue
+from repro.runs.state import FOLDER_STATES, note_failure, read_state, read_status, requeue
 from repro.tracker.contents import Contents
 from repro.training.loop import Training
 from repro.training.monitor import Monitor
 from repro.training.run import execute
-from slurm.jobs.states import read_status
 from sweeps.local.progress import last_row
 from sweeps.local.verify import verify
 from sweeps.local.worker import last_error, threads_before

@@ -33,9 +33,12 @@ def test_an_array_is_cut_to_what_a_qos_allows(
     """Eight folds and their two finals, four jobs at a time. One command that stays sends all, each once."""
     trial = lab(folds(4, seeds=2, epochs=1), box=limited, sbatch="{hold: true}")
     assert trial.submit() == 0
-    said = capsys.readouterr().out
-    assert "6 runs wait for room in the queue: " in said
-    assert "SubmitJob" in said
+    said = capsys.readouterr()
+    assert "6 runs wait for room in the queue: " in said.out
+    assert "SubmitJob" in said.out
+    assert said.err == "", "what sbatch says of each attempt is for nobody"
+    assert trial.call("doctor", "--no-job") == 0, "the file is good"
+    assert "ask again when fewer jobs of yours are in the queue" in capsys.readouterr().out
     assert len(limited.jobs()) == 4
     before = [item.tasks for item in Ledger(trial.runs).read()]
     assert trial.submit() == 0

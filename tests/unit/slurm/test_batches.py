@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import defaultdict
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ def batches_of(
     readers = {name: [item.run_id for item in runs if name in item.inputs] for item in runs for name in item.inputs}
     waited = {item.run_id: [name for name in item.inputs if name not in done] for item in runs}
     missing = [item for item in runs if item.run_id not in (live or {}) and item.run_id not in done]
-    return make_batches(missing, waited, readers, live or {}, runs_per_gpu=size, array_limit=limit)
+    return make_batches(missing, waited, readers, live or {}, size=defaultdict(lambda: size), array_limit=limit)
 
 
 def waits(batches: list[Batch], live: dict[str, str] | None = None) -> dict[str, set[str]]:
@@ -81,7 +83,7 @@ def test_what_is_in_the_queue_already_is_waited_for_in_its_place() -> None:
 def test_every_run_once_and_no_pack_mixes_readers(kinds: list[tuple[int, int]], size: int, limit: int) -> None:
     runs = [run(f"r{index}", model=f"net{model}") for index, (model, _) in enumerate(kinds)]
     readers = {f"r{index}": [f"final{reader}"] if reader else [] for index, (_, reader) in enumerate(kinds)}
-    batches = make_batches(runs, {}, readers, {}, runs_per_gpu=size, array_limit=limit)
+    batches = make_batches(runs, {}, readers, {}, size=defaultdict(lambda: size), array_limit=limit)
     assert sorted(name for batch in batches for name in batch.runs) == sorted(item.run_id for item in runs)
     for batch in batches:
         assert 1 <= len(batch.tasks) <= limit

@@ -57,8 +57,8 @@ def test_the_example_describes_every_key() -> None:
 
 def test_limits_by_model(tmp_path: Path) -> None:
     site = parse(tmp_path, GOOD)
-    assert [site.minutes_of(model) for model in ("resnet18", "vgg16")] == [720, 24 * 60 + 2 * 60 + 3 + 1]
-    assert [site.memory_of(model) for model in ("resnet18", "vgg16")] == [900, 32 * 1024]
+    assert [site.of(model).minutes["default"] for model in ("resnet18", "vgg16")] == [720, 24 * 60 + 2 * 60 + 3 + 1]
+    assert [site.of(model).memory_of(1) for model in ("resnet18", "vgg16")] == [900, 32 * 1024]
 
 
 def test_a_cluster_chooses_presets(tmp_path: Path) -> None:

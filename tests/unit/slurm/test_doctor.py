@@ -91,6 +91,10 @@ NODES = "n1|8|64000|gpu:a100:4|idle\n"
         ({"assoc": "vision||06:00:00"}, "", False, "account vision allows 06:00:00", "at most 06:00:00"),
         ({"qos": "long|5|"}, "qos: long\n", None, "qos long allows 5 jobs in the queue", "--follow"),
         ({"qos": "long|5|"}, "qos: long\narray_limit: 5\n", True, None, None),
+        # Without one in the file that of the account counts, by default the first of those that it has.
+        ({"default": "short|long,short", "qos short": "short||01:00:00"}, "", False, "qos short allows 01:00:00", "at most 01:00:00"),
+        ({"default": "|long,short", "qos long": "long|5|"}, "", None, "qos long allows 5 jobs in the queue", "--follow"),
+        ({"default": "short|", "qos short": "short|5|"}, "qos: long\n", True, None, None),
     ],
 )
 def test_limits_of_the_partition_and_of_accounting(
@@ -111,7 +115,9 @@ def test_limits_of_the_partition_and_of_accounting(
             raise slurm.jobs.queue.NoAnswerError("You are not running a supported accounting_storage plugin")
         if command[3:4] == ["user"]:
             return "vision\n"
-        return answers.get(command[3], "|| \n")
+        if command[-1] == "format=DefaultQOS,QOS":
+            return answers.get("default", "|\n")
+        return answers.get(f"{command[3]} {command[4]}", answers.get(command[3], "|| \n"))
 
     monkeypatch.setattr(slurm.jobs.queue, "call", call)
     path = tmp_path / "site.yaml"

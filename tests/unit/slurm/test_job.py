@@ -20,7 +20,7 @@ def test_jobs_that_end_before_one_step_give_up_in_the_end(tmp_path: Path) -> Non
     write_json(tmp_path / "run" / "status.json", vars(Status(attempt=1, heartbeat_s=15.0)) | {"state": "preempted"})
 
     def ends(*, stalled: bool) -> bool:
-        attempt = _Execution(RunJob({"run": ()}, tmp_path, tmp_path))
+        attempt = _Execution(RunJob({"run": ()}, tmp_path, tmp_path, 1), [])
         attempt._stopped = ["run"]
         return attempt._give_up(stalled=stalled)
 
@@ -52,5 +52,5 @@ def test_runs_are_told_how_many_share_their_gpu(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(slurm.jobs.job, "read_state", lambda folder: "done" if (folder / "status.json").exists() else "missing")
     monkeypatch.setattr(slurm.jobs.job.subprocess, "Popen", Process)
     monkeypatch.setattr(slurm.jobs.job.signal, "signal", lambda *given: None)
-    assert RunJob(dict.fromkeys("abc", ()), tmp_path, tmp_path)() == "3 runs done, or submitted anew"
+    assert RunJob(dict.fromkeys("abc", ()), tmp_path, tmp_path, 3)() == "3 runs done, or submitted anew"
     assert told == {"b": "2", "c": "2"}

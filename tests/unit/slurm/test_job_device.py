@@ -35,12 +35,11 @@ def test_a_job_with_a_gpu_trains_on_cuda(
     monkeypatch.setattr(slurm.jobs.sbatch, "send", send)
     monkeypatch.setattr(slurm.jobs.states, "read_queue", dict)
     monkeypatch.setattr(slurm.jobs.states, "this_cluster", lambda: "here")
-    monkeypatch.setattr(slurm.jobs.submission, "take_snapshot", lambda runs: runs)
     path = tmp_path / "site.yaml"
     path.write_text(SITE.format(gpu=gpu, settings=settings))
     plan = plan_of(tmp_path / "runs", a="done", b="done")
     for run in plan.runs.values():
         run.fields.update({"method.name": "one_hot", "model.name": "digits_cnn"})
-    slurm.jobs.submission.send(plan, load_cluster(str(path)), retry=False, limit=None)
+    slurm.jobs.submission.send(plan, load_cluster(str(path)), tmp_path, {}, retry=False, limit=None)
     found = [item for job in sent for overrides in job.runs.values() for item in overrides if item.startswith("exec.device=")]
     assert found == ([] if device is None else [f"exec.device={device}"] * 2)

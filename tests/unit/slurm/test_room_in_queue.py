@@ -68,11 +68,10 @@ def submitted(folder: Path, monkeypatch: pytest.MonkeyPatch, *, runs: int, array
     monkeypatch.setattr(slurm.jobs.states, "read_queue", dict)
     monkeypatch.setattr(slurm.jobs.submission.queue, "read_queue", dict)
     monkeypatch.setattr(slurm.jobs.states, "this_cluster", lambda: "here")
-    monkeypatch.setattr(slurm.jobs.submission, "take_snapshot", lambda runs: runs)
     plan = plan_of(folder / "runs", **{f"r{number}": "missing" for number in range(runs)})
     for run in plan.runs.values():
         run.fields.update({"method.name": "one_hot", "model.name": "digits_cnn"})
-    sent = slurm.jobs.submission.send(plan, load(folder), retry=False, limit=None)
+    sent = slurm.jobs.submission.send(plan, load(folder), folder, {}, retry=False, limit=None)
     assert len(list((folder / "runs" / "slurm").glob("*/batch.json"))) == len(sent.jobs), "nothing is left of what was refused"
     return sent, calls
 

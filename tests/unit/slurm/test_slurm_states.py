@@ -15,6 +15,7 @@ import slurm.jobs.trainer
 from repro.files import read_json, write_json
 from repro.runs.folder import RunFolder
 from repro.runs.state import Status, requeue
+from slurm.cluster import Cluster
 from slurm.jobs.batches import Batch
 from slurm.jobs.ledger import Ledger
 from slurm.jobs.queue import Job, NoAnswerError, this_user
@@ -23,6 +24,8 @@ from slurm.jobs.submission import choose
 from slurm.jobs.trainer import _is_over
 from slurm.watch import print_status, stop
 from sweeps.plan.plan import PlannedRun
+
+SITE = Cluster.model_construct(kind="slurm", minutes={"default": 5}, memory_mib={"default": 900}, array_limit=9)
 
 
 class Site:
@@ -41,7 +44,7 @@ class Site:
         monkeypatch.setattr(slurm.jobs.queue, "cancel", self.cancelled.extend)
 
     def submitted(self, name: str, *jobs: str) -> str:
-        item = self.ledger.begin(Batch("table-m-net", "net", ((name,),), ()), "site", self.runs / "code", 5, "here")
+        item = self.ledger.begin(Batch("table-m-net", "net", ((name,),), ()), SITE, self.runs / "code", "here")
         item.jobs = list(jobs)
         self.ledger.save(item)
         return item.token
@@ -120,6 +123,21 @@ def test_every_row_of_the_table(site: Site, said: str, folder: str, capsys: pyte
         assert site.view() == view
 
 
+def test_whose_turn_in_a_job_has_not_come_is_queued(site: Site) -> None:
+    write_json(site.batch(), read_json(site.batch()) | {"tasks": [["first", "second", "run"]], "at_a_time": 2})
+    site.says("RUNNING")
+    views = JobStates(site.runs).views(["first", "second", "run"], {})
+    assert [view.state for view in views.values()] == ["starting", "starting", "queued"]
+    assert (views["run"].why, views["run"].node) == ("behind others of its job", "node1")
+    site.folder_says("running")
+    assert site.view().state == "running"
+    # In ledgers that are older all run side by side; what a later version adds is no obstacle.
+    document = read_json(site.batch()) | {"new": 1}
+    write_json(site.batch(), {key: value for key, value in document.items() if key != "at_a_time"})
+    (site.runs / "run" / "status.json").unlink()
+    assert site.view().state == "starting"
+
+
 @pytest.mark.parametrize(("state", "expected"), [("PENDING", "queued"), ("RUNNING", "starting")])
 @pytest.mark.parametrize("folder", ["running", "failed"])
 def test_what_an_earlier_job_has_left_is_not_the_live_ones(site: Site, folder: str, state: str, expected: str) -> None:
@@ -150,8 +168,7 @@ def test_what_was_put_back_and_has_no_job_is_submitted(site: Site) -> None:
         "other": PlannedRun("other", (), {"method.name": "m", "model.name": "net"}, "missing", ("run",), ("table",), "other", 1),
     }
     plan: Any = SimpleNamespace(runs=runs, spared=())
-    cluster: Any = SimpleNamespace(runs_per_gpu=1, array_limit=9)
-    assert [run.run_id for run in choose(plan, cluster, JobStates(site.runs), retry=False, limit=None).send] == ["run", "other"]
+    assert [run.run_id for run in choose(plan, SITE, JobStates(site.runs), retry=False, limit=None).send] == ["run", "other"]
 
 
 def test_a_reader_of_a_failed_run_was_cancelled_for_it(site: Site) -> None:
@@ -182,8 +199,8 @@ def test_jobs_in_a_queue_that_cannot_be_seen(site: Site, owner: dict[str, str], 
     before = site.batch().read_bytes()
     whose = f"elsewhere: {owner.get('user', this_user())} on {owner['slurm_cluster']}"
     assert site.view().state == (folder if folder in ("failed", "done") else whose)
-    plan, cluster = one_run(folder), SimpleNamespace(runs_per_gpu=1, array_limit=9)
-    choice = choose(plan, cluster, JobStates(site.runs), retry=False, limit=None)
+    plan = one_run(folder)
+    choice = choose(plan, SITE, JobStates(site.runs), retry=False, limit=None)
     assert (choice.send, set(choice.left)) == ([], set() if folder == "done" else {"run"})
     assert print_status(site.runs, [], every=True) == (1 if folder == "failed" else 0)
     assert (whose in capsys.readouterr().out) == (folder not in ("failed", "done"))
@@ -199,8 +216,7 @@ def test_what_its_owner_has_noted_as_over_goes_on_anywhere(site: Site) -> None:
     write_json(site.batch(), read_json(site.batch()) | {"user": "ann", "ended": {"7": "CANCELLED"}})
     assert site.view().state == "cancelled"
     plan: Any = one_run("preempted")
-    cluster: Any = SimpleNamespace(runs_per_gpu=1, array_limit=9)
-    assert choose(plan, cluster, JobStates(site.runs), retry=False, limit=None).send == [plan.runs["run"]]
+    assert choose(plan, SITE, JobStates(site.runs), retry=False, limit=None).send == [plan.runs["run"]]
 
 
 def test_another_job_of_this_user_with_the_same_id(site: Site) -> None:
@@ -326,5 +342,4 @@ def test_a_suspended_job_gives_no_sign_of_life_and_is_live(site: Site) -> None:
     site.says("SUSPENDED")
     assert site.view().state == "suspended"
     plan: Any = one_run("lost")
-    cluster: Any = SimpleNamespace(runs_per_gpu=1, array_limit=9)
-    assert choose(plan, cluster, JobStates(site.runs), retry=False, limit=None).send == []
+    assert choose(plan, SITE, JobStates(site.runs), retry=False, limit=None).send == []

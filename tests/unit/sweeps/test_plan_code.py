@@ -210,7 +210,7 @@ class _Cluster:
 def test_a_cluster_is_sent_none_of_it(suite: Suite) -> None:
     suite.fill()
     suite.pretend_other_code(suite.fold)
-    site: Any = SimpleNamespace(runs_per_gpu=1, array_limit=None)
+    site: Any = SimpleNamespace(array_limit=None)
     cluster: Any = _Cluster()
     chosen = choose(suite.plan(), site, cluster, retry=False, limit=None)
     assert chosen.send == []

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import slurm.jobs.snapshot
+import repro.snapshot
 from repro.errors import UserError
 from repro.files import read_json
-from slurm.jobs.snapshot import PACKAGES, take_snapshot
+from repro.snapshot import PACKAGES, take_snapshot
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for package in PACKAGES:
         (root / package).mkdir(parents=True)
         (root / package / "module.py").write_text(f"name = {package!r}\n")
-    monkeypatch.setattr(slurm.jobs.snapshot, "_ROOT", root)
+    monkeypatch.setattr(repro.snapshot, "_ROOT", root)
     return root
 
 

@@ -18,7 +18,7 @@ from repro.files import write_json
 #: What a job imports.
 PACKAGES = ("repro", "sweeps", "slurm")
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def take_snapshot(runs: Path) -> Path:
