@@ -32,6 +32,7 @@ method, dataset and seed have no default. A dataset brings its usual model, and 
 
 #: What it ends with.
 FOOTER = """
+exec=debug       tries the first batch of two epochs and keeps no file
 -m KEY=A,B,...   trains a run for each value, one after the other
 --cfg job        prints the settings and trains nothing; -p SECTION a part of them, --resolve with references resolved
 --shell-completion bash|zsh   prints what completes settings at a tab: eval "$(python -m repro --shell-completion bash)"
@@ -120,11 +121,16 @@ def _command() -> int:
 
 
 def _train(config: Config) -> None:
-    """Train a run and print its folder."""
-    from repro.training.run import execute
-
+    """Train a run and print its folder, or try out its first batches."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    print(execute(config))
+    if config.exec.debug:
+        from repro.training.debug import debug
+
+        debug(config)
+    else:
+        from repro.training.run import execute
+
+        print(execute(config))
 
 
 def _train_each(configs: Sequence[Config]) -> None:

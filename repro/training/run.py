@@ -59,6 +59,8 @@ def execute(config: Config) -> Path:
         UserError: a mistake of the user, a full or read-only disk, a folder of another run, a dataset that is missing or corrupt.
         Interrupted: a signal asked the run to stop; its state is saved.
     """
+    if config.exec.debug:
+        raise UserError("exec.debug=true keeps no results, so only python -m repro takes it. Take it out of what this run is started with.")
     name = run_id(config)
     folder = Path(config.paths.runs) / name
     try:

@@ -79,7 +79,8 @@ def check_execution(plan: Plan, settings: Sequence[str]) -> None:
         # With it comes PyTorch.
         from repro.config.compose import compose
 
-        compose([*next(iter(plan.runs.values())).overrides, *settings])
+        if compose([*next(iter(plan.runs.values())).overrides, *settings]).exec.debug:
+            raise UserError("exec.debug=true: a debug run keeps no results. Start it as `python -m repro ... exec=debug`.")
 
 
 def _labels(text: str, labels: Iterable[str]) -> list[str]:
