@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 # Seconds between two lines of `make setup` while pip says nothing.
-BEAT ?= 8
+BEAT ?= 5
 # Tests run in two processes; more threads than that in each only get in each other's way.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 

@@ -37,7 +37,7 @@ exec=debug       tries the first batch of two epochs and keeps no file
 --cfg job        prints the settings and trains nothing; -p SECTION a part of them, --resolve with references resolved
 --shell-completion bash|zsh   prints what completes settings at a tab: eval "$(python -m repro --shell-completion bash)"
 --info [WHAT]    shows how Hydra composes them: all, config, defaults, defaults-tree, plugins, searchpath
-A text with blanks, commas or brackets, or that looks like a number, stands in quotes: 'paths.runs="a, b"'.
+Put a text with blanks, commas or brackets, or one that looks like a number, in quotes: 'paths.runs="a, b"'.
 Hydra's +KEY, ++KEY, ~KEY, GROUP@PACKAGE and hydra.KEY are refused: there is nothing to add, to take away or to move."""
 
 #: What ``--info`` can show of Hydra's work.

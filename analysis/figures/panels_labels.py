@@ -131,7 +131,7 @@ def _add_top(
 
 
 def _with_mean(name: str, summary: Summary | None, panel: Panel) -> str:
-    return name if summary is None or summary.mean is None else f"{name}, {summary.mean * factor(panel.scale):.3g}"
+    return name if summary is None or summary.mean is None else f"{name}, {summary.mean * factor(panel.scale):#.3g}"
 
 
 def examples(spec: FigureSpec, panel: Panel, column: str, cells: Sequence[Collected], sets: TrainingSets) -> Tiles:

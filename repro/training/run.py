@@ -85,12 +85,12 @@ def execute(config: Config) -> Path:
             _check_folder(folder, config)
             _train_held(config, name, held, inputs, code)
     except FinishedError:
-        logger.info("%s was done by another process meanwhile.", name)
+        logger.info("%s was finished by another process meanwhile.", name)
     except OSError as error:
         where = error.filename or folder
         raise UserError(
             f"{where}: {error.strerror or error}. What was saved before is intact; make room (or the folder writable) and start the same "
-            "command again to go on."
+            "command again to resume."
         ) from error
     return folder
 
