@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
+# Seconds between two lines of `make setup` while pip says nothing.
+BEAT ?= 5
 # Tests run in two processes; more threads than that in each only get in each other's way.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
@@ -15,11 +17,25 @@ help: ## list these commands
 
 setup: $(READY) ## make the environment .venv, once; later calls reuse it
 
+# pip unpacks packages of gigabytes in silence and, where its output is no terminal, downloads them so, too.
+define HEARTBEAT
+began=$$(date +%s); before=; \
+while sleep $(BEAT) > /dev/null && kill -0 $$$$; do \
+    now=$$(du -sm $(VENV) | cut -f 1); \
+    if [ ! -t 1 ] || [ "$$now" != "$$before" ]; then \
+        echo "still installing after $$(($$(date +%s) - began)) s: $$(ls -d $(VENV)/lib/*/site-packages/*.dist-info | wc -l) packages, $$now MB in $(VENV)"; \
+    fi; \
+    before=$$now; \
+done 2> /dev/null & \
+beat=$$!; trap "kill $$beat" EXIT;
+endef
+
 # requirements.lock pins every version; as constraints it also serves systems that need fewer packages.
 $(READY): pyproject.toml requirements.lock
 	@echo "Making $(VENV): 3.2 GB are downloaded, most of them PyTorch for CUDA; README.md says how to do with less."
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --upgrade pip
+	@$(HEARTBEAT) set -e; \
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --upgrade pip; \
 	$(BIN)/python -m pip install --constraint requirements.lock --editable '.[dev]'
 	@touch $(READY)
 

@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     option("collect tables figures evidence report", "--runs", text, type=Path, default=runs, metavar="DIR")
     option("tables figures", "--out", "where the files go (default: the folder pages beside the run folders)", type=Path, metavar="DIR")
     option("report", "--out", "where it goes (default: pages/report.html beside the run folders)", type=Path, metavar="FILE")
-    text = "write run folders to --runs of what the evidence holds; runs that are there stay"
+    text = "write what the evidence has as run folders to --runs; runs that are there stay"
     option("evidence", "--restore", text, action="store_true")
     text = "where the pages are (default: paper_tables)"
     option("evidence claims build check", "--out", text, type=Path, default="paper_tables", metavar="DIR")

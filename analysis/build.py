@@ -29,8 +29,8 @@ LEFT_OVER = "left over"
 _HEAD = """\
 # Generated tables and figures
 
-What `python -m analysis build` makes from [evidence](evidence), which holds the finished runs without weights and trajectories. Nothing
-here is edited by hand: `python -m analysis check` fails on any byte that the evidence does not make. Each page ends with how to read
+Made by `python -m analysis build` from the [evidence](evidence), the finished runs without weights and trajectories. Nothing here is
+edited by hand: `python -m analysis check` fails if a byte differs from what the evidence gives. Each page ends with how to read
 it, the code and software behind it, and the commands that make its runs. The published numbers, cell by cell, are in
 [reported](reported/README.md).
 """
@@ -117,8 +117,10 @@ def _index(made: Sequence[tuple[Spec, Files, tuple[Collected, ...]]]) -> str:
             [f"[{spec.name}]({(files.folder(Path()) / spec.name).as_posix()}.md)", spec.title, *_state(files, cells)]
             for spec, files, cells in here
         ]
-        lines += [*grid_lines(["page", "what it shows", "runs done", "cells", "beside the paper"], body, left=5), ""]
-    lines.append("Cells: filled, partly filled, empty. Beside the paper: within or outside the published spread, by the rule on the page.")
+        lines += [*grid_lines(["page", "what it shows", "runs done", "cells", "compared with the paper"], body, left=5), ""]
+    lines.append(
+        "Cells: filled, partly filled, empty. Compared with the paper: within or outside the published spread, by the rule on the page."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -32,11 +32,12 @@ method, dataset and seed have no default. A dataset brings its usual model, and 
 
 #: What it ends with.
 FOOTER = """
+exec=debug       tries the first batch of two epochs and keeps no file
 -m KEY=A,B,...   trains a run for each value, one after the other
 --cfg job        prints the settings and trains nothing; -p SECTION a part of them, --resolve with references resolved
 --shell-completion bash|zsh   prints what completes settings at a tab: eval "$(python -m repro --shell-completion bash)"
 --info [WHAT]    shows how Hydra composes them: all, config, defaults, defaults-tree, plugins, searchpath
-A text with blanks, commas or brackets, or that looks like a number, stands in quotes: 'paths.runs="a, b"'.
+Put a text with blanks, commas or brackets, or one that looks like a number, in quotes: 'paths.runs="a, b"'.
 Hydra's +KEY, ++KEY, ~KEY, GROUP@PACKAGE and hydra.KEY are refused: there is nothing to add, to take away or to move."""
 
 #: What ``--info`` can show of Hydra's work.
@@ -117,10 +118,16 @@ def _command() -> None:
 
 
 def _train(config: Config) -> None:
-    from repro.training.run import execute
-
+    """Train a run and print its folder, or try out its first batches."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    print(execute(config))
+    if config.exec.debug:
+        from repro.training.debug import debug
+
+        debug(config)
+    else:
+        from repro.training.run import execute
+
+        print(execute(config))
 
 
 def _train_each(configs: Sequence[Config]) -> None:

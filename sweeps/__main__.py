@@ -41,7 +41,7 @@ _COMMANDS = {
 }
 
 _MINUTES = "after so many minutes start nothing more, and let the running ones save their state and stop within a minute"
-_SET = "how runs are executed, such as exec.device=cuda; their ids stay"
+_SET = "how runs are executed, such as exec.device=cuda; run ids do not change"
 _GPU = f"GPU that is planned for, one of {', '.join(GPUS)} (default: that of finished runs, else {USUAL.name})"
 _REACHED = (
     "fraction of the roofline's speed that a run reaches where none has been measured "

@@ -157,8 +157,10 @@ def draw_curves(
                 # At the edges: the published runs have as many epochs as the paper's, whatever these have.
                 axes.plot([place], [value * scale], transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, **PUBLISHED)
     if is_fraction:
+        # Not so far that a tick stands where no value can be.
         bottom, top = axes.get_ylim()
-        axes.set_ylim(max(bottom, -0.02 * scale), min(top, 1.02 * scale))
+        beyond = 0.02 * min(scale, top - bottom)
+        axes.set_ylim(max(bottom, -beyond), min(top, scale + beyond))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("Epoch")
     axes.set_ylabel(_broken(panel.label))
@@ -242,7 +244,7 @@ def curve_notes(spec: FigureSpec, curves: Sequence[Curve], classes: dict[Panel, 
             how = f"{panel.classes.count} drawn with seed {panel.classes.seed} among the classes that all done runs have: {RULE}"
         notes.append(f"Classes of {panel.label}: {', '.join(listed) or 'none yet'}; {how}.")
     if any(curve.num_runs < len(curve.cell.repeats) for curve in curves):
-        notes.append("(n/N): only n of the line's N runs are done and have the metric; nothing stands in for the others.")
+        notes.append("(n/N): only n of the line's N runs are done and have the metric; the others are left out, not imputed.")
     if any(curve.num_diverged for curve in curves):
         notes.append("div (d/n): d of the line's n runs diverged; the line ends where the first of them did.")
     for panel in panels:

@@ -83,7 +83,7 @@ def absent_note(datasets: Iterable[str]) -> list[str]:
     """Return the note on datasets whose files are not on this machine; nothing where there are none."""
     return [
         f"Image not on this machine: the files of {name} are not in the data folder ($REPRO_DATA, else data), so its images are gray "
-        f"placeholders, its classes are numbers and its true classes are not known. Call: `python -m repro.data download {name}`."
+        f"squares, its classes are numbers and its true classes are not known. Call: `python -m repro.data download {name}`."
         for name in sorted(datasets)
     ]
 

@@ -104,7 +104,7 @@ def _add_top(
             summaries = {
                 number: summarize([float(one[number]) for one in known], expected=expected) for number in range(learned[0].last.shape[1])
             }
-        means = {number: "" if item.mean is None else f", {item.mean * factor(panel.scale):.3g}" for number, item in summaries.items()}
+        means = {number: "" if item.mean is None else f", {item.mean * factor(panel.scale):#.3g}" for number, item in summaries.items()}
         described = " / ".join(f"{names(number)}{means.get(number, '')}" for number in targets)
         heading = f"annotated: {described}" if described else "no run"
         heading = title + marked(heading, n=len(having), expected=expected, diverged=len(having) - len(known))

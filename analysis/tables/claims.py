@@ -22,7 +22,7 @@ from analysis.reading.runs import Run, read_curves
 from analysis.reading.stats import Summary, contrast, factor, summarize
 from analysis.tables.table import fill_table
 from sweeps.claims import Claim, Claims, Test
-from sweeps.spec.load import Scale, TableSpec, load_spec
+from sweeps.spec.load import Scale, Spec, TableSpec, load_spec
 
 #: What a claim can come out as.
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN, WITHHELD = "supported", "contradicted", "undecided", "not run", "withheld"
@@ -178,7 +178,7 @@ class _Cells:
         said = {(item.row, item.column): item.mean for item in self._spec(name).reported}
         published = said[one] - said[two] if one in said and two in said else None
         what = f"{one[0]} over {two[0]}, {one[1]}" if one[1] == two[1] else f"{one[1]} over {two[1]}, {one[0]}"
-        cells = [self._tables(name).get(place, _unknown(name, place)) for place in (one, two)]
+        cells = [self._tables(name).get(place) or _unknown(self._spec(name), place) for place in (one, two)]
         return Comparison(f"{name}: {what}", ((1.0, cells[0]), (-1.0, cells[1])), 0.0, published)
 
     def _table(self, name: str) -> dict[tuple[str, str], Cell]:
@@ -198,13 +198,13 @@ class _Cells:
     def _measured(self, test: Test, place: tuple[str, str]) -> Cell:
         cell = self._collected(test.spec).get(place)
         if cell is None:
-            return _unknown(test.spec, place)
+            return _unknown(self._spec(test.spec), place)
         return Cell(tuple((item.run.run_id, _measure(test, item.run) if item.run.done else None) for item in cell.repeats))
 
 
-def _unknown(name: str, place: tuple[str, str]) -> Cell:
-    """Return the cell of a spec without a plan: one run that is not done."""
-    return Cell(((f"{name}, {place}", None),))
+def _unknown(spec: Spec, place: tuple[str, str]) -> Cell:
+    """Return the cell of a spec without a plan: as many runs as the spec repeats, none of which is done."""
+    return Cell(tuple((f"{spec.name}, {place}, {number}", None) for number in range(len(spec.repeats))))
 
 
 def _measure(test: Test, run: Run) -> float | None:

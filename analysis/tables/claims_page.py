@@ -33,24 +33,24 @@ def _page(claims: Claims, tested: Sequence[Tested]) -> str:
     lines = [
         "# What the paper claims, and what these runs say",
         "",
-        f"{count} claims, each in our own words and each with its test, stand in `sweeps/claims.yaml`. The rule was fixed before the runs:",
+        f"{count} claims, in our own words, and their tests are in `sweeps/claims.yaml`. The rule was fixed before the runs:",
         "",
         "- The difference of a claim is the mean of all its comparisons, each a difference between the means of two cells, in points of "
-        "test accuracy (%) unless the claim says otherwise. Published differences are made of the published means in the same way.",
-        "- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict is "
-        f"given by the interval at {100 * (1 - claims.level / count):.2f}%, so that all {count} verdicts of a scale hold together at "
+        "test accuracy (%) unless the claim says otherwise. Published differences are computed from the published means in the same way.",
+        "- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict "
+        f"uses the interval at {100 * (1 - claims.level / count):.2f}%, so that all {count} verdicts of a scale hold together at "
         f"{100 * (1 - claims.level):g}%.",
         "- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. "
-        "*Undecided*: it holds the margin, or a run diverged. *Not run*: runs are missing. *Withheld*: a sanity check of the scale is "
-        "contradicted.",
-        "- A claim that must hold in every comparison shows the one that supports it least; its verdict is that of all.",
-        "- Scales are never pooled. What stands behind each line, comparison by comparison, is in [claims.csv](claims.csv).",
+        "*Undecided*: the interval contains the margin, or a run diverged. *Not run*: runs are missing. *Withheld*: a sanity check of the "
+        "scale is contradicted.",
+        "- A claim that must hold in every comparison shows the comparison that supports it least; its verdict is over all comparisons.",
+        "- Scales are never pooled. [claims.csv](claims.csv) has every comparison behind each line.",
         "",
     ]
     for item in tested:
         lines += [f"## Scale: {item.scale.title}", "", *stamp_lines(item.scale)]
         lines += ["Sanity:", "", *_grid(item.sanity), "", "Claims:", "", *_grid(item.claims), ""]
-    lines += ["---", "", "- To make this page again: `python -m analysis claims`."]
+    lines += ["---", "", "- To rebuild this page: `python -m analysis claims`."]
     return "\n".join(lines) + "\n"
 
 

@@ -103,7 +103,7 @@ def spread_note(spec: Spec, cells: Sequence[Collected]) -> str:
     if spec.spread == "none":
         return f"Means over {over}; {count}; no spread is given."
     return (
-        f"± is the sample standard deviation over {over} (n - 1 in the denominator), not a confidence interval; {count}; nothing at n = 1."
+        f"± is the sample standard deviation over {over} (n - 1 in the denominator), not a confidence interval; {count}; no ± where n = 1."
     )
 
 
@@ -115,7 +115,7 @@ def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], comm
     lines += [f"- Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip is not None]
     counts = Counter(run.state for _, run in runs)
     others = [f"{counts[state]} {state}" for state in ("failed", "unfinished", "unreadable", "missing") if counts[state]]
-    lines.append(f"- Filled: {len(done)} of {len(runs)} runs are done" + (f"; {', '.join(others)}:" if others else "."))
+    lines.append(f"- Runs: {len(done)} of {len(runs)} are done" + (f"; {', '.join(others)}:" if others else "."))
     lines += [f"  - {run.state}: {place} (`{run.run_id}`): {one_line(run.problem)}" for place, run in runs if not run.done]
     if done:
         lines += _commits(done)
@@ -126,7 +126,7 @@ def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], comm
         hours, gpu_hours = total_cost(done, "wall_s") / 3600, total_cost(done, "gpu_hours")
         lines.append(f"- Cost: {hours:.2f} hours of wall time, {gpu_hours:.2f} GPU-hours, over all runs and attempts.")
     name = command_name(spec)
-    lines.append(f"- To make this page again: `python -m sweeps run {name}`, then `python -m analysis {command} {name}`.")
+    lines.append(f"- To rebuild this page: `python -m sweeps run {name}`, then `python -m analysis {command} {name}`.")
     return lines
 
 
@@ -143,9 +143,9 @@ def execution_note(cell: Collected) -> str | None:
     """Return the note on a cell whose finished runs were executed in different ways or on different GPUs; ``None`` where they were not."""
     ways = _counted(_execution(run).removeprefix(", ") or "float32, one operation after another" for run in cell.done)
     gpus = _counted(", then ".join(_gpus(run)) or "unknown" for run in cell.done)
-    said = ["executed in different ways, which moves numbers: " + _listed(ways)] if len(ways) > 1 else []
+    said = ["executed in different ways, which changes numbers: " + _listed(ways)] if len(ways) > 1 else []
     if len({gpu for run in cell.done for gpu in _gpus(run)}) > 1:
-        said.append("computed on different GPUs, which moves last bits: " + _listed(gpus))
+        said.append("computed on different GPUs, which changes the last digits: " + _listed(gpus))
     return f"‡ {cell.label}: its runs were {'; and '.join(said)}." if said else None
 
 
@@ -170,12 +170,12 @@ def _machines(done: Sequence[Run]) -> list[str]:
     lines = []
     if len(counted) > 1:
         lines = [
-            "- **Mixed machines**: the runs were computed in ways that differ in their last bits:",
+            "- **Mixed machines**: the runs come from different machines or thread counts, so the last digits may differ:",
             *(f"  - {name}: {_runs(count)}" for name, count in counted),
         ]
     moved = sum(len(set(names)) > 1 for names in machines)
     if moved:
-        lines.append(f"- **Mixed machines**: {_runs(moved)} began on another machine than the one counted, and went on there.")
+        lines.append(f"- **Mixed machines**: {_runs(moved)} began on another machine; the last one is counted.")
     return lines
 
 
@@ -193,19 +193,19 @@ def _commits(done: Sequence[Run]) -> list[str]:
         lines = [f"- Code: {counted[0][0]}."]
     else:
         lines = [
-            f"- **Mixed code**: the runs come from {len(counted)} states of the code, so differences between them may be the code's:",
+            f"- **Mixed code**: the runs come from {len(counted)} versions of the code, so differences between them may be the code's:",
             *(f"  - {name}: {_runs(count)}" for name, count in counted),
         ]
     resumed = [run for run in done if run.provenance.get("earlier_git")]
     if resumed:
         earlier = _counted(_code(git) for run in resumed for git in run.provenance["earlier_git"])
         names = ", ".join(name for name, _ in earlier)
-        lines.append(f"- **Mixed code**: {_runs(len(resumed))} began on other states of the code and went on with this one: {names}.")
+        lines.append(f"- **Mixed code**: {_runs(len(resumed))} began with another version of the code ({names}) and resumed with this one.")
     return lines
 
 
 def commit(run: Run) -> str:
-    """Return the state of the code that made a run, in words."""
+    """Return the version of the code that made a run, in words."""
     return _code(run.provenance.get("git") or {})
 
 

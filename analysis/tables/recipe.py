@@ -25,18 +25,18 @@ def make_recipe(spec: RecipeSpec, runs: Path) -> Files:
     body = [[row.label, *(texts[row.label, column.label] for column in spec.columns)] for row in spec.rows]
     lines = [*heading(spec), *grid_lines(header, body), ""]
     if reported:
-        lines += ["## Beside the published settings", ""]
+        lines += ["## Comparison with the published settings", ""]
         rows = [
             [row, column, texts[row, column], f"{item.mean:g}", _verdict(spec, texts[row, column], item)]
             for (row, column), item in reported.items()
         ]
         lines += [*grid_lines(["", "", "ours", "published", "verdict"], rows, left=2), ""]
-    ours = "- Ours: what `python -m repro` trains with when a spec says nothing else. What no line above names is not published."
+    ours = "- Ours: what `python -m repro` trains with when a spec says nothing else. What is not in the list above is not published."
     lines += ["---", "", ours]
     lines += [f"- Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip is not None]
     lines += [f"- Published: {source}." for source in dict.fromkeys(item.source for item in spec.reported)]
     name = command_name(spec)
-    lines.append(f"- To make this page again: `python -m sweeps plan {name}`, then `python -m analysis tables {name}`.")
+    lines.append(f"- To rebuild this page: `python -m sweeps plan {name}`, then `python -m analysis tables {name}`.")
     values = [{"row": cell.row, "column": cell.column, "value": cell.value} for cell in cells]
     provenance = {"schema": 1, "spec": spec.name, "spec_sha256": spec.sha256, "cells": values}
     tex = latex_table(spec, header[1:], [(label, [(text, False) for text in line]) for label, *line in body])

@@ -13,6 +13,7 @@ from analysis.reading.stats import MIN_TESTED, Summary, factor, holm, interval, 
 from analysis.tables.formats import csv_bytes, grid_lines, latex_table
 from analysis.tables.page import Files, epoch_rule, execution_note, footer, heading, spread_note
 from repro.files import json_text
+from repro.metric_names import definition_of
 from sweeps.spec.load import PAPER, Epoch, Reported, TableSpec
 
 #: Raised when the layout of provenance.json changes.
@@ -87,7 +88,7 @@ def make_table(spec: TableSpec, runs: Path) -> Files:
     body = [[label, *(f"**{item.shown}**" if item.best else item.shown for item in line)] for label, line in lines]
     page = [*heading(spec), *grid_lines(["", *header], body), ""]
     if spec.reported:
-        page += ["## Beside the published numbers", "", *grid_lines(*_beside_grid(spec, filled), left=2), ""]
+        page += ["## Comparison with the published numbers", "", *grid_lines(*_beside_grid(spec, filled), left=2), ""]
     page += footer(spec, [item.cell for item in filled], notes=_notes(spec, filled), command="tables")
     contents = {"md": ("\n".join(page) + "\n").encode(), "tex": tex.encode(), "runs.csv": csv_bytes(_run_rows(spec, filled))}
     contents |= {"cells.csv": csv_bytes([_cell_row(spec, item) for item in filled])}
@@ -137,7 +138,7 @@ def _beside_grid(spec: TableSpec, filled: Sequence[Filled]) -> tuple[list[str], 
     body = []
     for item in filled:
         if item.verdict is not None:
-            bounds = [rounded(bound, factor(spec.value.scale), decimals) for bound in interval(item.summary) or ()]
+            bounds = [rounded(bound, factor(spec.value.scale), decimals) for bound in _interval(spec, item.summary) or ()]
             published = "—" if item.published is None else published_text(item.published, sources.get(item.published.source))
             gap = "—" if item.gap is None else f"{item.gap:+.{decimals}f}"
             body.append([*item.place, item.text, " to ".join(bounds) or "—", published, gap, item.verdict])
@@ -152,12 +153,12 @@ def _notes(spec: TableSpec, filled: Sequence[Filled]) -> list[str]:
         spread_note(spec, [item.cell for item in filled]),
     ]
     if any(item.summary.n < item.summary.expected for item in filled):
-        notes.append("(n/N): only n of the cell's N runs are done; nothing stands in for the others. —: none is.")
+        notes.append("(n/N): only n of the cell's N runs are done; the others are left out, not imputed. —: none is done.")
     if any(item.summary.diverged for item in filled):
         notes.append("div (d/n): d of the cell's n finished runs diverged, so the cell has no mean.")
     if any(item.best for item in filled):
         notes.append(
-            "Bold: the best mean of the column, as printed, among cells whose runs are all done; it says nothing about significance."
+            "Bold: the best mean of the column, as printed, among cells whose runs are all done; it does not mean a significant difference."
         )
     if count := sum(item.p_value is not None for item in filled):
         notes.append(
@@ -175,14 +176,22 @@ def _notes(spec: TableSpec, filled: Sequence[Filled]) -> list[str]:
         notes += _notes_beside([item.published for item in filled if item.published is not None])
     for item in filled:
         if silent := [repeat.label for repeat, value in item.runs if repeat.run.done and value is None]:
-            notes.append(f"Not measured: {item.cell.label}: {'; '.join(silent)} ran without `{spec.value.metric}` there.")
+            notes.append(f"Not measured: {item.cell.label}: {'; '.join(silent)} finished without `{spec.value.metric}` at that epoch.")
     return notes
+
+
+def _interval(spec: TableSpec, summary: Summary) -> tuple[float, float] | None:
+    """Return the 95% interval of a mean, of a fraction cut at 0 and 1."""
+    bounds = interval(summary)
+    if bounds is None or definition_of(spec.value.metric).unit != "fraction":
+        return bounds
+    return max(bounds[0], 0.0), min(bounds[1], 1.0)
 
 
 def _notes_beside(published: Sequence[Reported]) -> list[str]:
     remarks = dict.fromkeys(item.source for item in published if item.own_run)
     return [
-        "95% interval: t interval of our mean over its runs.",
+        "95% interval: t interval of our mean over its runs, cut at what is possible.",
         "Gap: our mean minus the published one. Verdict: `within` when it is at most the published ± (at least half of the last digit), "
         f"else `outside`; of exact reproductions with three runs, {100 - WITHIN_BY_CHANCE} in 100 would be outside by chance.",
         *(f"[{index}]: not measured by the paper. {source}." for source, index in copied_sources(published).items()),
@@ -199,7 +208,7 @@ def _run_rows(spec: TableSpec, filled: Sequence[Filled]) -> list[dict[str, Any]]
 
 
 def _cell_row(spec: TableSpec, item: Filled) -> dict[str, Any]:
-    low, high = interval(item.summary) or (None, None)
+    low, high = _interval(spec, item.summary) or (None, None)
     summary, published = item.summary, item.published
     row = item.cell.columns(spec) | {"metric": spec.value.metric, "epoch_rule": str(item.epoch)}
     row |= {"mean": summary.mean, "sd": summary.sd, "interval_low": low, "interval_high": high}

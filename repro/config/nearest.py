@@ -20,6 +20,7 @@ _FIELDS = {
     "seed": "randomseed",
     "rate": "noiserate noiselevel ratio level",
     "device": "gpu cuda",
+    "debug": "fastdevrun dryrun",
     "threads": "nthreads numthreads workers numworkers",
     "precision": "amp fp16 bf16",
     "allow_tf32": "tf32",

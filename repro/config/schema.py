@@ -188,6 +188,7 @@ class ExecConfig:
     checkpoint_interval_s: float = setting(60.0, help="seconds between checkpoints; one is also written on a stop signal", at_least=0.0)
     heartbeat_s: float = setting(15.0, help="seconds between two signs of life in status.json", at_least=0.01, at_most=86400.0)
     save_model: bool = setting(True, help="write model.safetensors at the end")
+    debug: bool = setting(False, help="train one batch in each of two epochs, check and show everything, and keep no file")
     on_changed_code: str = setting(
         "refuse",
         help="where the folder holds what other code has made; again: train anew, the old folder goes to aside/; equal: take it, noted",
@@ -316,6 +317,8 @@ def _contradictions(config: Config) -> list[str]:
             problems.append(f"trajectory.gradient=true contradicts method={config.method.name}, which learns no instance labels.")
         if config.exec.compile or config.exec.cuda_graphs:
             problems.append("trajectory.gradient=true contradicts exec.compile and exec.cuda_graphs: it looks into single steps.")
+    if config.exec.debug and (config.exec.compile or config.exec.cuda_graphs):
+        problems.append("exec.debug=true contradicts exec.compile and exec.cuda_graphs: it looks into single operations.")
     for section in (config.method, config.dataset):
         own_check = getattr(section, "contradictions", None)
         if own_check is not None:

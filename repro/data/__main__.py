@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         for name, files in {name: files_of(name) for name in chosen.dataset}.items():
             if files is None:
-                print(f"{name}: comes with an installed package, there is nothing to download.")
+                print(f"{name}: is part of an installed package; there is nothing to download.")
             else:
                 files.download(Path(chosen.folder))
                 print(f"{name}: complete and as published, below {chosen.folder}")

@@ -213,7 +213,7 @@ def attempts(before: Mapping[str, Any], present: dict[str, Any], name: str) -> l
     if changed:
         listed = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
         logger.warning(
-            "%s resumes under other conditions than it began, so it ends in other last bits than an uninterrupted run: %s.", name, listed
+            "%s resumes under other conditions than it began, so its last digits may differ from an uninterrupted run: %s.", name, listed
         )
     return [*earlier, {"count": 1, "facts": present}]
 

@@ -59,6 +59,8 @@ def execute(config: Config) -> Path:
         UserError: a mistake of the user, a full or read-only disk, a folder of another run, a dataset that is missing or corrupt.
         Interrupted: a signal asked the run to stop; its state is saved.
     """
+    if config.exec.debug:
+        raise UserError("exec.debug=true keeps no results, so only python -m repro takes it. Take it out of what this run is started with.")
     name = run_id(config)
     folder = Path(config.paths.runs) / name
     try:
@@ -84,12 +86,12 @@ def execute(config: Config) -> Path:
             _check_folder(folder, config)
             _train_held(config, name, held, inputs, code)
     except FinishedError:
-        logger.info("%s was done by another process meanwhile.", name)
+        logger.info("%s was finished by another process meanwhile.", name)
     except OSError as error:
         where = error.filename or folder
         raise UserError(
             f"{where}: {error.strerror or error}. What was saved before is intact; make room (or the folder writable) and start the same "
-            "command again to go on."
+            "command again to resume."
         ) from error
     return folder
 

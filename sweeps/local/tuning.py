@@ -103,7 +103,7 @@ def tunings_of(specs: Iterable[Spec]) -> tuple[tuple[Needed, ...], ...]:
         for use in uses:
             known = next((item.use.tuning for key, item in found.items() if key[0] == use.key[0]), use.tuning)
             if known.place != use.tuning.place:
-                raise use.place.error(f"tuning '{known.name}' also stands in {known.place}. Keep one, in a file that both specs share.")
+                raise use.place.error(f"tuning '{known.name}' is also in {known.place}. Keep one, in a file that both specs share.")
             if use.key not in found:
                 found[use.key] = Needed(use, expansion)
                 queue.append(found[use.key])

@@ -74,7 +74,7 @@ def _check_metric(name: str, place: Place) -> None:
     except KeyError:
         raise place.error(f"there is no metric '{name}'.{did_you_mean(name, _LOGGED)} Allowed: {', '.join(_LOGGED)}.") from None
     if metric.mirror_only:
-        raise place.error(f"the metric {name} is made for W&B alone and stands in no run folder. Allowed: {', '.join(_LOGGED)}.")
+        raise place.error(f"the metric {name} is logged to W&B only and is in no run folder. Allowed: {', '.join(_LOGGED)}.")
 
 
 def _check_reading(spec: TableSpec, cell: Cell, graph: Graph) -> None:

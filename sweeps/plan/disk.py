@@ -121,9 +121,8 @@ def print_disk(plan: Plan, names: Collection[str] | None = None, *, at_a_time: i
     training = sum(sorted(checkpoints)[-at_a_time:])
     extra = f", and {size_text(training)} of checkpoints while {f'{at_a_time} train' if at_a_time > 1 else 'one trains'}" if needed else ""
     said = f"; without estimate: {unknown} runs" if unknown else ""
-    print(
-        f"{size_text(sum(there.values()))} lie in {plan.folder}, {size_text(needed)} are to come{extra}; {size_text(free)} are free{said}"
-    )
+    there_now = f"{size_text(sum(there.values()))} are in {plan.folder}"
+    print(f"{there_now}, {size_text(needed)} more are needed{extra}; {size_text(free)} are free{said}")
     if needed + training > free:
         print(
             f"WARNING: the disk of {plan.folder} has {size_text(free)} free and {size_text(needed + training)} are needed. Set --runs or "

@@ -73,13 +73,14 @@ def check_execution(plan: Plan, settings: Sequence[str]) -> None:
         if not sign or (key.partition(".")[0] not in sections and key not in ("paths.data", "paths.scratch")):
             raise UserError(
                 f"--set {text}: only what changes no result can be set here: KEY=VALUE with a KEY in {', '.join(sections)}, or paths.data, "
-                "paths.scratch. Everything else stands in the spec."
+                "paths.scratch. Everything else belongs in the spec."
             )
     if settings and plan.runs:
         # With it comes PyTorch.
         from repro.config.compose import compose
 
-        compose([*next(iter(plan.runs.values())).overrides, *settings])
+        if compose([*next(iter(plan.runs.values())).overrides, *settings]).exec.debug:
+            raise UserError("exec.debug=true: a debug run keeps no results. Start it as `python -m repro ... exec=debug`.")
 
 
 def _labels(text: str, labels: Iterable[str]) -> list[str]:

@@ -52,7 +52,7 @@ def _compose(path: Path, content: bytes) -> yaml.Node:
         line = 1 + content.count(b"\n", 0, wrong.start)
         raise Place(path, line).error(f"not YAML in UTF-8: the byte 0x{content[wrong.start]:02x} is part of no character.") from wrong
     except yaml.reader.ReaderError as wrong:
-        raise error(1 + text.count("\n", 0, wrong.position), f"the character U+{wrong.character:04X} may not stand in it") from wrong
+        raise error(1 + text.count("\n", 0, wrong.position), f"the character U+{wrong.character:04X} is not allowed") from wrong
     except yaml.MarkedYAMLError as wrong:
         raise error(wrong.problem_mark.line + 1 if wrong.problem_mark else 1, wrong.problem or wrong.context or "") from wrong
     except (ValueError, OverflowError) as wrong:  # an escape beyond Unicode, such as "\\UFFFFFFFF"
@@ -90,7 +90,7 @@ class _Builder:
         if id(node) not in self._made:
             place = self._place(node)
             if id(node) in self._open:
-                raise place.error(f"{name} must be finite: its alias stands inside itself.")
+                raise place.error(f"{name} must be finite: its alias refers to itself.")
             self._open.add(id(node))
             if isinstance(node, yaml.MappingNode):
                 self._made[id(node)] = self._mapping(node, Map(name, place))

@@ -128,7 +128,7 @@ def read_key(name: str, key: str, place: Place) -> str:
         raise place.error(f"{name}: '{shortened(key)}' is no name of a setting. Write a choice (method) or a dotted name (noise.rate).")
     if key.partition(".")[0] in NOT_IN_SPECS:
         raise place.error(
-            f"{name}: '{shortened(key)}' is part of no run: how and where runs are executed is said when they are, by "
+            f"{name}: '{shortened(key)}' is no part of a run: say how and where runs are executed when you start them, with "
             "`python -m sweeps run SPEC --set exec.NAME=VALUE` or in a cluster file. Take it out."
         )
     if key.partition(".")[0] == "inputs":
@@ -178,7 +178,7 @@ def read_axes(value: object, *, lists: bool = False) -> tuple[tuple[Setting, ...
             setting = _setting(key, items, index, setting_value(items, index, lists=lists))
             # 1 and 1.0 are one run, but True is no 1.
             if seen.setdefault((isinstance(setting.value, bool), setting.value), setting) is not setting:
-                said = f"a value stands twice, {setting.value}, and one run would be counted twice."
+                said = f"the value {setting.value} is given twice, so one run would be counted twice."
                 raise setting.place.error(f"{items.name}: {said}")
         axes.append(tuple(seen.values()))
     if not axes:

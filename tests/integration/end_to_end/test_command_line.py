@@ -42,6 +42,20 @@ def test_last_line_is_the_run_folder_and_nothing_else_is_left(tmp_path: Path) ->
     assert not list(work.iterdir())
 
 
+def test_debug_shows_everything_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [tmp_path / name for name in ("work", "temporary")]
+    for place in places:
+        place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(places[1]))
+    result = command(*SMALL[:3], "exec=debug", runs=tmp_path / "runs", cwd=places[0])
+    assert result.returncode == 0, result.stderr
+    assert "2 epochs of one batch; the run has 60 of 21" in result.stderr
+    assert "train/loss" in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "runs").exists()
+    assert not any(list(place.iterdir()) for place in places)
+
+
 def test_multirun_trains_each(tmp_path: Path) -> None:
     result = command("-m", *SMALL[:2], "seed=0,1", *SMALL[3:], runs=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -53,6 +67,7 @@ def test_multirun_trains_each(tmp_path: Path) -> None:
     [
         (["method=one_hot", "dataset=cifar100", "seed=0", "tracker=none"], "cifar-100-python"),
         ([*SMALL, "exec.device=cuda"], "error: exec.device=cuda"),
+        ([*SMALL, "exec=debug", "exec.compile=true"], "error: exec.debug=true contradicts exec.compile"),
         (["method=instance_labels", *SMALL[1:3], "meta.batch_size=101", "tracker=none"], "error: meta.batch_size=101"),
     ],
 )

@@ -1,20 +1,26 @@
-"""Every registered method trains two epochs on real digits, and a run that stops between two steps goes on in the same bits."""
+"""Every registered method trains two epochs on real digits; a run that stops between two steps resumes in the same bits; ``exec=debug``."""
 
 from __future__ import annotations
 
 import io
 import math
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from repro.config import registry
 from repro.config.compose import compose
 from repro.config.schema import Config
 from repro.data.prepare import prepare
+from repro.engine.method import Batch, Method
+from repro.errors import UserError
 from repro.runs.inputs import open_inputs
+from repro.training.debug import debug
 from repro.training.loop import Training
 from repro.training.run import build, execute
 
@@ -111,3 +117,33 @@ def test_two_epochs_and_a_bitwise_resume(name: str, more: list[str], runs: Path)
         found = resumed.state()[part]
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[key], value) for key, value in wanted.items()), part
+
+
+@pytest.mark.parametrize("name", registry.choices("method"))
+def test_debug_tries_every_method_and_keeps_no_file(name: str, runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    epochs = 2 if name == "replay" else 5  # replay wants as many as its inputs have
+    config = config_of(name, runs, *MORE.get(name, []), f"optim.epochs={epochs}", "exec=debug")
+    before, rows = sorted(runs.rglob("*")), []
+    monkeypatch.setattr("repro.training.debug._Loud.evaluated", lambda _, row: rows.append(row))
+    with warnings.catch_warnings():
+        debug(config)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(0, 0), (1, 1), (2, 2)]
+    assert sorted(runs.rglob("*")) == before
+    assert not list(tmp_path.glob("repro-debug-*"))
+
+
+def test_debug_names_the_operation_whose_gradient_is_not_finite(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(self: Method, log_probabilities: Tensor, batch: Batch) -> Tensor:
+        return (log_probabilities * 0.0).sum().sqrt()
+
+    monkeypatch.setattr(registry.get("method", "focal").build, "loss", loss)
+    with pytest.warns(UserWarning, match="forward call that caused the error"), pytest.raises(RuntimeError, match="MulBackward0.*nan"):
+        debug(config_of("focal", runs, "exec=debug"))
+
+
+def test_no_plan_takes_a_debug_run_for_its_own(runs: Path) -> None:
+    before = sorted(runs.rglob("*"))
+    with pytest.raises(UserError, match="exec.debug=true keeps no results"):
+        execute(config_of("one_hot", runs, "exec=debug"))
+    assert sorted(runs.rglob("*")) == before

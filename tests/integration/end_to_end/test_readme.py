@@ -105,6 +105,20 @@ def test_setup_says_what_it_does() -> None:
     assert "quiet" not in told
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_setup_is_not_silent_while_pip_is(tmp_path: Path, code: int) -> None:
+    """pip unpacks gigabytes without a word; what it returns counts, and nothing goes on after it."""
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    script = f'case "$*" in *--editable*) mkdir -p {tmp_path}/lib/python3/site-packages/torch.dist-info; sleep 3; exit {code};; esac'
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    command = ["make", "--no-print-directory", "setup", f"VENV={tmp_path}", "BEAT=0.3"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, (tmp_path / ".ready").exists()) == ((0, True) if code == 0 else (2, False))
+    assert len(re.findall(rf"^still installing after \d+ s: 1 packages, \d+ MB in {tmp_path}$", result.stdout, re.MULTILINE)) > 1
+
+
 def test_python_snippet() -> None:
     import torch
 

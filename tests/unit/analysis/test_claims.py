@@ -68,6 +68,11 @@ def test_difference_and_intervals_of_two_cells_are_welchs(tmp_path: Path) -> Non
     assert (line["runs"], line["runs_planned"], line["published"]) == ("6", "6", str(94.3 - 93.9))
 
 
+def test_a_spec_without_a_plan_lacks_all_of_its_runs(tmp_path: Path) -> None:
+    line = lines(tmp_path / "runs", write(tmp_path, CLAIM))["better"]
+    assert (line["runs"], line["runs_planned"], line["verdict"]) == ("0", str(2 * len(load_spec("table1").repeats)), "not run")
+
+
 @pytest.mark.parametrize(
     ("ours", "margin", "direction", "verdict"),
     [

@@ -99,7 +99,7 @@ def test_the_most_probable_classes_but_the_annotated_one(tmp_path: Path, words: 
     assert float(rows[1]["mean"]) == pytest.approx(0.3, rel=1e-6)
     assert float(rows[1]["sd"]) == pytest.approx(0.1, rel=1e-6)
     assert float(rows[2]["mean"]) == pytest.approx(0.2 * 8 / 36, rel=1e-6)
-    titles = [f"annotated: class {digits().train.labels[position]}, 0.5" for position in (20, 10)]
+    titles = [f"annotated: class {digits().train.labels[position]}, 0.500" for position in (20, 10)]
     assert [title for title in words if title.startswith("annotated")] == titles
     assert "Images of Ours: 20, 10, as the figure lists them." in files.page
     drawn_here = json.loads(files.contents["tried.provenance.json"])["drawn"]
@@ -135,7 +135,7 @@ def test_missing_runs_and_images_that_a_run_held_out(tmp_path: Path, words: list
     top_run(suite, 1, 0.4, [20, 30])
     by_position = {row["instance"]: row for row in csv_rows(suite.make())}
     target = digits().train.labels
-    assert {f"annotated: class {target[20]}, 0.5 (2/3)", f"annotated: class {target[10]}, 0.5 (1/3)"} < set(words)
+    assert {f"annotated: class {target[20]}, 0.500 (2/3)", f"annotated: class {target[10]}, 0.500 (1/3)"} < set(words)
     assert {"no run (0/3)", "no done run trained on it"} < set(words)
     assert (by_position["10"]["n"], by_position["10"]["sd"]) == ("1", "")
 
@@ -164,7 +164,7 @@ def test_without_the_dataset_there_are_placeholders(tmp_path: Path, words: list[
     assert words.count("image not on\nthis machine") == 2
     # Its label has moved to class 2 since.
     assert [title for title in words if title.startswith("annotated")] == [
-        "annotated: class 3, 0.6 (1/3)",
+        "annotated: class 3, 0.600 (1/3)",
         "annotated: class 7, 0.0444 (1/3)",
     ]
     assert "Image not on this machine: the files of cifar100" in files.page

@@ -1,4 +1,4 @@
-"""Pages whose runs come from several states of the code, ways of execution or machines say so."""
+"""Pages whose runs come from several versions of the code, ways of execution or machines say so."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_runs_of_several_commits_are_said_to_be(suite: Suite) -> None:
     change(suite.folder("One-hot", "Clean", 0), "provenance.json", {"earlier_git": [{"sha": "e" * 40, "dirty_sha256": None}]})
     page = suite.make().page
     assert (
-        "- **Mixed code**: the runs come from 3 states of the code, so differences between them may be the code's:\n"
+        "- **Mixed code**: the runs come from 3 versions of the code, so differences between them may be the code's:\n"
         "  - commit 0123456789ab: 10 runs\n"
         f"  - commit 0123456789ab with uncommitted changes (sha256 {'d' * 12}): 1 run\n"
         "  - commit ffffffffffff: 1 run\n"
-        "- **Mixed code**: 1 run began on other states of the code and went on with this one: commit eeeeeeeeeeee.\n"
+        "- **Mixed code**: 1 run began with another version of the code (commit eeeeeeeeeeee) and resumed with this one.\n"
     ) in page
     assert "- Newest run: 2025-02-02T03:04:05Z." in page
 
@@ -42,7 +42,7 @@ def test_runs_executed_otherwise_are_told_apart(suite: Suite) -> None:
     assert "- PyTorch 2.15.0, cpu (abacus), bfloat16, cuda graphs: 1 run.\n" in page
     assert cell(page, "One-hot", 1) == "91.0 ± 1.0 ‡"
     assert (
-        "- ‡ One-hot, Clean: its runs were executed in different ways, which moves numbers: "
+        "- ‡ One-hot, Clean: its runs were executed in different ways, which changes numbers: "
         "float32, one operation after another: 2 runs; bfloat16, cuda graphs: 1 run.\n"
     ) in page
     assert (page.count("‡"), suite.make().contents["tried.tex"].count(rb"$^{\ddagger}$")) == (2, 1)
@@ -70,7 +70,7 @@ def test_a_cell_of_several_kinds_of_gpu_says_so(suite: Suite) -> None:
     page = suite.make().page
     assert cell(page, "One-hot", 1) == "91.0 ± 1.0 ‡"
     assert (
-        "- ‡ One-hot, Clean: its runs were computed on different GPUs, which moves last bits: "
+        "- ‡ One-hot, Clean: its runs were computed on different GPUs, which changes the last digits: "
         "A100: 1 run; A100, then H100: 1 run; no GPU: 1 run.\n"
     ) in page
     # Also one that moved in the middle, as all of its cell did.
@@ -97,10 +97,10 @@ def test_runs_on_several_machines_are_told_apart(suite: Suite) -> None:
     change(folders[2], "provenance.json", {"attempts": [on("Slide rule", cpu_capability="AVX512")]})
     change(folders[3], "provenance.json", {"attempts": [on("Abacus"), gpu]})
     assert (
-        "- **Mixed machines**: the runs were computed in ways that differ in their last bits:\n"
+        "- **Mixed machines**: the runs come from different machines or thread counts, so the last digits may differ:\n"
         "  - Abacus, AVX2, 1 thread: 8 runs\n"
         "  - Abacus, AVX2, 2 threads: 1 run\n"
         "  - Brain, driver 1.2, CUDA 13.2, cuDNN 92600: 1 run\n"
         "  - Slide rule, AVX512, 1 thread: 1 run\n"
-        "- **Mixed machines**: 1 run began on another machine than the one counted, and went on there.\n"
+        "- **Mixed machines**: 1 run began on another machine; the last one is counted.\n"
     ) in suite.make().page

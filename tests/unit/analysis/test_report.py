@@ -206,7 +206,7 @@ def test_the_stamp_of_a_scale_stands_at_the_top(tmp_path: Path) -> None:
 def test_results_come_first_and_the_notes_are_folded_under_them(suite: Suite) -> None:
     page = report(suite)
     places = [page.index(text) for text in ('id="page-1"', '<p class="gaps">4 of 6 runs done, 1 failed, 1 missing.</p>', "<table>")]
-    places += [page.index(text, places[-1]) for text in ('<details class="notes">', "To make this page again", 'id="browser"')]
+    places += [page.index(text, places[-1]) for text in ('<details class="notes">', "To rebuild this page", 'id="browser"')]
     places += [page.index(text) for text in ('class="overview"', "<p>Text.</p>")]
     assert places == sorted(places)
 

@@ -36,7 +36,7 @@ def test_a_full_table(suite: Suite) -> None:
     assert "- Value: `test/accuracy`, in percent, after the last epoch (`last`)." in page
     assert "sample standard deviation over seed" in page
     assert "n = 3 runs a cell" in page
-    assert "- Filled: 12 of 12 runs are done.\n" in page
+    assert "- Runs: 12 of 12 are done.\n" in page
     assert "- Code: commit 0123456789ab.\n" in page
     assert "- PyTorch 2.15.0, cpu (abacus): 12 runs." in page
     assert "- Newest run: 2025-01-02T03:04:05Z." in page
@@ -67,6 +67,16 @@ def test_the_csvs_and_the_provenance_have_full_precision(suite: Suite) -> None:
     assert provenance["spec_sha256"] == suite.spec.sha256
 
 
+def test_an_interval_ends_where_no_accuracy_can_be(suite: Suite) -> None:
+    """Of three runs the t interval is 2.5 standard deviations wide on either side."""
+    for seed, accuracy in enumerate((0.9, 0.95, 1.0)):
+        done_run(suite.folder("One-hot", "Clean", seed), accuracy=accuracy)
+        done_run(suite.folder("Instance", "Clean", seed), accuracy=1.0 - accuracy)
+    cells = {row["row"]: row for row in csv_rows(suite.make(), "cells.csv") if row["column"] == "Clean"}
+    assert (cells["One-hot"]["interval_high"], cells["Instance"]["interval_low"]) == ("1.0", "0.0")
+    assert float(cells["One-hot"]["interval_low"]) == pytest.approx(1.0 - float(cells["Instance"]["interval_high"]))
+
+
 def test_a_missing_run_is_visible_and_named(suite: Suite) -> None:
     fill(suite, ("Instance", "Clean", 1))
     page = suite.make().page
@@ -74,19 +84,19 @@ def test_a_missing_run_is_visible_and_named(suite: Suite) -> None:
     # An incomplete cell is never the best one, and where only one is complete there is nothing to compare.
     assert "**" not in cell(page, "One-hot", 1)
     assert cell(page, "Instance", 2).startswith("**")
-    assert "- Filled: 11 of 12 runs are done; 1 missing:\n  - missing: Instance, Clean, seed=1 (`Instance-Clean-1`): not started\n" in page
+    assert "- Runs: 11 of 12 are done; 1 missing:\n  - missing: Instance, Clean, seed=1 (`Instance-Clean-1`): not started\n" in page
     assert "(n/N): only n of the cell's N runs are done" in page
 
 
 def test_one_run_has_no_spread_and_none_is_a_dash(suite: Suite) -> None:
     page = suite.make().page
     assert "Newest run" not in page
-    assert "Filled: 0 of 12 runs are done" in page
+    assert "Runs: 0 of 12 are done" in page
     done_run(suite.folder("One-hot", "Clean", 2), accuracy=0.5)
     page = suite.make().page
     assert cell(page, "One-hot", 1) == "50.0 (1/3)"
     assert cell(page, "Instance", 2) == "— (0/3)"
-    assert "Filled: 1 of 12 runs are done; 11 missing" in page
+    assert "Runs: 1 of 12 are done; 11 missing" in page
 
 
 LOST = {"epoch": 7, "epochs": 60, "heartbeat": "2025-01-02T03:04:05Z"}
@@ -109,7 +119,7 @@ def test_a_run_that_is_not_done_gives_no_number(suite: Suite, state: str, more: 
     write_json(suite.folder(*place) / "final.json", {"test/accuracy": {"last": 0.0}})
     page = suite.make().page
     assert cell(page, "One-hot", 2) == "91.5 ± 0.7 (2/3)"
-    assert f"11 of 12 runs are done; 1 {shown}:\n  - {shown}: One-hot, 40%, seed=0 (`One-hot-40-0`): {problem}\n" in page
+    assert f"11 of 12 are done; 1 {shown}:\n  - {shown}: One-hot, 40%, seed=0 (`One-hot-40-0`): {problem}\n" in page
 
 
 def test_a_diverged_run_is_not_dropped(suite: Suite) -> None:
@@ -176,7 +186,7 @@ def test_epoch_rules(tmp_path: Path, rule: str, accuracy: float, shown: str) -> 
         done_run(suite.folder(*place), accuracy=accuracy, best_val=0.8)
     page = suite.make().page
     assert cell(page, "One-hot", 1).strip("*") == shown
-    assert ("Not measured: One-hot, Clean: seed=0 ran without `test/accuracy` there" in page) == shown.startswith("—")
+    assert ("Not measured: One-hot, Clean: seed=0 finished without `test/accuracy` at that epoch" in page) == shown.startswith("—")
 
 
 def test_lower_is_better_and_printed_ties_share_the_bold(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_plan_says_what_lies_there_what_is_to_come_and_whether_it_fits(
     print_disk(plan)
     told = capsys.readouterr().out
     assert asked == [tmp_path / "runs"]
-    assert f"0.2 MB lie in {tmp_path / 'runs'}, {to_come / 1e6:.1f} MB are to come" in told
+    assert f"0.2 MB are in {tmp_path / 'runs'}, {to_come / 1e6:.1f} MB more are needed" in told
     assert f"{max(instance.checkpoints, other.checkpoints) / 1e6:.1f} MB of checkpoints while one trains; 1.0 GB are free" in told
     assert "WARNING" not in told
     free = to_come
@@ -86,4 +86,4 @@ def test_the_plan_says_what_lies_there_what_is_to_come_and_whether_it_fits(
 
 def test_where_the_runs_folder_is_still_to_be_made_the_disk_above_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_disk(plan_of(tmp_path / "not" / "there", "none"))
-    assert "0.0 MB lie in" in capsys.readouterr().out
+    assert "0.0 MB are in" in capsys.readouterr().out

@@ -59,7 +59,7 @@ def test_both_mean_something(tmp_path: Path) -> None:
 
 IN_TABLES = {
     "no such metric": ("test/accuracy", "test/acuracy", 11, ["no metric 'test/acuracy'", "Did you mean 'test/accuracy'?", "val/loss"]),
-    "metric of W&B": ("test/accuracy", "job/attempt", 11, ["W&B alone"]),
+    "metric of W&B": ("test/accuracy", "job/attempt", 11, ["W&B only"]),
     "metric of noise without noise": ("test/accuracy", "noise/label_error", 11, ["row 'One-hot', column 'Clean'", "noise=none"]),
     "metric of a second network": ("test/accuracy", "peer_test/accuracy", 11, ["method=one_hot trains no second network"]),
     "metric of a meta set": ("digits, optim", "digits, split: full, optim", 11, ["meta/loss is never logged: split=full"]),
@@ -73,14 +73,14 @@ IN_TABLES = {
     "same columns": ("{noise: uniform, noise.rate: 0.4}", "{noise: none}", 9, ["the column '40%' is the same as 'Clean' (line 8)"]),
     "number as a choice": ("optim.epochs: 3", "model: 1.5", 3, ["model=1.5: there is no model of that name", "digits_cnn"]),
     "list as a choice": ("optim.epochs: 3", "model: [1.5]", 3, ["model=[1.5]: there is no model of that name"]),
-    "exec": ("optim.epochs: 3", "exec.threads: 3", 3, ["'exec.threads' is part of no run", "--set"]),
-    "tracker": ("optim.epochs: 3", "tracker: none", 3, ["'tracker' is part of no run"]),
-    "paths": ("optim.epochs: 3", "paths.runs: /tmp", 3, ["'paths.runs' is part of no run"]),
-    "hydra": ("optim.epochs: 3", "hydra.run.dir: x", 3, ["'hydra.run.dir' is part of no run"]),
-    "exec in repeats": ("seed: [0, 1]", "seed: [0], exec.threads: [1, 2]", 10, ["'exec.threads' is part of no run"]),
+    "exec": ("optim.epochs: 3", "exec.threads: 3", 3, ["'exec.threads' is no part of a run", "--set"]),
+    "tracker": ("optim.epochs: 3", "tracker: none", 3, ["'tracker' is no part of a run"]),
+    "paths": ("optim.epochs: 3", "paths.runs: /tmp", 3, ["'paths.runs' is no part of a run"]),
+    "hydra": ("optim.epochs: 3", "hydra.run.dir: x", 3, ["'hydra.run.dir' is no part of a run"]),
+    "exec in repeats": ("seed: [0, 1]", "seed: [0], exec.threads: [1, 2]", 10, ["'exec.threads' is no part of a run"]),
     "interpolation": ("optim.epochs: 3", 'optim.epochs: "${oc.env:EPOCHS}"', 3, ["${oc.env:EPOCHS}", "elsewhere"]),
     "interpolation in repeats": ("seed: [0, 1]", 'seed: [0, "${seed}"]', 10, ["elsewhere"]),
-    "one seed in two notations": ("[0, 1]", "[0, 1, 1.0]", 10, ["a value stands twice, 1.0"]),
+    "one seed in two notations": ("[0, 1]", "[0, 1, 1.0]", 10, ["the value 1.0 is given twice"]),
     "cells left out twice": (
         "value:",
         "cells:\n  - {row: One-hot, skip: a}\n  - {column: Clean, skip: b}\nvalue:",
@@ -112,7 +112,7 @@ IN_TABLES = {
         "common:",
         "tuning:\n  rate:\n    grid: {method.learning_rate: [1, 2.0, 1.0]}\n    otherwise: {method.learning_rate: 1.0}\ncommon:",
         5,
-        ["a value stands twice"],
+        ["is given twice, so one run"],
     ),
 }
 

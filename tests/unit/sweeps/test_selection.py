@@ -81,6 +81,7 @@ def test_runs_that_have_begun_come_first_each_after_its_inputs(plan: Plan, tmp_p
         ("exec.device", "only what changes no result"),
         ("exec.devices=cpu", "no setting 'exec.devices'"),
         ("exec.device=tpu", "exec.device"),
+        ("exec=debug", "a debug run keeps no results"),
     ],
 )
 def test_only_settings_of_the_execution_can_be_set(plan: Plan, text: str, message: str) -> None:

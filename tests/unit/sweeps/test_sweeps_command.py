@@ -97,7 +97,7 @@ def test_plan_says_what_is_needed_shared_in_which_stage_and_how_long(
     assert ["spec part", "< 0.01", "< 0.01", "2 runs by counted steps"] in table
     *lines, heading, _, _, disk = lines
     assert re.split(r" {2,}", heading) == ["disk", "all runs", "not done", "of all, label trajectories"]
-    assert re.search(rf"lie in {runs}, .* are to come, and .* of checkpoints while one trains; .* are free", disk)
+    assert re.search(rf"are in {runs}, .* more are needed, and .* of checkpoints while one trains; .* are free", disk)
     assert lines[-7:-5] == [
         "GPU: A100 SXM 80GB (assumed; --gpu names another; known: a100, h100, h200, v100, l40s), executed as exec=auto there: "
         "bfloat16, CUDA graphs",

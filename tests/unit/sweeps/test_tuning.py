@@ -152,9 +152,7 @@ def test_values_that_an_input_takes_over_are_chosen_first(tmp_path: Path) -> Non
 
 def test_two_specs_mean_one_tuning_by_one_name(tmp_path: Path) -> None:
     specs = [load_spec(write(tmp_path, SPEC)), load_spec(write(tmp_path, SPEC, "again.yaml"))]
-    with pytest.raises(
-        UserError, match=r"again\.yaml:12: tuning 'heat' also stands in .*tried\.yaml|again\.yaml:1.: tuning '\w+' also stands in"
-    ):
+    with pytest.raises(UserError, match=r"again\.yaml:12: tuning 'heat' is also in .*tried\.yaml|again\.yaml:1.: tuning '\w+' is also in"):
         tunings_of(specs)
 
 

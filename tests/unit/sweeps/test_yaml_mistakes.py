@@ -41,7 +41,7 @@ BAD = {
     "integer of nothing": ("caption: !!int ''", 3, "caption must be a text"),
     "sixties without end": ("common: {seed: " + ":".join(["59"] * 300) + ".5}", 3, "common.seed must be"),
     "digits without end": ("common: {seed: " + "9" * 5000 + "}", 3, "common.seed must be"),
-    "NUL": ("caption: a\0b", 3, "the character U+0000 may not stand in it"),
+    "NUL": ("caption: a\0b", 3, "the character U+0000 is not allowed"),
     "NUL as an escape": ('caption: "a\\0b"', 3, "without NUL"),
     "half a character": ('caption: "\\ud800"', 3, "half of a character"),
     "no character": ('caption: "\\UFFFFFFFF"', 3, "not YAML"),

@@ -201,7 +201,7 @@ def test_a_run_that_goes_on_elsewhere_has_both_and_says_so(tmp_path: Path, caplo
     write_json(folder / "provenance.json", provenance)
     with caplog.at_level(logging.WARNING):
         execute(settings(tmp_path, "optim.epochs=2"))
-    assert "ends in other last bits than an uninterrupted run: cpu_capability was ABACUS, is " in caplog.text
+    assert "so its last digits may differ from an uninterrupted run: cpu_capability was ABACUS, is " in caplog.text
     noted = read_json(folder / "provenance.json")["attempts"]
     assert [item["facts"]["cpu_capability"] for item in noted] == ["ABACUS", torch.backends.cpu.get_cpu_capability()]
 
