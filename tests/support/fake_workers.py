@@ -51,7 +51,6 @@ def behave(overrides: Sequence[str]) -> int:
         signal.signal(number, lambda number, frame: received.append(number))
     try:
         with RunFolder(folder).hold(heartbeat_s=0.5, epochs=2) as held:
-            assert held.status is not None
             held.write_json("provenance.json", {"threads": int(settings["exec.threads"])})
             if what == "fail":
                 held.end("failed", error="ValueError: as it was told")
