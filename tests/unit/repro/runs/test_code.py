@@ -181,6 +181,6 @@ def test_a_file_that_is_no_python_is_named(mine: Mine) -> None:
     mine.edit(mine.helper, "FACTOR = \n")
     sys.modules["my_helper"] = type(sys)("my_helper")
     sys.modules["my_helper"].__file__ = str(mine.helper)
-    sys.modules["my_helper"].FACTOR = 1.0  # type: ignore[attr-defined]
+    sys.modules["my_helper"].FACTOR = 1.0
     with pytest.raises(UserError, match=r"my_helper.py:1: this is no Python"):
         mine.code()
