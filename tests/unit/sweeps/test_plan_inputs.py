@@ -51,9 +51,6 @@ FIXED = """\
 """
 
 
-pytestmark = pytest.mark.usefixtures("nothing_tuned")
-
-
 def planned(folder: Path, text: str = SPEC) -> Plan:
     return make_plan([load_spec(write(folder, text))], folder / "runs")
 
