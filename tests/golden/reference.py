@@ -42,5 +42,4 @@ def through_the_step(
 
 
 def distance(ours: Tensor, exact: Tensor) -> float:
-    """Return the relative distance."""
     return ((ours - exact).norm() / exact.norm()).item()
