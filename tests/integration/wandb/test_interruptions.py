@@ -16,7 +16,7 @@ import psutil
 import pytest
 from forking import ForkServer, killed_and_finished
 from loopback import Backend
-from metric_rows import read_metrics
+from real_runs import read_metrics
 from short_runs import SETTINGS, offline_epochs, offline_files, offline_rows, records
 
 from repro.runs.state import read_state

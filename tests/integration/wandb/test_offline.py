@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metric_rows import read_metrics
+from real_runs import read_metrics
 from short_runs import SETTINGS, offline_epochs, offline_files, offline_rows, records, train
 
 from repro.metric_names import METRICS, definition_of
