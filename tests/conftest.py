@@ -1,7 +1,5 @@
 """Shared set-up. Tensor shapes in annotations are checked at run time here, and only here."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Whole runs, the golden tests, the doctor's checks and memory on CUDA; on a driver that computes nothing their own code at least runs."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Run folders whose files are cut, flipped, emptied or swapped: whoever reads one names what is wrong, or finds what was written."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import random

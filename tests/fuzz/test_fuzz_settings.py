@@ -3,8 +3,6 @@
 The settings are found in the registry and the dataclasses, so one that is added later is tried too. The inputs are the same at every call.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import re

@@ -4,8 +4,6 @@ The files of the suite, and small ones that have every key, are changed at rando
 renamed, values swapped and replaced by unusual ones, bytes cut, flipped and inserted.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 import random

@@ -1,7 +1,5 @@
 """Layers that draw random numbers, keep state, or do what a record of a pass may stumble over."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the engine is compared with: automatic differentiation through the whole look-ahead step, by the graph that the engine avoids."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

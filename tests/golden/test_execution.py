@@ -3,8 +3,6 @@
 In float64, except where the number format is the point: how float32 rounds depends on the processor, and a deep network amplifies it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The derivative played back from a record, on every kind of operation that a network may have, in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """The engine against automatic differentiation, finite differences and a closed form, in float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -3,8 +3,6 @@
 The reference differentiates through the look-ahead step with the same draws: training batch first, then meta batch.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -5,8 +5,6 @@ tuned. A change of ids that is meant is noted with ``python tests/golden/test_ru
 the same way, once its results are to be kept; until then it is not looked at.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

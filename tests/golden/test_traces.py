@@ -3,8 +3,6 @@
 ``python tests/golden/test_traces.py`` rewrites the golden file; that needs a line under Numerics in CHANGELOG.md.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

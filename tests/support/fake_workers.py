@@ -1,7 +1,5 @@
 """Workers that behave as they are told and train nothing. Each takes the real lock and writes the real states."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

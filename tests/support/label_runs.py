@@ -1,7 +1,5 @@
 """Fabricated runs on handwritten digits with recorded instance labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What methods are given: contexts, batches, and finished runs made by hand, with trajectories and weights that are known."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """The registered networks, small enough for a test."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """The blocks of code of a Markdown page, and where its links lead."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

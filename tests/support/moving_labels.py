@@ -1,7 +1,5 @@
 """Learned labels of few images: what they are over the epochs is known in every number."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

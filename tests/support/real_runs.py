@@ -1,7 +1,5 @@
 """Real runs on digits that take seconds: their settings, the rows that they wrote, and how one is stopped in the middle."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

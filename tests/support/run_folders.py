@@ -1,7 +1,5 @@
 """Fabricated run folders and plans: what the analysis reads, without any training."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

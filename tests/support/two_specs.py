@@ -1,7 +1,5 @@
 """Two specs that stand for those of the suite, with fabricated runs, evidence and pages."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Code that is edited between runs, and while the server lives that the workers of a sweep are forked from."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """``python -m repro`` as a user meets it: its output, its exit codes, and its answers to mistakes and to a hostile disk."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

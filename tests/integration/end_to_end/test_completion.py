@@ -1,7 +1,5 @@
 """Tab completion in real shells, through a pseudo-terminal."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -4,8 +4,6 @@ A reader that finds a damaged file names the file and the run and uses nothing o
 checkpoint knows what it was.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

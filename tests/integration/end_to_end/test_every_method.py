@@ -1,7 +1,5 @@
 """Every registered method trains two epochs on real digits, and a run that stops between two steps goes on in the same bits."""
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The guides and notebooks work as they stand: their files are written, and their commands and Python run, in order."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Runs on a file system that refuses every lock, as the C library of a process of its own says it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

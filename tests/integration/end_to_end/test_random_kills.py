@@ -3,8 +3,6 @@
 ``REPRO_KILLS`` is the number of kills, 30 unless it is given; a sweep that is done before begins anew in another folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The commands of the README are real ones: each is run, at a small size where training is involved."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

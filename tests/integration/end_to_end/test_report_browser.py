@@ -1,7 +1,5 @@
 """The report in a real browser, driven over the Chrome DevTools Protocol through a pipe, so no port is opened and no library is needed."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

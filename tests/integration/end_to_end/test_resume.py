@@ -1,7 +1,5 @@
 """A run that is killed anywhere and started again ends in the same bytes as one that never stopped."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random

@@ -1,7 +1,5 @@
 """Results of the paper's size: a thousand runs are collected, and trajectories of CIFAR-100 averaged, in bounded time, memory and disk."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Label trajectories of real runs on digits: recorded, read back as docs/run-folder.md says, and trained on by final runs."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -4,8 +4,6 @@
 trains that run as ``python -m repro`` would; ``{"wait": PID}`` answers with its exit status as :meth:`subprocess.Popen.wait` has it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

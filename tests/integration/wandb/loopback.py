@@ -4,8 +4,6 @@ It knows the GraphQL operations that the client of ``wandb`` 0.31 asks for, keep
 with an error, as a real server does with a query it does not know. ``Backend.unknown`` lists those.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import gzip

@@ -1,7 +1,5 @@
 """Short runs on digits with a tiny network, in this process, and what their mirrors must hold."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

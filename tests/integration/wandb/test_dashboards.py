@@ -1,7 +1,5 @@
 """The saved workspace, and the viewer."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Everything that can go wrong with the server, the network, the disk: training ends in the same bits, and a later sync completes."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import logging

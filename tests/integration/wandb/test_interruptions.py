@@ -1,7 +1,5 @@
 """Killed, preempted, many at once, one that raises among many: each epoch once, in its own run, in order."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """The offline W&B mirror, written by the real client and decoded by its own reader, against metrics.jsonl row by row."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

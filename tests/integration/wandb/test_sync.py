@@ -1,7 +1,5 @@
 """``python -m repro.tracker sync`` against the loopback backend."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Evidence, and the pages made from it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

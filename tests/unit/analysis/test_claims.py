@@ -1,7 +1,5 @@
 """Claims: what the file may say, and what runs make of them by the rule that stands on the page."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

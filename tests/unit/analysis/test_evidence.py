@@ -1,7 +1,5 @@
 """Evidence: a few files of JSON lines that hold the runs behind the pages, and run folders made of them again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures with a line for each class."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tables beside published numbers, statistics, LaTeX and recipes."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,7 +1,5 @@
 """Which labels the report shows, and how it keeps their numbers."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

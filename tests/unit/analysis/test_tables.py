@@ -1,7 +1,5 @@
 """Tables: cells, what is missing, and runs of several states of the code, ways of execution or machines."""
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

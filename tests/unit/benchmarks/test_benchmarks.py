@@ -1,7 +1,5 @@
 """The benchmarks: they compare like with like, their memory is counted right, and what they print has the promised form."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess

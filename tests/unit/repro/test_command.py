@@ -1,7 +1,5 @@
 """What all command lines share."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Counting a step without computing, counts that later plans read, and a step's time at the roofline, on networks counted by hand."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Runs that read other runs, and tuned values, as specs write them."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The specs of the paper's tables and figures: how many runs they are, what they share, and that every published number has its cell."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Plans of runs that read other runs: ids, stages, what is shared, and recipes."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs that read other runs, in the local queue."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 import threading

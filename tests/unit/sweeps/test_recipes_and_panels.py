@@ -1,7 +1,5 @@
 """Tables of settings, the panels of figures, and published numbers, as specs write them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Specs that mean nothing, and YAML that Python's stack, memory or a terminal would not survive: one message, like every other mistake."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

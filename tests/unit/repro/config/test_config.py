@@ -1,7 +1,5 @@
 """Settings of a run: composed, checked, put together without Hydra, and who the run is by them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Nothing that is typed for a run is ignored: unknown names however they are written, wrong kinds of values, references, odd text."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The files of datasets: read as published, downloaded, and copied to a node's disk. Real digits stand for a dataset with files."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import hashlib

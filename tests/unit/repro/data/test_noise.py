@@ -1,7 +1,5 @@
 """Random numbers, splits and label noise: functions of names and seeds, the same everywhere and for ever."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

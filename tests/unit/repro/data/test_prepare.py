@@ -1,7 +1,5 @@
 """What a run trains on: the sets of images with their labels, and how images become inputs."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Datasets as published, and parts of them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle

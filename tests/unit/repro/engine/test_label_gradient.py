@@ -1,7 +1,5 @@
 """Which way the gradient of instance labels points: counted by hand, and without a trace in what is trained."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A model computes with other values in place of its parameters, and is afterwards what it was."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

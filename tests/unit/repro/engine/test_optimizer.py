@@ -1,7 +1,5 @@
 """Adam against PyTorch's own, and the schedules of learning rate and momentum."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a step costs, counted: how long it takes is measured by ``benchmarks/step.py``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

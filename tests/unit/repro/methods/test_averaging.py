@@ -1,7 +1,5 @@
 """Labels averaged over folds: which instance, which moment, which folds (C1, C2, C4, C9)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

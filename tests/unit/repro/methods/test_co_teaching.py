@@ -1,7 +1,5 @@
 """Two networks that choose images for each other: index sets by hand, steps against two plain networks, states."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from pathlib import Path

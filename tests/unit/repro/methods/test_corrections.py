@@ -1,7 +1,5 @@
 """Losses that correct for label noise, the focal loss and the confidence penalty, against direct formulas in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Learned temperatures against automatic differentiation, and what their sparse optimiser touches."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

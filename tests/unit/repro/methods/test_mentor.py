@@ -1,7 +1,5 @@
 """The schedules, the weights and the mentor network of the two MentorNet methods."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from made_inputs import NUM_CLASSES, batch_at, build_method, make_context

@@ -1,7 +1,5 @@
 """Every registered method, by being registered; and the update rules of the label methods against automatic differentiation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Methods that read other runs: replayed, fixed and distilled targets, and what they refuse."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights learned by a look-ahead against automatic differentiation through the step; random ones against their distribution."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

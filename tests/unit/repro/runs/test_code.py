@@ -1,7 +1,5 @@
 """Which files a run's numbers come from, and what changes their hash."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import os

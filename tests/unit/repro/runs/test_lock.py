@@ -1,7 +1,5 @@
 """Locks, what takes their place on a file system that has none, and a lock that does not reach from one writer to the other."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

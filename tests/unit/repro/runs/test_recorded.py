@@ -1,7 +1,5 @@
 """Run folders that hold what other code has made: a start refuses, sets them aside, or takes them as equal."""
 
-from __future__ import annotations
-
 import logging
 import socket
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A damaged status.json is a state with a name, never a reason to train a run again unasked; what a run costs, attempt by attempt."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The parts of the W&B mirror that need neither a client nor a server."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Where a run trains, and how: the choice of its execution by its first step, beside that of float32."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The label metrics, against a count by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """A signal that SLURM sends to every process of a job stops the run once, and nothing that the run has started."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
