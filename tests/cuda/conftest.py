@@ -1,7 +1,5 @@
 """These tests need a CUDA device, or a CUDA driver that does nothing (``REPRO_NULL_CUDA``): ``make test-cuda`` runs them on either."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

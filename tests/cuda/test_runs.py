@@ -1,12 +1,18 @@
-"""Whole runs on CUDA: evaluation, checkpoint, and a resume that sees other GPUs."""
+"""Whole runs, the golden tests, the doctor's checks and memory on CUDA; on a driver that computes nothing their own code at least runs."""
 
-from __future__ import annotations
-
+import os
+import subprocess
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
+from benchmarks.common.null_cuda import loaded
+from benchmarks.common.problem import make_problem
+from benchmarks.step import Variant, measure
+from repro import doctor
 from repro.config.compose import compose
 from repro.data.prepare import prepare
 from repro.files import read_json
@@ -15,6 +21,45 @@ from repro.training import guard
 from repro.training.build import build
 from repro.training.loop import Training
 from repro.training.run import execute
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("file", ["test_execution.py", "test_lookahead.py"])
+def test_golden_tests(file: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    # Without pytest's explanations, which would print tensors of numbers that mean nothing.
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", "--assert=plain", "--tb=line", f"--junitxml={report}"]
+    command = [sys.executable, "-m", "pytest", *options, str(GOLDEN / file)]
+    ended = subprocess.run(command, env={**os.environ, "REPRO_TEST_DEVICE": "cuda"}, capture_output=True, text=True, check=False)
+    if not loaded():
+        assert ended.returncode == 0, ended.stdout
+        return
+    failures = [str(failure.get("message")) for failure in ElementTree.parse(report).iter("failure")]
+    assert failures, "a driver that computes nothing cannot give the golden numbers"
+    # Numbers that mean nothing are also no transition matrix.
+    assert [message for message in failures if not message.startswith("AssertionError") and "condition number" not in message] == []
+    assert not list(ElementTree.parse(report).iter("error"))
+
+
+SIZES = doctor.Sizes(width=4, batch=8, meta_batch=16, steps=2)
+
+
+@pytest.mark.parametrize("check", doctor.CHECKS, ids=lambda check: str(check.__name__))
+def test_checks(check: doctor.Check) -> None:
+    if check is doctor.check_golden and loaded():
+        pytest.skip("the golden tests have a test of their own here")
+    found = check(torch.device("cuda"), SIZES)
+    assert found.text
+    assert found.good or loaded(), found
+
+
+def test_the_memory_of_a_graph_is_counted() -> None:
+    problem = make_problem("digits_cnn", device=torch.device("cuda"), batch=64, meta_batch=128)
+    wanted = [Variant("lookahead", "eager"), Variant("lookahead", "cuda_graphs")]
+    eager, graph = (row.peak_mib for row in measure(problem, wanted, repeats=1))
+    assert graph >= 0.9 * eager
+
 
 SETTINGS = ["method=instance_labels", "dataset=digits", "seed=0", "optim.epochs=2", "tracker=none", "exec.device=cuda"]
 

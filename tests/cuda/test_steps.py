@@ -1,7 +1,5 @@
 """No step of any method, network or execution waits for the device, copies from or to the host, or breaks the rules of graph capture."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.common.null_cuda import loaded

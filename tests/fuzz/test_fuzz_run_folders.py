@@ -1,7 +1,5 @@
 """Run folders whose files are cut, flipped, emptied or swapped: whoever reads one names what is wrong, or finds what was written."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import random
@@ -11,60 +9,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metric_rows import read_metrics
+from real_runs import read_metrics, stopped, tiny
 
 from analysis.reading.runs import read_curves, read_run
-from repro.config.compose import compose
-from repro.errors import Interrupted, UserError
+from repro.errors import UserError
 from repro.files import peek
 from repro.labels.trajectory import open_trajectory
 from repro.runs.folder import FinishedError, RunFolder
 from repro.runs.inputs import open_inputs
 from repro.runs.state import FOLDER_STATES, note_failure, read_state, read_status, requeue
 from repro.tracker.contents import Contents
-from repro.training.loop import Training
-from repro.training.monitor import Monitor
 from repro.training.run import execute
 from sweeps.local.progress import last_row
 from sweeps.local.verify import verify
 from sweeps.local.worker import last_error, threads_before
 from sweeps.plan.plan import planned_state
+from tests.fuzz.test_fuzz_specs import change_tree
 
 pytestmark = pytest.mark.slow
 
 #: Damaged folders that are read, each by every reader.
 COUNT = 7_000
 
-SETTINGS = ["method=instance_labels", "dataset=digits", "seed=0", "noise=uniform", "noise.rate=0.4", "optim.epochs=2", "model.width=4"]
-SETTINGS += ["optim.batch_size=512", "tracker=none", "exec.threads=1", "exec.device=cpu", "exec.checkpoint_interval_s=0"]
-
-ODD: tuple[Any, ...] = (None, True, 0, -1, 1e308, 10**30, [], {}, [[]], {"a": {}})
-ODD += ("", "NaN", "done", "running", "2025-13-01", "\x00", "é" * 300)
+SETTINGS = ("noise=uniform", "noise.rate=0.4", "optim.epochs=2", "optim.batch_size=512", "exec.checkpoint_interval_s=0")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A finished run and the same one stopped in its second epoch."""
     runs = tmp_path_factory.mktemp("runs")
-    done = execute(compose([*SETTINGS, f"paths.runs={runs / 'done'}"]))
-    before = Monitor.between_steps
-
-    def between_steps(self: Monitor, training: Training) -> None:
-        if (training.epoch, training.batch) == (1, 2):
-            self._requests.append(15)
-        before(self, training)
-
-    config = compose([*SETTINGS, f"paths.runs={runs / 'stopped'}"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Monitor, "between_steps", between_steps)
-        with pytest.raises(Interrupted):
-            execute(config)
-    return done, runs / "stopped" / done.name
+    done = execute(tiny(runs / "done", *SETTINGS, "method=instance_labels"))
+    return done, stopped(tiny(runs / "stopped", *SETTINGS, "method=instance_labels"), epoch=1, batch=2)
 
 
 def reads(folder: Path) -> dict[str, Callable[[], Any]]:
     """Return everything that looks at a run folder, as what it finds there."""
-    config = compose(["method=replay", *SETTINGS[1:], f"inputs.labels=[{folder.name}]", f"paths.runs={folder.parent}"])
+    config = tiny(folder.parent, *SETTINGS, "method=replay", f"inputs.labels=[{folder.name}]")
 
     def table() -> Any:
         run = read_run(folder)
@@ -125,30 +105,16 @@ def damaged_bytes(content: bytes, others: list[bytes], chance: random.Random) ->
 
 
 def json_damage(content: bytes, chance: random.Random) -> bytes:
-    """Return a JSON text with one value replaced, one key missing, or one line of several changed; other content with its end cut."""
-    text = content.decode("utf-8", "replace")
-    lines = text.splitlines()
+    """Return a JSON text with some values changed, or one line of several; other content with its end cut."""
+    lines = content.decode("utf-8", "replace").splitlines()
+    index = chance.randrange(len(lines)) if lines and lines[0].startswith('{"') else None
     try:
-        if len(lines) > 1 and lines[0].startswith('{"'):
-            index = chance.randrange(len(lines))
-            lines[index] = json.dumps(changed(json.loads(lines[index]), chance))
-            return ("\n".join(lines) + "\n").encode()
-        return json.dumps(changed(json.loads(text), chance)).encode()
+        if index is None:
+            return json.dumps(change_tree(json.loads(content), chance)).encode()
+        lines[index] = json.dumps(change_tree(json.loads(lines[index]), chance))
+        return ("\n".join(lines) + "\n").encode()
     except ValueError:
         return content[:-1]
-
-
-def changed(value: Any, chance: random.Random) -> Any:
-    """Return ``value`` with one part of it replaced or missing."""
-    if isinstance(value, dict) and value and chance.random() < 0.8:
-        key = chance.choice(sorted(value))
-        if chance.random() < 0.3:
-            return {name: item for name, item in value.items() if name != key}
-        return value | {key: changed(value[key], chance)}
-    if isinstance(value, list) and value and chance.random() < 0.8:
-        index = chance.randrange(len(value))
-        return [*value[:index], changed(value[index], chance), *value[index + 1 :]]
-    return chance.choice(ODD)
 
 
 def test_every_reader_names_what_is_damaged_or_finds_what_was_written(folders: tuple[Path, Path]) -> None:
@@ -188,8 +154,9 @@ def test_every_reader_names_what_is_damaged_or_finds_what_was_written(folders: t
                 refused = pytest.raises(FinishedError) if finished else contextlib.nullcontext()
                 with refused, RunFolder(folder).hold(heartbeat_s=1000, epochs=2):
                     counts["held"] += 1
+                # An attempt adds what the one before cost, or begins anew where no manifest says what that is.
                 for other, content in whole.items():
-                    if other != path and other.name not in ("status.json", "lease.json", "manifest.json"):
+                    if other != path and other.name not in ("status.json", "lease.json", "manifest.json", "cost.json"):
                         assert other.read_bytes() == content, f"{other} was lost"
             for other, content in whole.items():
                 if number % 20 == 0 or other == path:

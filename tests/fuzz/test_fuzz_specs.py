@@ -4,8 +4,6 @@ The files of the suite, and small ones that have every key, are changed at rando
 renamed, values swapped and replaced by unusual ones, bytes cut, flipped and inserted.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 import random
@@ -27,6 +25,10 @@ from sweeps.plan.plan import make_plan
 from sweeps.spec.chosen import Tuned, read_tuned
 from sweeps.spec.load import expand, known_specs, load_spec
 from sweeps.spec.scale import PAPER, known_scales, load_scale
+from tests.unit.sweeps.test_inputs_in_specs import TUNED
+from tests.unit.sweeps.test_recipes_and_panels import FIGURE as PANELS
+from tests.unit.sweeps.test_recipes_and_panels import RECIPE
+from tests.unit.sweeps.test_refused_specs import FIGURE
 
 pytestmark = pytest.mark.slow
 
@@ -63,49 +65,10 @@ value: {metric: test/accuracy, epoch: epoch 2, scale: percent, decimals: 1, bett
 cell: {statistic: mean, spread: sample_sd}
 """
 
-FIGURE = """\
-title: A figure
-kind: figure
-common: {dataset: digits, noise: uniform, noise.rate: 0.4}
-rows:
-  - {label: Class labels, set: {method: class_labels}}
-  - {label: Instance labels, set: {method: instance_labels}}
-repeats: {seed: [0]}
-x: epoch
-panels:
-  - {metric: test/accuracy, label: Accuracy, scale: percent}
-  - {metric: "class_meta_accuracy/{k}", label: Classes, classes: {count: 3, seed: 0}, rows: [Class labels]}
-  - {type: top_classes, label: Top, rows: Instance labels, instances: [4, 2]}
-  - {type: examples, label: Repaired, rows: Instance labels, instances: {count: 2, seed: 0}}
-cell: {spread: none}
-"""
-
-RECIPE = """\
-title: Recipes
-kind: recipe
-common: {dataset: cifar100}
-rows: [{label: Learning rate, setting: optim.learning_rate}, {label: Epochs, setting: optim.epochs}]
-columns: [{label: ResNet18, set: {model: resnet18}}, {label: VGG16, set: {model: vgg16}}]
-"""
-
 SHARED = yaml.safe_dump({key: yaml.safe_load(TABLE)[key] for key in ("runs", "tuning")})
 READER = yaml.safe_dump(
     {key: value for key, value in yaml.safe_load(TABLE).items() if key not in ("runs", "tuning")} | {"shared": "tried.yaml"}
 )
-
-TUNED = """\
-schema: 1
-scale: paper
-tuned:
-  - name: rate
-    dataset: digits
-    model: digits_cnn
-    chosen: {method.learning_rate: 25.0}
-    metric: val/accuracy
-    epoch: last
-    seed: 7
-    grid: [{values: {method.learning_rate: 25.0}, score: 0.5, run_id: some}, {values: {method.learning_rate: 5.0}, score: .nan, run_id: b}]
-"""
 
 CLUSTER = """\
 kind: slurm
@@ -177,33 +140,27 @@ def read_chosen(folder: Path) -> None:
     read_tuned(PAPER, folder)
 
 
-def read_scale(folder: Path) -> None:
-    load_scale(str(folder / "tried.yaml"))
-
-
-def read_cluster(folder: Path) -> None:
-    load_cluster(str(folder / "tried.yaml"))
-
-
-def read_claims(folder: Path) -> None:
-    load_claims(folder / "tried.yaml")
-
-
 Reader = Callable[[Path], object]
+
+
+def read_by(load: Callable[[str], object]) -> Reader:
+    return lambda folder: load(str(folder / "tried.yaml"))
+
+
 _SMALL = sorted(name for name, path in known_specs().items() if path.stat().st_size < 2_500 and "shared:" not in path.read_text())
 
 #: What is changed and how it is read. Those with every key come often, since they are small.
 BASES: list[tuple[str, str, Reader]] = [
     *([("table", TABLE, read_spec)] * 6),
-    *([("figure", FIGURE, read_spec)] * 3),
+    *([("figure", FIGURE, read_spec), ("figure", PANELS, read_spec)] * 2),
     ("recipe", RECIPE, read_spec),
     *([("shared", SHARED, read_shared)] * 2),
     *([("tuned", TUNED, read_chosen)] * 2),
-    *([("cluster", CLUSTER, read_cluster)] * 3),
-    *(("cluster", path.read_text(), read_cluster) for path in known_clusters().values()),
-    *(("scale", path.read_text(), read_scale) for path in known_scales().values()),
-    *([("scale", known_scales()["smoke"].read_text(), read_scale)] * 2),
-    *([("claims", CLAIMS, read_claims)] * 3),
+    *([("cluster", CLUSTER, read_by(load_cluster))] * 3),
+    *(("cluster", path.read_text(), read_by(load_cluster)) for path in known_clusters().values()),
+    *(("scale", path.read_text(), read_by(load_scale)) for path in known_scales().values()),
+    *([("scale", known_scales()["smoke"].read_text(), read_by(load_scale))] * 2),
+    *([("claims", CLAIMS, lambda folder: load_claims(folder / "tried.yaml"))] * 3),
     *((name, re.sub(r"reported: .*\n", "", known_specs()[name].read_text()), read_spec) for name in _SMALL),
 ]
 

@@ -1,7 +1,5 @@
 """Puts the tensors of the golden tests on the device that ``REPRO_TEST_DEVICE`` names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -5,8 +5,6 @@ traces within 1e-8 of the golden ones, which a CPU wrote. A GPU sums in another 
 sum; twenty steps of these cases amplify a change of the first weights at most twofold, and an error of the algorithm is far above.
 """
 
-from __future__ import annotations
-
 import os
 
 DEVICE = os.environ.get("REPRO_TEST_DEVICE", "cpu")

@@ -1,7 +1,5 @@
 """Layers that draw random numbers, keep state, or do what a record of a pass may stumble over."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +36,7 @@ class NoiseFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Tensor:
         (noise,) = ctx.saved_tensors
-        return gradients[0] * noise  # type: ignore[no-any-return]
+        return gradients[0] * noise
 
 
 class NoisyGradient(torch.autograd.Function):
@@ -50,17 +48,13 @@ class NoisyGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Tensor:
-        return gradients[0] * (1.0 + torch.rand_like(gradients[0]))  # type: ignore[no-any-return]
+        return gradients[0] * (1.0 + torch.rand_like(gradients[0]))
 
 
 class OnceFunction(NoiseFunction):
     """Forbids a second derivative."""
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> Tensor:
-        (noise,) = ctx.saved_tensors
-        return gradients[0] * noise  # type: ignore[no-any-return]
+    backward = staticmethod(torch.autograd.function.once_differentiable(NoiseFunction.backward))
 
 
 class Hidden(torch.autograd.Function):
@@ -72,7 +66,7 @@ class Hidden(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Tensor:
-        return 2.0 * gradients[0].detach()  # type: ignore[no-any-return]
+        return 2.0 * gradients[0].detach()
 
 
 def sequence(features: Tensor) -> Tensor:
@@ -139,11 +133,7 @@ def shared_generator(features: Tensor) -> Tensor:
     return features * torch.bernoulli(torch.full_like(features, 0.7), generator=GENERATOR)
 
 
-def of_numpy(features: Tensor) -> Tensor:
-    return NumpyNoise.apply(features)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class NumpyNoise(torch.autograd.Function):
+class NumpyNoise(NoiseFunction):
     """Multiplies by noise of NumPy's global generator."""
 
     @staticmethod
@@ -152,11 +142,6 @@ class NumpyNoise(torch.autograd.Function):
         ctx.save_for_backward(noise)
         return features * noise
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Tensor:
-        (noise,) = ctx.saved_tensors
-        return gradients[0] * noise  # type: ignore[no-any-return]
-
 
 def stochastic_depth(mode: str) -> nn.Module:
     ops = pytest.importorskip("torchvision.ops")
@@ -164,8 +149,7 @@ def stochastic_depth(mode: str) -> nn.Module:
 
 
 def drop_block(size: int) -> nn.Module:
-    module: nn.Module = pytest.importorskip("torchvision.ops").DropBlock2d(0.3, size)
-    return module
+    return pytest.importorskip("torchvision.ops").DropBlock2d(0.3, size)
 
 
 def recurrent(kind: type[nn.RNNBase], **settings: Any) -> nn.Module:
@@ -243,7 +227,7 @@ EXACT: dict[str, Callable[[], nn.Module]] = {
     "torch.randint": lambda: Lambda(lambda x: x.roll(int(torch.randint(4, (1,))), 2)),
     "a generator handed over": lambda: Lambda(explicit),
     "a generator that lives on": lambda: Lambda(shared_generator),
-    "NumPy's generator": lambda: Lambda(of_numpy),
+    "NumPy's generator": lambda: Lambda(NumpyNoise.apply),
     "F.scaled_dot_product_attention": lambda: Lambda(lambda x: attended(x, dropout_p=0.2)),
     "F.scaled_dot_product_attention, no dropout": lambda: Lambda(attended),
     "nn.MultiheadAttention": attention,

@@ -1,7 +1,5 @@
 """What the engine is compared with: automatic differentiation through the whole look-ahead step, by the graph that the engine avoids."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -42,5 +40,4 @@ def through_the_step(
 
 
 def distance(ours: Tensor, exact: Tensor) -> float:
-    """Return the relative distance."""
     return ((ours - exact).norm() / exact.norm()).item()

@@ -3,15 +3,14 @@
 In float64, except where the number format is the point: how float32 rounds depends on the processor, and a deep network amplifies it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_device import DEVICE
+from made_models import COLOR, SMALL, build_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,7 +24,10 @@ from repro.engine.optimizer import SGD, make_optimizer
 from repro.engine.step import MetaBatch, TrainingStep
 from repro.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("double")
+
 B, M, K, N = 12, 20, 10, 40
+SHAPES = {"digits_cnn": (1, 8, 8)}
 
 #: Methods that read no other run and train no other network; those are in ``tests/cuda``.
 COMPILED = [
@@ -35,17 +37,15 @@ COMPILED = [
 ]
 
 
-#: Settings of networks that do not have a width.
-SIZES = {"wrn_28_10": {"depth": 10, "widen_factor": 1, "dropout": 0.3}, "cnn_9": {"width": 4, "dropout": 0.3}}
+#: Networks with dropout.
+SIZES = {"wrn_28_10": SMALL["wrn_28_10"], "cnn_9": {"width": 4, "dropout": 0.3}}
 
 
 def make_step(name: str, model_name: str = "digits_cnn", *, execution: ExecConfig | None = None, **optim: Any) -> TrainingStep:
     execution = execution or ExecConfig(name="test")
     torch.manual_seed(0)
-    choice = registry.get("model", model_name)
-    shape = (1, 8, 8) if model_name == "digits_cnn" else (3, 32, 32)
-    config = choice.config(**SIZES.get(model_name, {"width": 4}))
-    model = prepare_model(choice.build(config, num_classes=K, image_shape=shape), execution, torch.device(DEVICE))
+    sizes = SIZES.get(model_name, {"width": 4})
+    model = prepare_model(build_model(model_name, SHAPES.get(model_name, COLOR), **sizes), execution, torch.device(DEVICE))
     settings = OptimConfig(**{"name": "test", "epochs": 1, "learning_rate": 0.2, "weight_decay": 1e-3, "momentum": 0.9, **optim})
     chosen = registry.get("method", name)
     observed, transition = torch.arange(N, device=DEVICE) % K, torch.eye(K, device=DEVICE)
@@ -57,7 +57,7 @@ def make_step(name: str, model_name: str = "digits_cnn", *, execution: ExecConfi
 def trained(step: TrainingStep, steps: int = 4) -> dict[str, Tensor]:
     """Take steps at two learning rates, the last batch smaller; return everything they change."""
     generator = torch.Generator().manual_seed(1)
-    shape = (1, 8, 8) if "Digits" in type(step.model).__name__ else (3, 32, 32)
+    shape = SHAPES["digits_cnn"] if "Digits" in type(step.model).__name__ else COLOR
     losses = []
     for index in range(steps):
         size = B if index < steps - 1 else B - 5
@@ -70,14 +70,6 @@ def trained(step: TrainingStep, steps: int = 4) -> dict[str, Tensor]:
     return {f"state {index}": tensor.clone() for index, tensor in enumerate(step.state())} | {"loss": torch.stack(losses)}
 
 
-@pytest.fixture(autouse=True)
-def double(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32 if request.node.get_closest_marker("float32") else torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 def test_there_is_something_to_compile() -> None:
     assert {"one_hot", "label_smoothing", "confidence_penalty", "class_labels", "instance_labels"} <= set(COMPILED)
 
@@ -88,7 +80,6 @@ def test_the_noted_program_takes_the_same_steps(name: str, monkeypatch: pytest.M
     monkeypatch.setattr(torch, "compile", lambda program, **_: program)
     eager = trained(make_step(name))
     noted = make_step(name, execution=ExecConfig(name="test", compile=True))
-    assert isinstance(noted, RepeatedStep)
     found = trained(noted)
     assert len(noted.programs.made) == 2
     for key, value in eager.items():
@@ -120,7 +111,6 @@ def test_a_program_notes_the_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"algorithm": "adam", "learning_rate": 0.01}
     noted = make_step("one_hot", execution=ExecConfig(name="test", compile=True), **settings)
     found, wanted = taken(noted), taken(make_step("one_hot", **settings))
-    assert isinstance(noted, RepeatedStep)
     assert len(noted.programs.made) == 4
     for key, value in wanted.items():
         torch.testing.assert_close(found[key], value, rtol=1e-8, atol=1e-10, msg=key)
@@ -178,9 +168,8 @@ def test_channels_last_is_the_same_within_rounding(name: str) -> None:
 
 def gradient(name: str, execution: ExecConfig) -> Tensor:
     torch.manual_seed(0)
-    choice = registry.get("model", name)
-    shape = (1, 8, 8) if name == "digits_cnn" else (3, 32, 32)
-    model = prepare_model(choice.build(choice.config(), num_classes=K, image_shape=shape), execution, torch.device(DEVICE))
+    shape = SHAPES.get(name, COLOR)
+    model = prepare_model(build_model(name, shape), execution, torch.device(DEVICE))
     tensors = (torch.randn(8, *shape), torch.rand(8, K) / 8, torch.randn(16, *shape), torch.randint(0, K, (16,)))
     problem = (tensor.to(DEVICE) for tensor in tensors)
     return coefficient_gradient(model, *problem, 0.1)

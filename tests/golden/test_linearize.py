@@ -1,12 +1,11 @@
 """The derivative played back from a record, on every kind of operation that a network may have, in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from made_models import COLOR, SMALL, build_model
 from random_layers import Lambda
 from reference import RATE, distance, through_the_step
 from torch import Tensor, nn
@@ -91,60 +90,41 @@ def network(name: str) -> nn.Module:
     model = nn.Sequential(*layers, nn.Linear(6, 5)).double()
     model.train()
     if name == "batch norm, evaluating":
-        between.train = lambda mode=True: between  # type: ignore[method-assign]
+        between.train = lambda mode=True: between
         between.training = False
     return model
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("name", BETWEEN)
-def test_equals_autodiff_through_the_step(name: str) -> None:
-    model = network(name)
-    inputs, meta_inputs = torch.randn(7, 3, 4, 4).double(), torch.randn(9, 3, 4, 4).double()
-    problem = (inputs, torch.rand(7, 5).double() / 7, meta_inputs, torch.randint(0, 5, (9,)))
+def compared(model: nn.Module, *problem: Tensor) -> tuple[float, float]:
+    """Return the relative distance from automatic differentiation with the same draws, and the norm of the gradient."""
     torch.manual_seed(8)
     ours = coefficient_gradient(model, *problem, RATE)
     torch.manual_seed(8)
     reference = through_the_step(model, *problem)
-    assert distance(ours, reference) <= 1e-10
-    assert reference.norm() > 1e-6
+    return distance(ours, reference), reference.norm().item()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", BETWEEN)
-def test_the_record_ends_only_where_there_is_no_rule(name: str) -> None:
-    forward = recorded_forward(Network(network(name)), torch.randn(7, 3, 4, 4).double())
+def test_equals_autodiff_through_the_step_and_the_record_ends_only_where_there_is_no_rule(name: str) -> None:
+    model = network(name)
+    inputs, meta_inputs = torch.randn(7, 3, 4, 4).double(), torch.randn(9, 3, 4, 4).double()
+    error, norm = compared(model, inputs, torch.rand(7, 5).double() / 7, meta_inputs, torch.randint(0, 5, (9,)))
+    assert error <= 1e-10
+    assert norm > 1e-6
+    forward = recorded_forward(Network(network(name)), inputs)
     assert forward.record.follows(forward.log_probabilities) == (forward.record.lost_at is None) == (name in FOLLOWED)
 
 
-MODELS = {
-    "resnet18": {"width": 4},
-    "wrn_28_10": {"depth": 10, "widen_factor": 1, "dropout": 0.3},
-    "digits_cnn": {"width": 4},
-    "vgg16": {},
-    "alexnet": {},
-    "resnet_cifar": {"depth": 8},
-    "small_cnn": {"block": "residual"},
-    "cnn_9": {"width": 8},
-}
-
-
-@pytest.mark.parametrize(("name", "shape"), [("digits_cnn", (1, 8, 8)), *((name, (3, 32, 32)) for name in MODELS)])
+@pytest.mark.parametrize(("name", "shape"), [("digits_cnn", (1, 8, 8)), *((name, COLOR) for name in SMALL)])
 def test_every_model_is_followed(name: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """And so none of them pays for a second-order graph."""
     monkeypatch.setattr(lookahead, "_DifferentiableBackward", lambda *_: pytest.fail("an operation without a rule"))
     torch.manual_seed(0)
-    choice = registry.get("model", name)
-    model = choice.build(choice.config(**MODELS[name]), num_classes=5, image_shape=shape).double()
+    model = build_model(name, shape, 5, **SMALL[name]).double()
     problem = (torch.randn(3, *shape).double(), torch.rand(3, 5).double() / 3, torch.randn(4, *shape).double(), torch.randint(0, 5, (4,)))
-    torch.manual_seed(8)
-    ours = coefficient_gradient(model, *problem, RATE)
-    torch.manual_seed(8)
-    reference = through_the_step(model, *problem)
-    assert distance(ours, reference) <= 1e-8
+    assert compared(model, *problem)[0] <= 1e-8
 
 
 def test_every_model_is_in_the_list() -> None:
-    assert set(MODELS) == set(registry.choices("model"))
+    assert set(SMALL) == set(registry.choices("model"))

@@ -3,8 +3,6 @@
 The reference differentiates through the look-ahead step with the same draws: training batch first, then meta batch.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +26,9 @@ from repro.engine.optimizer import SGD
 from repro.engine.step import MetaBatch, TrainingStep
 from repro.errors import UserError
 
+# What PyTorch says of the older of these layers.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
 CLASSES = 5
 
 
@@ -44,7 +45,7 @@ def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.randn(9, 3, 4, 4).double(),
         torch.randint(0, CLASSES, (9,)),
     )
-    return tuple(value.to(DEVICE) for value in values)  # type: ignore[return-value]
+    return tuple(value.to(DEVICE) for value in values)
 
 
 def seed() -> None:
@@ -55,7 +56,7 @@ def seed() -> None:
 
 def generators() -> list[Any]:
     own = [torch.cuda.get_rng_state()] if DEVICE == "cuda" else []
-    return [np.random.get_state()[1].tolist(), *(s.tolist() for s in (torch.get_rng_state(), GENERATOR.get_state(), *own))]  # type: ignore[index, call-overload]
+    return [np.random.get_state()[1].tolist(), *(s.tolist() for s in (torch.get_rng_state(), GENERATOR.get_state(), *own))]
 
 
 def made(build: Callable[[], nn.Module]) -> nn.Module:
@@ -75,8 +76,6 @@ def errors(name: str) -> tuple[float, float]:
     return distance(ours, reference), reference.norm().item()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", EXACT)
 def test_equals_autodiff_with_the_same_draws(name: str) -> None:
     error, norm = errors(name)
@@ -199,7 +198,6 @@ def stepping(model: nn.Module, *, compile_step: bool = False) -> TrainingStep:
     return RepeatedStep(*parts, compile_step=True) if compile_step else TrainingStep(*parts)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", STATEFUL)
 def test_modules_see_the_one_real_pass(name: str) -> None:
     """A step with a look-ahead leaves in the modules what one pass of its training batch leaves."""
@@ -215,7 +213,6 @@ def test_modules_see_the_one_real_pass(name: str) -> None:
     assert (state_of(model) != start) == (name not in ("counts on the meta batch", "weight norm", "LSTM"))
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", STATEFUL)
 def test_the_function_leaves_no_trace(name: str) -> None:
     model = made(STATEFUL[name])
@@ -240,7 +237,7 @@ def test_compiled_modules_run_uncompiled(how: str) -> None:
         elif how == "in place":
             layer.compile(backend="aot_eager")
         else:
-            return torch.compile(layer, backend="aot_eager")  # type: ignore[return-value]
+            return torch.compile(layer, backend="aot_eager")
         return layer
 
     torch.compiler.reset()

@@ -3,10 +3,10 @@
 ``python tests/golden/test_traces.py`` rewrites the golden file; that needs a line under Numerics in CHANGELOG.md.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from repro.engine.method import Context, Method
 from repro.engine.optimizer import SGD
 from repro.engine.step import MetaBatch, TrainingStep
 from repro.randomness import Stream
+
+pytestmark = pytest.mark.usefixtures("double")
 
 GOLDEN = Path(__file__).with_name("traces.json")
 STEPS, BATCH, META = 20, 16, 24
@@ -90,14 +92,6 @@ def trace(case: dict[str, dict[str, Any]]) -> list[float]:
     return [*values, targets.max(1).values.mean().item(), float((targets.argmax(1) == true[:160]).double().mean())]
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_trace(name: str) -> None:
     golden = json.loads(GOLDEN.read_text())
@@ -109,6 +103,20 @@ def test_trace(name: str) -> None:
 def test_the_cases_differ() -> None:
     golden = json.loads(GOLDEN.read_text())
     assert len({tuple(values) for values in golden.values()}) == len(golden)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "REPRO_TEST_DEVICE": "cuda"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 4
+    assert "REPRO_TEST_DEVICE=cuda, but PyTorch finds no CUDA GPU here." in found.stderr + found.stdout
 
 
 if __name__ == "__main__":

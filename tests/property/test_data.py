@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -35,28 +33,24 @@ def label_arrays(draw: st.DrawFn) -> Labels:
 
 def noisy(name: str, labels: Labels, num_classes: int, seed: int, **values: Any) -> Labels:
     choice = registry.get("noise", name)
-    result: Labels = choice.build(choice.config(name=name, **values), labels, num_classes, seed)
-    return result
+    return choice.build(choice.config(name=name, **values), labels, num_classes, seed)
 
 
 def some_labels(num_classes: int, seed: int) -> Labels:
     return Stream(seed, "some labels").integers(COUNT, num_classes)
 
 
-# -- splits -------------------------------------------------------------------------------------------------------------------
-
-
 @settings(deadline=None)
 @given(labels=label_arrays(), num_folds=st.integers(2, 10), stratified=st.booleans(), seed=seeds)
 def test_folds_partition_the_images_evenly(labels: Labels, num_folds: int, stratified: bool, seed: int) -> None:
     config = {"name": "fold", "num_folds": num_folds, "stratified": stratified}
-    splits = [make_split(SplitConfig(fold=fold, **config), labels, seed) for fold in range(num_folds)]  # type: ignore[arg-type]
+    splits = [make_split(SplitConfig(fold=fold, **config), labels, seed) for fold in range(num_folds)]
     held_out = [split.meta for split in splits if split.meta is not None]
     assert sorted(np.concatenate(held_out)) == list(range(len(labels)))
     assert np.ptp([len(part) for part in held_out]) <= 1
     for split in splits:
-        assert split.meta is not None
         assert sorted([*split.train, *split.meta]) == list(range(len(labels)))
+        assert all((np.diff(part) > 0).all() and part.dtype == np.int64 for part in (split.train, split.meta))
     if stratified:
         per_class = np.array([np.bincount(labels[part], minlength=8) for part in held_out])
         assert np.ptp(per_class, axis=0).max() <= 1
@@ -68,10 +62,9 @@ def test_a_clean_meta_set_has_each_class_s_share(labels: Labels, data: st.DataOb
     size = data.draw(st.integers(1, len(labels) - 2))
     validation_size = data.draw(st.none() | st.integers(1, len(labels) - 1 - size))
     split = make_split(SplitConfig(name="clean_meta", meta_size=size, validation_size=validation_size), labels, seed)
-    assert split.meta is not None
-    assert split.validation is not None
     held_out = [split.meta] if validation_size is None else [split.meta, split.validation]
     assert sorted(np.concatenate([split.train, *held_out])) == list(range(len(labels)))
+    assert all((np.diff(part) > 0).all() for part in (split.train, *held_out))
     pool = labels
     for part, wanted in zip(held_out, (size, validation_size), strict=False):
         assert len(part) == wanted
@@ -85,9 +78,6 @@ def test_a_clean_meta_set_has_each_class_s_share(labels: Labels, data: st.DataOb
 def test_renaming_the_classes_in_order_leaves_the_cut_as_it_is(labels: Labels, seed: int) -> None:
     config = SplitConfig(name="clean_meta", meta_size=5)
     assert make_split(config, labels, seed).sha256 == make_split(config, labels * 3 + 1, seed).sha256
-
-
-# -- noise --------------------------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -136,8 +126,6 @@ def test_more_noise_only_adds_to_less_noise(num_classes: int, rate: float, seed:
     assert not np.any(wrong_at_half & ~wrong)
 
 
-# -- every process and platform ------------------------------------------------------------------------------------------------
-
 # A change of any of these makes every finished run a different one: raise the version of what changed, then pin anew.
 PINNED_SPLITS = {
     "fold": "c7b3bbfd3b1b3fa3bb7c31325433c6bf1f90ab9ccfcfb8f7fbfd2cf7bfab9838",
@@ -171,5 +159,4 @@ def test_noise_is_the_same_everywhere(name: str) -> None:
 def test_augmentation_is_the_same_everywhere() -> None:
     config = AugmentConfig(padding=4, horizontal_flip=True)
     draws = Transform(config, (0.5,), (0.5,), (1, 8, 8), torch.device("cpu")).draw(Stream(0, "augment", "train", 3), 1000)
-    assert draws is not None
     assert sha256_of(draws.numpy()) == PINNED_DRAWS

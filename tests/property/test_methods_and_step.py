@@ -1,7 +1,5 @@
 """Laws of the label methods: names of classes do not matter, an identical meta set moves nothing twice, order does not matter."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Workers that behave as they are told and train nothing. Each takes the real lock and writes the real states."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -51,7 +49,6 @@ def behave(overrides: Sequence[str]) -> int:
         signal.signal(number, lambda number, frame: received.append(number))
     try:
         with RunFolder(folder).hold(heartbeat_s=0.5, epochs=2) as held:
-            assert held.status is not None
             held.write_json("provenance.json", {"threads": int(settings["exec.threads"])})
             if what == "fail":
                 held.end("failed", error="ValueError: as it was told")

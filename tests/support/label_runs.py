@@ -1,7 +1,5 @@
 """Fabricated runs on handwritten digits with recorded instance labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,18 @@ NOISY = {"noise.name": "uniform", "noise.rate": 0.4, "noise.include_true": False
 
 def digits() -> RawDataset:
     choice = registry.get("dataset", "digits")
-    raw: RawDataset = choice.build(choice.config(name="digits"), Path())
-    return raw
+    return choice.build(choice.config(name="digits"), Path())
+
+
+def with_noise(classes: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Return the annotated classes of images of these ``classes`` in a run with ``NOISY`` and ``seed``."""
+    choice = registry.get("noise", "uniform")
+    return choice.build(choice.config(name="uniform", rate=0.4, include_true=False), classes, 10, seed)
 
 
 def noisy(indices: Sequence[int], seed: int) -> npt.NDArray[np.int64]:
-    """Return the annotated classes of a run with ``NOISY`` and ``seed``."""
-    choice = registry.get("noise", "uniform")
-    settings = choice.config(name="uniform", rate=0.4, include_true=False)
-    observed: npt.NDArray[np.int64] = choice.build(settings, digits().train.labels[np.asarray(indices)], 10, seed)
-    return observed
+    """Return the annotated classes of digits in a run with ``NOISY`` and ``seed``."""
+    return with_noise(digits().train.labels[np.asarray(indices)], seed)
 
 
 def one_sided(classes: npt.NDArray[np.int64], probability: float) -> npt.NDArray[np.float64]:

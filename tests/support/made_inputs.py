@@ -1,6 +1,4 @@
-"""Finished runs made by hand, for what reads other runs: trajectories with known numbers, a teacher with known weights."""
-
-from __future__ import annotations
+"""What methods are given: contexts, batches, and finished runs made by hand, with trajectories and weights that are known."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +7,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from made_models import build_model
 from safetensors.torch import save_file
+from torch import Tensor
 
 from repro.config import registry
 from repro.config.schema import OptimConfig
 from repro.data.prepare import LabelledImages, RunData
-from repro.engine.method import Context
+from repro.engine.method import Batch, Context, Method, Visit
 from repro.files import write_json
 from repro.labels.recorder import Layout
 from repro.randomness import Stream
@@ -73,8 +73,8 @@ def made_data(normalization: str = "dataset") -> RunData:
     def transform(pixels: torch.Tensor, draws: None) -> torch.Tensor:
         return pixels.float() / 255.0
 
-    transform.normalization = normalization  # type: ignore[attr-defined]
-    transform.draw = lambda stream, count: None  # type: ignore[attr-defined]
+    transform.normalization = normalization
+    transform.draw = lambda stream, count: None
     made = SimpleNamespace(
         train=LabelledImages(images, labels),
         train_indices=np.arange(NUM_INSTANCES),
@@ -90,8 +90,7 @@ def write_teacher(tmp_path: Path, normalization: str = "dataset") -> InputRun:
     folder = tmp_path / "one_hot-digits-teacher"
     folder.mkdir(parents=True)
     torch.manual_seed(3)
-    choice = registry.get("model", "digits_cnn")
-    model = choice.build(choice.config(width=4), num_classes=NUM_CLASSES, image_shape=(1, 8, 8))
+    model = build_model("digits_cnn", (1, 8, 8), NUM_CLASSES, width=4)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
     known = fields(**{"model.name": "digits_cnn", "model.version": 1, "model.width": 4, "augment.normalization": normalization})
@@ -118,11 +117,9 @@ def make_context(inputs: Inputs | None = None, *, epochs: int = EPOCHS, batch_si
 
 def make_network(name: str) -> torch.nn.Module:
     """Return a small network for the images of :func:`made_data`."""
-    choice = registry.get("model", "digits_cnn")
     with torch.random.fork_rng():
         torch.manual_seed(Stream(0, "init", name).torch_seed())
-        network: torch.nn.Module = choice.build(choice.config(width=4), num_classes=NUM_CLASSES, image_shape=(1, 8, 8))
-    return network
+        return build_model("digits_cnn", (1, 8, 8), NUM_CLASSES, width=4)
 
 
 def inputs_for(name: str, config: Any, tmp_path: Path) -> Inputs:
@@ -136,3 +133,13 @@ def build_method(name: str, context: Context | None = None, **settings: Any) -> 
     """Return the method ``name`` with these settings."""
     choice = registry.get("method", name)
     return choice.build(choice.config(**settings), context or make_context())
+
+
+def batch_at(
+    method: Method, rows: Tensor, scores: Tensor | None = None, *, epoch: int = 0, step: int = 0, inputs: Tensor | None = None
+) -> Batch:
+    """Return the batch of the training images at ``rows`` (B,), with log f ``scores`` (B, K), and what ``method`` gives for the step."""
+    observed = method.context.observed[rows]
+    given = method.given(Visit(rows, observed, epoch, step))
+    scores = torch.zeros(len(rows), method.context.num_classes) if scores is None else scores
+    return Batch(rows=rows, observed=observed, log_probabilities=scores, inputs=inputs, given=given)

@@ -1,7 +1,5 @@
 """Plans of workers that behave as they are told, and planners that run them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Spec files of tests, and how a mistake in one is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A table of two methods with three seeds, its finished runs, and reading its page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from run_folders import Suite, done_run

@@ -1,7 +1,5 @@
 """The blocks of code of a Markdown page, and where its links lead."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,14 +27,12 @@ class Block:
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """Yield the blocks of a page in order."""
     before = ""
     for token in _PARSER.parse(text):
         if token.type == "inline":
             before = token.content
         elif token.type in ("fence", "code_block"):
             named = _FILE.fullmatch(before)
-            assert token.map is not None
             yield Block(token.info.strip() or "commands", token.content, named[1] if named else None, token.map[0] + 1)
             before = ""
 

@@ -1,9 +1,10 @@
 """Fabricated run folders and plans: what the analysis reads, without any training."""
 
-from __future__ import annotations
-
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,6 @@ def plan_by_hand(spec: Spec, folder: Path) -> dict[tuple[str, str, int], str]:
         ids = []
         for variant in cell.variants:
             seed = variant.repeat_values["seed"]
-            assert isinstance(seed, int)
             name = f"{cell.row}-{cell.column}-{seed}".replace(" ", "_").replace("%", "").replace("/", "")
             names[cell.row, cell.column, seed] = name
             ids.append(name)
@@ -49,7 +49,6 @@ class Suite:
         self.names = plan_by_hand(self.spec, self.runs)
 
     def folder(self, row: str, column: str, seed: int) -> Path:
-        """Return the folder of one run."""
         return self.runs / self.names[row, column, seed]
 
     def make(self) -> Files:
@@ -58,8 +57,24 @@ class Suite:
 
 
 def csv_rows(files: Files, kind: str = "csv") -> list[dict[str, str]]:
-    """Return the lines of ``<spec>.<kind>``."""
     return list(csv.DictReader(files.contents[f"{files.spec.name}.{kind}"].decode().splitlines()))
+
+
+def made_twice(suite: Suite, command: str, locales: tuple[str, str], **files: str) -> dict[str, bytes]:
+    """Make the page by ``command`` in two folders, the second with ``files``, locales, time zones and hash seeds; return what both made."""
+    made = []
+    for index, (locale, zone) in enumerate(zip(locales, ("UTC", "Asia/Tokyo"), strict=True)):
+        cwd = suite.runs.parent / f"cwd{index}"
+        cwd.mkdir()
+        for name, text in files.items() if index else ():
+            (cwd / name).write_text(text)
+        arguments = [command, str(suite.path), "--runs", os.path.relpath(suite.runs, cwd), "--out", "out"]
+        environment = {"LC_ALL": locale, "TZ": zone, "PYTHONUTF8": str(index), "PYTHONCOERCECLOCALE": "0"}
+        environment |= dict.fromkeys(("PYTHONHASHSEED", "SOURCE_DATE_EPOCH"), str(index))
+        subprocess.run([sys.executable, "-m", "analysis", *arguments], cwd=cwd, env=os.environ | environment, check=True)
+        made.append({path.name: path.read_bytes() for path in sorted((cwd / "out" / "tried").iterdir())})
+    assert made[0] == made[1]
+    return made[0]
 
 
 def change(folder: Path, file: str, values: dict[str, Any]) -> None:
@@ -79,7 +94,6 @@ def done_run(
     dirty: str | None = None,
     ended: str = "2025-01-02T03:04:05Z",
 ) -> None:
-    """Make the folder of a finished run."""
     folder.mkdir(parents=True)
     write_json(folder / "status.json", {"state": "done", "ended": ended, "attempt": 1})
     write_json(folder / "identity.json", {"schema": 1, "run_id": folder.name, "fields": fields or {}})

@@ -1,7 +1,5 @@
 """Two specs that stand for those of the suite, with fabricated runs, evidence and pages."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from run_folders import change, done_run, write_rows
 import analysis.build
 from analysis.build import write
 from analysis.reading.keep import keep
-from sweeps.plan.plan import make_plan, write_plans
+from sweeps.plan.plan import Plan, make_plan, write_plans
 from sweeps.spec.load import Spec, load_spec
 
 SPEC = """\
@@ -58,6 +56,14 @@ class Suite:
             (folder / "model.safetensors").write_bytes(b"weights")
             change(folder, "provenance.json", {"host": "secret", "hosts": [{"host": "secret"}]})
             write_rows(folder, [ROW])
+
+    def change(self, name: str, text: str) -> tuple[Spec, Plan]:
+        """Give the spec another text, and write its plan."""
+        self.paths[name].write_text(text)
+        spec = load_spec(name)
+        plan = make_plan([spec], self.runs)
+        write_plans(plan)
+        return spec, plan
 
     def keep(self) -> None:
         keep(self.specs, self.runs, self.tables / "evidence")

@@ -1,7 +1,5 @@
 """Code that is edited between runs, and while the server lives that the workers of a sweep are forked from."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -44,23 +42,6 @@ class Copy:
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
     return Copy(tmp_path)
-
-
-def test_edited_code_of_a_method_is_not_done_already(copy: Copy) -> None:
-    assert copy.train().returncode == 0
-    first = copy.document("code.json")
-    text = copy.method.read_text()
-    copy.method.write_text("# A comment.\n" + text.replace('"""', '"""Again: ', 1))
-    (copy.method.parent / "focal.py").write_text((copy.method.parent / "focal.py").read_text() + "\nUNRELATED = 1\n")
-    again = copy.train()
-    assert again.returncode == 0
-    assert "is done already" in again.stderr
-    copy.method.write_text(text + "\nFACTOR = 2.0\n")
-    refused = copy.train()
-    assert refused.returncode == 2
-    assert "these differ: repro/methods/fixed/one_hot.py. Nothing was changed." in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert copy.document("code.json") == first
 
 
 WARM = """

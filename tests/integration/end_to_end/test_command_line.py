@@ -1,7 +1,5 @@
 """``python -m repro`` as a user meets it: its output, its exit codes, and its answers to mistakes and to a hostile disk."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json
@@ -11,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,6 +106,12 @@ def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
         ([*SMALL, "noise.name=uniform"], "Write noise=uniform"),
         ([*SMALL, "optim.batch_size=${nope}"], "optim.batch_size=${nope}: "),
         ([*SMALL, "exec.heartbeat_s=1e10"], "exec.heartbeat_s=10000000000.0: must be"),
+        *(([*SMALL, text], "error: ") for text in ("optim.epochs=0x10", "optim.epochs=${optim}", "paths.runs=''", "paths.runs='\udcff'")),
+        *(([*SMALL, f"{sign}noise.rate=0.1", "--cfg", "job"], "error: ") for sign in ("", "++", "~")),
+        *(([*SMALL, f"{sign}optim.momentum=0.5", "-m"], "error: ") for sign in ("+", "++", "~")),
+        *(([*SMALL, option, "x"], "error: ") for option in ("-cn", "-cp", "-cd")),
+        *(([*SMALL, option], "error: ") for option in ("-p", "-psplit", "--cfg", "--cfg=all", "-sc", "--shell-completion", "-x")),
+        *(([*SMALL, option, "hydra.verbose=true"], "error: ") for option in ("--help", "--info", "-m", "--cfg=job")),
     ],
 )
 def test_nothing_typed_is_ignored(
@@ -203,18 +206,6 @@ def test_a_folder_that_is_not_the_runs_is_refused_and_left_alone(tmp_path: Path,
     with pytest.raises(UserError, match="no run folder of ours" if foreign else "seed: there 1, here 0"):
         execute(compose([*SMALL, f"paths.runs={tmp_path}"]))
     assert before == sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB: enough to start a run, too small to end it."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)], capture_output=True, check=False)
-    if made.returncode != 0:
-        pytest.skip("needs the right to mount a small file system")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
 def test_full_disk(small_disk: Path) -> None:

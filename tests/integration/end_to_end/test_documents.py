@@ -1,7 +1,5 @@
 """Every page of Markdown: its links lead somewhere, its lines are not too long, its Python is Python, its commands have such options."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

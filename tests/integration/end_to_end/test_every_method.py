@@ -1,7 +1,5 @@
 """Every registered method trains two epochs on real digits; a run that stops between two steps resumes in the same bits; ``exec=debug``."""
 
-from __future__ import annotations
-
 import io
 import math
 import tempfile

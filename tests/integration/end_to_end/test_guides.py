@@ -1,12 +1,12 @@
-"""The guides work as they stand: in a copy of the code their files are written and their commands and Python are run, in order."""
+"""The guides and notebooks work as they stand: their files are written, and their commands and Python run, in order."""
 
-from __future__ import annotations
-
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markdown_blocks import ROOT, Block, blocks
@@ -37,7 +37,7 @@ def test_a_guide_works_as_it_stands(guide: Path, checkout: Path) -> None:
             path.write_text(block.text, encoding="utf-8")
         elif block.kind in ("commands", "python"):
             assert is_complete(block), f"{guide.name}:{block.line}: an indented block is a list of commands"
-            run(block, checkout, f"{guide.name}:{block.line}")
+            run_block(block, checkout, f"{guide.name}:{block.line}")
         elif block.kind == "text":
             for line in block.text.splitlines():
                 if line.startswith("python "):
@@ -50,7 +50,7 @@ def is_complete(block: Block) -> bool:
     return block.kind == "python" or all(line.startswith("python ") for line in block.text.splitlines())
 
 
-def run(block: Block, checkout: Path, where: str) -> None:
+def run_block(block: Block, checkout: Path, where: str) -> None:
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("REPRO_")},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -85,3 +85,35 @@ def test_parts_of_blocks() -> None:
         Block("commands", "python -m repro\n", None, 9),
         Block("python", "y\n", None, 11),
     ]
+
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+def cells(notebook: Path) -> list[dict[str, Any]]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs(notebook: Path) -> None:
+    code = [cell for cell in cells(notebook) if cell["cell_type"] == "code"]
+    assert code
+    assert [cell for cell in code if cell["outputs"] or cell["execution_count"] is not None] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
+    """Cell after cell in one process; `plt.show()` writes each figure."""
+    show = "import matplotlib; matplotlib.use('agg'); import matplotlib.pyplot as plt\n"
+    show += "def _show(n=[0]): n[0] += 1; plt.savefig(f'figure{n[0]}.png'); plt.close()\nplt.show = _show\n"
+    code = show + "\n".join("".join(cell["source"]) for cell in cells(notebook) if cell["cell_type"] == "code")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("REPRO_")}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.glob("figure*.png"))

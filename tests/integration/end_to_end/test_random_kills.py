@@ -3,8 +3,6 @@
 ``REPRO_KILLS`` is the number of kills, 30 unless it is given; a sweep that is done before begins anew in another folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from metric_rows import read_metrics
+from real_runs import lasting_rows
 
 from repro.runs.state import read_state
 
@@ -90,8 +88,7 @@ def results(runs: Path) -> dict[str, bytes]:
         assert read_state(folder) == "done", folder
         for path in [folder / "final.json", folder / "model.safetensors", *sorted(folder.glob("labels/*"))]:
             found[path.relative_to(runs).as_posix()] = path.read_bytes()
-        rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in read_metrics(folder)]
-        found[f"{folder.name}/metrics.jsonl"] = json.dumps(rows).encode()
+        found[f"{folder.name}/metrics.jsonl"] = json.dumps(lasting_rows(folder)).encode()
     return found
 
 

@@ -1,7 +1,5 @@
 """The commands of the README are real ones: each is run, at a small size where training is involved."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -77,7 +75,6 @@ def test_commands_that_train_name_what_can_be_planned(command: str, tmp_path: Pa
 
 def test_the_plan_is_as_large_as_it_says(tmp_path: Path) -> None:
     said = re.search(r"python -m sweeps plan table1 table2 +# (\d+) runs in two stages, (\d+) of them shared", README)
-    assert said is not None
     shown = run("python -m sweeps plan table1 table2", tmp_path).stdout
     assert f"together: {said[1]} runs, {said[2]} of them shared" in shown
     assert re.search(r"^stage 1: \d+ runs, stage 2: \d+ runs$", shown, re.MULTILINE)
@@ -132,4 +129,4 @@ def test_python_snippet() -> None:
         "learning_rate": 0.1,
     }
     exec(snippet, names)
-    assert names["gradient"].shape == (5, 3)  # type: ignore[attr-defined]
+    assert names["gradient"].shape == (5, 3)

@@ -1,7 +1,5 @@
 """The report in a real browser, driven over the Chrome DevTools Protocol through a pipe, so no port is opened and no library is needed."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -15,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from label_runs import NOISY, label_run
+from label_runs import NOISY, label_run, with_noise
 from run_folders import Suite
 
 from analysis.reading.images import TrainingSet
 from analysis.report.page import make_report
-from repro.config import registry
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
@@ -56,25 +53,20 @@ class Browser:
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters, **self._session}
-        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(message).encode() + b"\0")
         while (answer := self._next()).get("id") != self._number:
             pass
         assert "error" not in answer, answer
-        result = answer["result"]
-        assert isinstance(result, dict)
-        return result
+        return answer["result"]
 
     def _next(self) -> dict[str, Any]:
         """Return the next message, and note what it says of the page."""
-        assert self._process.stdout is not None
         while b"\0" not in self._buffer:
             part = self._process.stdout.read(1 << 20)
             assert part, "the browser has gone"
             self._buffer += part
         line, self._buffer = self._buffer.split(b"\0", 1)
         message = json.loads(line)
-        assert isinstance(message, dict)
         method, parameters = message.get("method"), message.get("params", {})
         if method in ("Runtime.exceptionThrown", "Log.entryAdded") or (
             method == "Runtime.consoleAPICalled" and parameters["type"] != "log"
@@ -97,19 +89,16 @@ class Browser:
             self._next()
 
     def value(self, expression: str) -> Any:
-        """Return what a JavaScript expression is."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """Press and release a key, which goes to what has the focus."""
         code = {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36, "Tab": 9}[key]
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def choose(self, name: str, value: int) -> None:
-        """Choose from a list."""
         self.value(f"(() => {{ const e = document.getElementById('{name}'); e.value = {value}; e.dispatchEvent(new Event('change')); }})()")
 
     @property
@@ -173,22 +162,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def _annotated() -> npt.NDArray[np.int64]:
-    """The annotated classes (30,) of the run with noise, whose true classes are 0 to 9 in turn."""
-    choice = registry.get("noise", "uniform")
-    annotated: npt.NDArray[np.int64] = choice.build(
-        choice.config(name="uniform", rate=0.4, include_true=False), np.arange(30, dtype=np.int64) % 10, 10, 0
-    )
-    return annotated
-
-
-WRONG = [place for place, number in enumerate(_annotated().tolist()) if number != place % 10]
+#: The annotated classes (30,) of the run with noise, whose true classes are 0 to 9 in turn.
+ANNOTATED = with_noise(np.arange(30, dtype=np.int64) % 10, 0)
+WRONG = [place for place, number in enumerate(ANNOTATED.tolist()) if number != place % 10]
 
 
 def _repaired() -> npt.NDArray[np.float32]:
     """Labels (EPOCHS, 30, 10) that stay as annotated, but for the first wrong one, which ends at the true class."""
     labels = np.full((EPOCHS, 30, 10), 0.01, np.float32)
-    labels[:, np.arange(30), _annotated()] = 0.91
+    labels[:, np.arange(30), ANNOTATED] = 0.91
     labels[-1, WRONG[0]] = np.eye(10)[WRONG[0] % 10]
     return labels
 
@@ -247,11 +229,11 @@ def test_the_list_of_images_says_what_became_of_their_labels_and_can_be_filtered
     ]
     listed = "[...document.getElementById('item').options].map((one) => one.textContent)"
     browser.choose("filter", 2)
-    repaired = f"{WRONG[0]}: {_annotated()[WRONG[0]]} → {WRONG[0] % 10}"
+    repaired = f"{WRONG[0]}: {ANNOTATED[WRONG[0]]} → {WRONG[0] % 10}"
     assert browser.value(listed) == [repaired]
     assert f"Image {WRONG[0]}, Epoch 1 of 5" in browser.live
     browser.choose("filter", 4)
-    stayed = {f"{place}: {_annotated()[place]} → {_annotated()[place]}, is {place % 10}" for place in WRONG[1:]}
+    stayed = {f"{place}: {ANNOTATED[place]} → {ANNOTATED[place]}, is {place % 10}" for place in WRONG[1:]}
     assert set(browser.value(listed)) <= stayed
     browser.choose("filter", -1)
     assert repaired in browser.value(listed)

@@ -1,7 +1,5 @@
 """`make docs`: built without a network and without a warning, every link leads somewhere, nothing is asked of another server."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What is imported before a command's first line, before a run's first step, and by a forked run: each would cost seconds."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

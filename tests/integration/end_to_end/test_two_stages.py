@@ -1,67 +1,97 @@
-"""Both stages on real digits: five fold runs, then final runs on their averaged labels, with kills in between."""
+"""Label trajectories of real runs on digits: recorded, read back as docs/run-folder.md says, and trained on by final runs."""
 
-from __future__ import annotations
-
-import random
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from metric_rows import read_metrics
+from real_runs import read_metrics
 
 from repro.config.compose import compose
+from repro.data.prepare import prepare
+from repro.errors import UserError
 from repro.files import read_json
 from repro.labels.trajectory import open_trajectory
-from repro.training.run import execute
-from tests.integration.end_to_end.test_resume import folder_of, kill_until_done
+from repro.training.run import build, execute
+from tests.integration.end_to_end.test_every_method import Watcher
 
-EPOCHS = 4
-COMMON = ["dataset=digits", "seed=3", f"optim.epochs={EPOCHS}", "tracker=none", "exec.threads=1", "exec.checkpoint_interval_s=0.05"]
-RESULTS = ("final.json", "model.safetensors")
-FOLDS = 5
-
-
-def settings(runs: Path, *more: str) -> list[str]:
-    return [*COMMON, f"paths.runs={runs}", *more]
+EPOCHS, FOLDS = 3, 3
+COMMON = ["dataset=digits", "seed=3", f"optim.epochs={EPOCHS}", "tracker=none", "exec.threads=1"]
+FOLD = ["split=fold", f"split.num_folds={FOLDS}"]
 
 
 @pytest.fixture(scope="module")
 def stage_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with five fold runs of each kind of learned label."""
+    """A folder with three fold runs of each kind of learned label."""
     runs = tmp_path_factory.mktemp("stage_one")
     for method in ("method=instance_labels method.learning_rate=500.0", "method=class_labels method.learning_rate=3.0"):
         for fold in range(FOLDS):
-            execute(compose(settings(runs, *method.split(), "split=fold", f"split.fold={fold}")))
+            execute(compose([*COMMON, f"paths.runs={runs}", *method.split(), *FOLD, f"split.fold={fold}"]))
     return runs
 
 
-def fold_ids(runs: Path, kind: str) -> list[str]:
-    """Return the ids of the fold runs, fold by fold."""
-    folders = sorted(runs.glob(f"{kind}_labels-*"), key=lambda folder: read_json(folder / "identity.json")["fields"]["split.fold"])
-    assert len(folders) == FOLDS
-    return [folder.name for folder in folders]
+def folds(runs: Path, kind: str) -> list[Path]:
+    """Return the folders of the fold runs, fold by fold."""
+    found = sorted(runs.glob(f"{kind}_labels-*"), key=lambda folder: read_json(folder / "identity.json")["fields"]["split.fold"])
+    assert len(found) == FOLDS
+    return found
 
 
-def labels_of(runs: Path, kind: str) -> str:
-    return f"inputs.labels=[{','.join(fold_ids(runs, kind))}]"
+@pytest.mark.parametrize(("dtype", "kept"), [("float16", torch.float16), ("float32", torch.float32)])
+def test_instance_labels_at_their_last_visit_are_the_final_labels(dtype: str, kept: torch.dtype, tmp_path: Path) -> None:
+    """No label moves after its visit, so row i of the last epoch's block is the label that instance i ends with."""
+    config = compose(["method=instance_labels", "method.learning_rate=500", f"trajectory.dtype={dtype}", *COMMON])
+    device = torch.device("cpu")
+    data = prepare(config, device)
+    training = build(config, data, device, tmp_path)
+    training.recorder.begin(data.train_indices, completed_epochs=0)
+    for _ in range(EPOCHS):
+        training._train_epoch(Watcher())
+    trajectory = open_trajectory(tmp_path / "labels", unfinished=True)
+    assert (trajectory.kind, trajectory.epochs, trajectory.rows, trajectory.num_classes) == ("instance", EPOCHS, 1337, 10)
+    np.testing.assert_array_equal(trajectory.indices, data.train_indices)
+    final = training.method.targets(torch.arange(1337)).to(kept).numpy()
+    np.testing.assert_array_equal(trajectory.block(EPOCHS - 1), final.astype(np.float32))
+    assert not np.array_equal(trajectory.block(0), trajectory.block(EPOCHS - 1))
+
+
+def test_class_labels_after_the_last_step_are_the_final_ones(stage_one: Path) -> None:
+    folder = folds(stage_one, "class")[0]
+    trajectory = open_trajectory(folder / "labels")
+    assert (trajectory.kind, trajectory.epochs, trajectory.rows, trajectory.num_classes) == ("class", EPOCHS, 15, 10)
+    row = read_metrics(folder)[-1]
+    final = [row[f"class_target_probability/{k:03d}"] for k in range(10)]
+    np.testing.assert_allclose(1.0 - trajectory.block(EPOCHS - 1)[-1], final, atol=1e-6)
+
+
+def test_of_an_unfinished_run_only_whole_epochs_are_read(stage_one: Path, tmp_path: Path) -> None:
+    folder = folds(stage_one, "instance")[0]
+    labels = Path(shutil.copytree(folder, tmp_path / folder.name)) / "labels"
+    file = labels / "instances.f16"
+    os.truncate(file, file.stat().st_size - 1)
+    assert open_trajectory(labels, unfinished=True).epochs == EPOCHS - 1
+    with pytest.raises(UserError, match=r"instances\.f16 is not what the run wrote"):
+        open_trajectory(labels)
+    (labels / "layout.json").unlink()
+    with pytest.raises(UserError, match="no readable label trajectory"):
+        open_trajectory(labels, unfinished=True)
 
 
 @pytest.mark.parametrize("kind", ["instance", "class"])
 def test_final_runs_train_on_what_the_folds_recorded(stage_one: Path, kind: str) -> None:
     """The rows' label metrics are those of the targets trained on; compared with the trajectories as they lie on the disk."""
-    folder = execute(compose(settings(stage_one, "method=replay", "split=full", labels_of(stage_one, kind))))
+    names = [folder.name for folder in folds(stage_one, kind)]
+    read = ["method=replay", "split=full", f"inputs.labels=[{','.join(names)}]"]
+    folder = execute(compose([*COMMON, f"paths.runs={stage_one}", *read]))
     rows = read_metrics(folder)
-    trajectories = [open_trajectory(stage_one / name / "labels") for name in fold_ids(stage_one, kind)]
+    trajectories = [open_trajectory(stage_one / name / "labels") for name in names]
     num_train = 1437
     held_out = np.ones((FOLDS, num_train), bool)
     for fold, trajectory in enumerate(trajectories):
         held_out[fold, trajectory.indices] = False
     assert (held_out.sum(axis=0) == 1).all(), "every training image is held out by exactly one fold"
-    from sklearn.datasets import load_digits
-
-    assert len(load_digits().target) == num_train + 360
     if kind == "class":
         last = 1.0 - np.mean([t.block(EPOCHS - 1)[-1] for t in trajectories], axis=0)
         found = [rows[-1][f"class_target_probability/{k:03d}"] for k in range(10)]
@@ -76,41 +106,4 @@ def test_final_runs_train_on_what_the_folds_recorded(stage_one: Path, kind: str)
         entropies.append(float(-(mean * np.log(np.maximum(mean, 1e-30))).sum(axis=1).mean()))
         assert rows[epoch]["label/entropy"] == pytest.approx(entropies[-1], abs=1e-5)
     assert entropies[0] != entropies[1]
-    provenance = read_json(folder / "provenance.json")
-    assert sorted(provenance["inputs"]) == sorted(fold_ids(stage_one, kind))
-
-
-def test_dynamic_and_static_labels_are_different_runs_with_different_results(stage_one: Path) -> None:
-    labels = labels_of(stage_one, "instance")
-    dynamic, static = (execute(compose(settings(stage_one, f"method={name}", "split=full", labels))) for name in ("replay", "fixed_labels"))
-    assert dynamic.name != static.name
-    targets = [[row["label/entropy"] for row in read_metrics(folder)] for folder in (dynamic, static)]
-    assert len(set(targets[0])) > 2
-    assert len(set(targets[1])) == 1
-    assert targets[0][-1] == pytest.approx(targets[1][-1], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    "method",
-    ["replay method.align=fraction method.mean=logit", "fixed_labels method.temperature=2.0"],
-)
-def test_killed_final_run_ends_in_the_same_bytes(stage_one: Path, tmp_path: Path, method: str) -> None:
-    own = [*f"method={method}".split(), "split=full", labels_of(stage_one, "instance"), "optim.epochs=4"]
-    whole = execute(compose(settings(stage_one, *own)))
-    for name in fold_ids(stage_one, "instance"):
-        shutil.copytree(stage_one / name, tmp_path / name)
-    killed = settings(tmp_path, *own)
-    kill_until_done(killed, kills=3, chance=random.Random(1), longest_s=0.6)
-    for name in RESULTS:
-        assert (whole / name).read_bytes() == (folder_of(killed) / name).read_bytes(), name
-
-
-def test_float32_trajectories_are_stored_and_read(stage_one: Path, tmp_path: Path) -> None:
-    own = ["method=instance_labels", "method.learning_rate=500.0", "split=fold", "split.fold=0"]
-    exact = execute(compose(settings(tmp_path, *own, "trajectory.dtype=float32")))
-    rounded = stage_one / fold_ids(stage_one, "instance")[0]
-    first, second = (open_trajectory(folder / "labels") for folder in (exact, rounded))
-    assert (exact / "labels" / "instances.f32").exists()
-    np.testing.assert_array_equal(first.block(2).astype(np.float16), second.block(2).astype(np.float16))
-    assert not np.array_equal(first.block(2), second.block(2))
-    assert torch.allclose(torch.from_numpy(first.block(2)).sum(1), torch.ones(first.rows), atol=1e-5)
+    assert sorted(read_json(folder / "provenance.json")["inputs"]) == sorted(names)

@@ -1,7 +1,5 @@
 """A loopback backend for each test that asks for one. Nothing here contacts anything but 127.0.0.1."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

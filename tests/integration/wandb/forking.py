@@ -4,8 +4,6 @@
 trains that run as ``python -m repro`` would; ``{"wait": PID}`` answers with its exit status as :meth:`subprocess.Popen.wait` has it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -28,14 +26,11 @@ class ForkServer:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def _ask(self, **request: object) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
     def start(self, settings: Sequence[str], environment: dict[str, str], log: Path) -> int:
-        """Start an attempt and return its pid."""
         return self._ask(settings=list(settings), environment=environment, log=str(log))
 
     def wait(self, pid: int) -> int:
@@ -43,8 +38,6 @@ class ForkServer:
         return self._ask(wait=pid)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()

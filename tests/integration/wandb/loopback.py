@@ -4,8 +4,6 @@ It knows the GraphQL operations that the client of ``wandb`` 0.31 asks for, keep
 with an error, as a real server does with a query it does not know. ``Backend.unknown`` lists those.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import gzip
@@ -40,11 +38,9 @@ class StoredRun:
     preempted: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the history rows in the order of the backend."""
         return [json.loads(line) for line in self.history]
 
     def epochs(self) -> list[int]:
-        """Return the epochs of the rows, in order."""
         return [int(row["epoch"]) for row in self.rows() if "epoch" in row]
 
     @property
@@ -82,7 +78,7 @@ class Backend:
         self._port.bind(("127.0.0.1", 0))
         self.port = int(self._port.getsockname()[1])
 
-    def __enter__(self) -> Backend:
+    def __enter__(self) -> "Backend":
         self.start()
         return self
 
@@ -91,7 +87,6 @@ class Backend:
         self._port.close()
 
     def start(self) -> None:
-        """Serve, on the port of before."""
         backend = self
 
         class Handler(_Handler):
@@ -127,7 +122,6 @@ class Backend:
                     connection.shutdown(socket.SHUT_RDWR)
 
     def disconnected(self, connection: socket.socket) -> None:
-        """Forget a connection that has ended."""
         with self._guard:
             self._connections.discard(connection)
 
@@ -136,14 +130,8 @@ class Backend:
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that send a client here."""
-        return {
-            "WANDB_BASE_URL": self.url,
-            "WANDB_API_KEY": self.key,
-            "WANDB_ERROR_REPORTING": "false",
-            "WANDB_ENTITY": ENTITY,
-            "NO_PROXY": "127.0.0.1",
-        }
+        client = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": self.key, "WANDB_ENTITY": ENTITY}
+        return client | {"WANDB_ERROR_REPORTING": "false", "NO_PROXY": "127.0.0.1"}
 
     def fault(self, what: str, **how: Any) -> Fault:
         """Let requests whose operation or path matches the regular expression ``what`` go wrong; return the fault, to be cleared."""
@@ -153,15 +141,11 @@ class Backend:
         return fault
 
     def clear(self) -> None:
-        """End all faults."""
         with self._guard:
             self._faults.clear()
 
     def run(self, name: str, project: str = "soft-labels-repro") -> StoredRun:
-        """Return a stored run."""
         return self.runs[project, name]
-
-    # -- requests --------------------------------------------------------------------------------------------------------------
 
     def faulty(self, what: str) -> Fault | None:
         """Note a request and return what goes wrong with it."""
@@ -173,8 +157,7 @@ class Backend:
                     return fault
         return None
 
-    def graphql(self, operation: str, values: dict[str, Any], query: str) -> dict[str, Any]:
-        """Answer one operation."""
+    def graphql(self, operation: str, values: dict[str, Any]) -> dict[str, Any]:
         with self._guard:
             answer = getattr(self, f"on_{operation.lower()}", None)
             if answer is None:
@@ -201,8 +184,6 @@ class Backend:
                 run.exit_codes.append(code)
                 run.state = "finished" if code == 0 else ("preempted" if body.get("preempting") else "crashed")
             return {"limits": {}}
-
-    # -- operations of runs ----------------------------------------------------------------------------------------------------
 
     def on_viewer(self, values: dict[str, Any]) -> dict[str, Any]:
         viewer = {"id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "", "admin": False, "flags": "{}"}
@@ -232,13 +213,8 @@ class Backend:
         owner = {"id": "RW50aXR5", "name": ENTITY}
         bucket = None
         if run is not None:
-            bucket = {
-                "id": run.id,
-                "name": run.name,
-                "displayName": run.about.get("displayName"),
-                "tags": run.about.get("tags"),
-                "notes": "",
-            }
+            about = run.about
+            bucket = {"id": run.id, "name": run.name, "displayName": about.get("displayName"), "tags": about.get("tags"), "notes": ""}
             bucket |= {"summaryMetrics": json.dumps(run.summary), "config": json.dumps(run.config), "wandbConfig": json.dumps({"t": 1})}
             bucket |= {"historyLineCount": len(run.history), "eventsLineCount": len(run.events), "logLineCount": 0}
             bucket |= {"historyTail": json.dumps(run.history[-1:]), "eventsTail": json.dumps(run.events[-1:])}
@@ -248,8 +224,6 @@ class Backend:
         run = self.runs[values["project"], values["run"]]
         files = [{"name": name, "uploadUrl": f"{self.url}/storage/{run.project}/{run.name}/{name}"} for name in values["files"]]
         return {"createRunFiles": {"runID": run.id, "uploadHeaders": [], "files": files}}
-
-    # -- operations of wandb.Api -----------------------------------------------------------------------------------------------
 
     def _node(self, run: StoredRun) -> dict[str, Any]:
         about = run.about
@@ -287,15 +261,11 @@ class Backend:
         lines = [line for line in run.history if int(values["minStep"]) <= json.loads(line)["_step"] < int(values["maxStep"])]
         return {"project": {"run": {"history": lines[: int(values["pageSize"])]}}}
 
-    # -- operations of workspaces ----------------------------------------------------------------------------------------------
-
     def on_upsertview2(self, values: dict[str, Any]) -> dict[str, Any]:
         number = values.get("id") or f"view-{len(self.views) + 1}"
         view = {"id": number, "name": values.get("name"), "displayName": values.get("displayName"), "spec": values.get("spec")}
         known = self.views.get(number, {})
-        self.views[number] = (
-            known | {key: value for key, value in view.items() if value is not None} | {"project": values.get("projectName")}
-        )
+        self.views[number] = known | {key: value for key, value in view.items() if value is not None}
         return {"upsertView": {"view": self.views[number], "inserted": not known}}
 
     def on_view(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -354,7 +324,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if not allowed:
                 self._answer(401, b'{"errors": [{"message": "user is not logged in"}]}')
                 return
-            self._answer(200, json.dumps(backend.graphql(what, request.get("variables") or {}, request["query"])).encode())
+            self._answer(200, json.dumps(backend.graphql(what, request.get("variables") or {})).encode())
         elif stream := re.match(r"/files/[^/]+/([^/]+)/([^/]+)/file_stream", self.path):
             self._answer(200, json.dumps(backend.stream(stream[1], stream[2], json.loads(body))).encode())
         elif stored := re.match(r"/storage/([^/]+)/([^/]+)/(.+)", self.path):

@@ -1,7 +1,5 @@
 """Short runs on digits with a tiny network, in this process, and what their mirrors must hold."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metric_rows import read_metrics
+from real_runs import lasting_rows
 
 from repro.config.compose import compose
 from repro.runs.folder import RunFolder
@@ -29,15 +27,18 @@ SETTINGS = [
 ]
 
 
+def settings(runs: Path, tracker: str, *more: str, epochs: int = EPOCHS) -> list[str]:
+    return [*SETTINGS, f"optim.epochs={epochs}", f"tracker={tracker}", f"paths.runs={runs}", *more]
+
+
 def train(runs: Path, tracker: str, *more: str, epochs: int = EPOCHS) -> Path:
     """Train a short run and return its folder."""
-    return execute(compose([*SETTINGS, f"optim.epochs={epochs}", f"tracker={tracker}", f"paths.runs={runs}", *more]))
+    return execute(compose(settings(runs, tracker, *more, epochs=epochs)))
 
 
 def results(folder: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
     """Return everything of a run that must not depend on its mirror."""
-    rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in read_metrics(folder)]
-    return (folder / "final.json").read_bytes(), (folder / "model.safetensors").read_bytes(), rows
+    return (folder / "final.json").read_bytes(), (folder / "model.safetensors").read_bytes(), lasting_rows(folder)
 
 
 def offline_files(folder: Path) -> list[Path]:

@@ -1,16 +1,10 @@
 """The saved workspace, and the viewer."""
 
-from __future__ import annotations
-
 import json
 import os
-import pty
 import re
-import select
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +12,7 @@ from typing import Any
 import pytest
 from loopback import Backend, StoredRun
 from short_runs import EPOCHS, records, train
+from terminal import Terminal
 
 from repro.files import read_json, write_json
 from repro.tracker.__main__ import main
@@ -131,41 +126,14 @@ def test_the_grouping_and_the_command(backend: Backend, capsys: pytest.CaptureFi
     assert main(["workspace", "save", "--url", url.replace("nw=", "nw=no")]) == 2
 
 
-def _screen(command: list[str], *, until: str, keys: bytes = b"q", limit_s: float = 200.0) -> str:
-    """Run a program in a terminal of 130 columns until it has shown ``until``; return all that it wrote."""
-    import fcntl
-    import struct
-    import termios
-
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
-    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env={**os.environ, "TERM": "xterm-256color"})
-    written, end = b"", time.monotonic() + limit_s
-    try:
-        while time.monotonic() < end and until not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode(errors="replace")):
-            if select.select([ours], [], [], 0.1)[0]:
-                part = os.read(ours, 65536)
-                written += part
-                if b"\x1b[c" in part:  # what are you?
-                    os.write(ours, b"\x1b[?1;2c")
-                if b"]11;?" in part:  # which colour is behind the text?
-                    os.write(ours, b"\x1b]11;rgb:0000/0000/0000\x07")
-        os.write(ours, keys)
-        process.wait(timeout=200)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-        os.close(its)
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode(errors="replace"))
-
-
 def test_the_viewer_shows_runs_with_the_filter(trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    shown = _screen([sys.executable, "-m", "repro.tracker", "view", str(trained), "--metrics", "^noise/"], until="filtered from")
+    command = [sys.executable, "-m", "repro.tracker", "view", str(trained), "--metrics", "^noise/"]
+    viewer = Terminal(command, os.environ | {"TERM": "xterm-256color"})
+    shown = viewer.until("filtered from")
+    viewer.close()
     assert "s0-n40" in shown
-    assert "filtered from" in shown
-    assert "class_meta" not in shown.partition("filtered from")[0]
+    assert "class_meta" not in shown
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 

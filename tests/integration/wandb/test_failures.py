@@ -1,13 +1,13 @@
 """Everything that can go wrong with the server, the network, the disk: training ends in the same bits, and a later sync completes."""
 
-from __future__ import annotations
-
+import http.client
+import json
 import logging
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,6 @@ def down(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
     return backend.start
 
 
-def refused(status: int) -> Callable[[Backend, pytest.MonkeyPatch], Callable[[], None]]:
-    def prepare(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-        backend.fault("Viewer|UpsertBucket|RunResumeStatus|file_stream", status=status)
-        return backend.clear
-
-    return prepare
-
-
 def fault(what: str, **how: Any) -> Callable[[Backend, pytest.MonkeyPatch], Callable[[], None]]:
     def prepare(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         backend.fault(what, **how)
@@ -74,8 +66,8 @@ def dies_and_comes_back(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ca
 #: Name of the case -> what goes wrong, whether the mirror of the attempt is offline, whether the server has every row at its end.
 CASES: dict[str, tuple[Callable[[Backend, pytest.MonkeyPatch], Callable[[], None]], bool, bool]] = {
     "down at start": (down, True, False),
-    "401": (refused(401), True, False),
-    "403": (refused(403), True, False),
+    "401": (fault("Viewer|UpsertBucket|RunResumeStatus|file_stream", status=401), True, False),
+    "403": (fault("Viewer|UpsertBucket|RunResumeStatus|file_stream", status=403), True, False),
     "403 once it has started": (fault("UpsertBucket", status=403), True, False),
     "500 at start": (fault("UpsertBucket", status=500), True, False),
     "silent once it has started": (fault("UpsertBucket", delay_s=30.0), True, False),
@@ -141,23 +133,6 @@ def test_time_lost(case: str, backend: Backend, tmp_path: Path, monkeypatch: pyt
     end_fault()
     synced(folder, backend)
     assert lost < 15.0 * slower
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 KiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    try:
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount here")
-    if made.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {made.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_full_disk(backend: Backend, untracked: Any, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,3 +202,26 @@ def test_full_disk_of_the_truth_stops_the_run(tmp_path: Path, monkeypatch: pytes
         train(tmp_path / "runs", "offline")
     (folder,) = (tmp_path / "runs").iterdir()
     assert read_state(folder) == "failed"
+
+
+VIEWER = json.dumps({"query": "query Viewer { viewer { id } }", "operationName": "Viewer"})
+
+
+def test_a_stopped_server_answers_on_no_connection(backend: Backend) -> None:
+    """A client that had written its first rows before would otherwise go on writing; on a slow machine it has."""
+    connection = http.client.HTTPConnection("127.0.0.1", backend.port)
+
+    def status() -> int:
+        connection.request("POST", "/graphql", VIEWER)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    assert status() == 401
+    backend.stop()
+    with pytest.raises((http.client.HTTPException, OSError)):
+        status()
+    connection.close()
+    backend.start()
+    assert status() == 401
+    connection.close()

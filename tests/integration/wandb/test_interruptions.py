@@ -1,7 +1,5 @@
 """Killed, preempted, many at once, one that raises among many: each epoch once, in its own run, in order."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -16,7 +14,7 @@ import psutil
 import pytest
 from forking import ForkServer, killed_and_finished
 from loopback import Backend
-from metric_rows import read_metrics
+from real_runs import read_metrics
 from short_runs import SETTINGS, offline_epochs, offline_files, offline_rows, records
 
 from repro.runs.state import read_state

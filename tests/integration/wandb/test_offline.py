@@ -1,7 +1,5 @@
 """The offline W&B mirror, written by the real client and decoded by its own reader, against metrics.jsonl row by row."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metric_rows import read_metrics
+from real_runs import read_metrics
 from short_runs import SETTINGS, offline_epochs, offline_files, offline_rows, records, train
 
 from repro.metric_names import METRICS, definition_of

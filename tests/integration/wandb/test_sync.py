@@ -1,22 +1,18 @@
 """``python -m repro.tracker sync`` against the loopback backend."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from loopback import Backend
-from metric_rows import read_metrics
-from short_runs import EPOCHS, offline_epochs, train
+from real_runs import read_metrics, stopped
+from short_runs import EPOCHS, offline_epochs, settings, train
 
+from repro.config.compose import compose
 from repro.files import read_json, write_json
-from repro.runs.folder import metrics_line
 from repro.runs.lock import HeldError
 from repro.runs.state import now
 from repro.tracker.__main__ import main
@@ -154,17 +150,6 @@ def test_an_online_attempt_leaves_a_run_that_is_being_sent(backend: Backend, tmp
     assert offline_epochs(folder) == EXPECTED
 
 
-def test_two_processes_at_once(folder: Path, backend: Backend) -> None:
-    """Whichever comes second waits for its turn or finds everything there."""
-    backend.fault("UpsertBucket", delay_s=1.0, times=1)
-    command = [sys.executable, "-m", "repro.tracker", "sync", str(folder)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=300)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    assert any("synced" in words for words in said), said
-    assert backend.run(folder.name).epochs() == EXPECTED
-
-
 def test_no_server(folder: Path, backend: Backend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repro.tracker.server.CONNECT_S", 2)
     backend.stop()
@@ -209,20 +194,7 @@ def test_a_spoilt_run_is_sent_anew(folder: Path, backend: Backend, capsys: pytes
 
 def test_an_online_attempt_continues_what_was_synced(backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Offline, stopped, synced, then online: the server's last epoch is where the second attempt begins."""
-    from repro.errors import Interrupted
-    from repro.training.monitor import Monitor
-
-    def stop(self: Monitor, training: object) -> None:
-        if len(self.rows) == 3:
-            self._requests.append(15)
-        original(self, training)  # type: ignore[arg-type]
-
-    original = Monitor.between_steps
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Monitor, "between_steps", stop)
-        with pytest.raises(Interrupted):
-            train(tmp_path / "runs", "offline")
-    (folder,) = (tmp_path / "runs").iterdir()
+    folder = stopped(compose(settings(tmp_path / "runs", "offline")), epoch=2)
     assert len(read_metrics(folder)) == 3
     assert tracker(capsys, "sync", folder)[0] == 0
     assert backend.run(folder.name).epochs() == [0, 1, 2]
@@ -241,15 +213,11 @@ def test_a_row_that_was_refused_goes_before_the_next(tmp_path: Path, monkeypatch
 
     def log(self: object, data: dict[str, object], **more: object) -> None:
         if data["epoch"] in refused:
-            refused.remove(data["epoch"])  # type: ignore[arg-type]
+            refused.remove(data["epoch"])
             raise OSError(28, "No space left on device")
-        original(self, data, **more)  # type: ignore[arg-type]
+        original(self, data, **more)
 
     monkeypatch.setattr(wandb.sdk.wandb_run.Run, "log", log)
     folder = train(tmp_path / "runs", "offline")
     assert offline_epochs(folder) == EXPECTED
     assert refused == []
-
-
-def test_a_line_of_metrics_reads_back() -> None:
-    assert json.loads(metrics_line({"epoch": 1, "test/loss": float("nan")})) == {"epoch": 1, "test/loss": "NaN"}

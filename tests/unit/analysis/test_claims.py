@@ -1,7 +1,5 @@
 """Claims: what the file may say, and what runs make of them by the rule that stands on the page."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -58,7 +56,7 @@ def test_difference_and_intervals_of_two_cells_are_welchs(tmp_path: Path) -> Non
     ours, theirs = (0.90, 0.92, 0.97), (0.80, 0.81, 0.82)
     runs = table1(tmp_path, {"Ours (Instance)": ours, "Ours (Class)": ours, "Baseline": theirs})
     line = lines(runs, write(tmp_path, CLAIM, CLAIM | {"id": "second"}))["better"]
-    variances = [100**2 * summarize(values, expected=3).sd ** 2 / 3 for values in (ours, theirs)]  # type: ignore[operator]
+    variances = [100**2 * summarize(values, expected=3).sd ** 2 / 3 for values in (ours, theirs)]
     freedom = sum(variances) ** 2 / sum(variance**2 / 2 for variance in variances)
     assert float(line["difference"]) == pytest.approx(12.0, abs=1e-9)
     for confidence, low, high in ((0.95, "low_95", "high_95"), (0.975, "low_adjusted", "high_adjusted")):
@@ -96,7 +94,7 @@ def test_verdicts(tmp_path: Path, ours: tuple[float, ...], margin: float, direct
 def test_every_comparison_must_hold_and_the_mean_counts_a_shared_cell_once(tmp_path: Path) -> None:
     rows = {"Ours (Instance)": (0.85, 0.86, 0.87), "Ours (Class)": (0.90, 0.91, 0.92), "Baseline": (0.70, 0.71, 0.72)}
     runs = table1(tmp_path, rows)
-    both = CLAIM["tests"][0] | {"over": ["Baseline", "Ours (Class)"]}  # type: ignore[index]
+    both = CLAIM["tests"][0] | {"over": ["Baseline", "Ours (Class)"]}
     found = lines(runs, write(tmp_path, CLAIM | {"tests": [both]}, CLAIM | {"id": "all", "tests": [both], "combine": "every"}))
     assert float(found["better"]["difference"]) == pytest.approx((15.0 - 5.0) / 2)
     # sd 1 in each: ours enters with weight 1, the two others with a half.

@@ -1,7 +1,5 @@
 """Evidence: a few files of JSON lines that hold the runs behind the pages, and run folders made of them again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 from label_runs import digits, label_run, noisy, one_sided, true_hashes
 from run_folders import done_run, ended_run, write_rows
-from two_specs import FIGURE, ROW, Suite
+from two_specs import FIGURE, ROW, SPEC, Suite
 
 from analysis.__main__ import main
 from analysis.build import make_files
@@ -25,7 +23,7 @@ from repro.files import read_json, write_json
 from repro.runs.folder import read_state
 from repro.runs.manifest import DamagedError, seal
 from sweeps.plan.plan import make_plan, write_plans
-from sweeps.spec.load import FigureSpec, load_spec
+from sweeps.spec.load import load_spec
 
 
 @pytest.fixture
@@ -175,8 +173,7 @@ def test_a_damaged_run_is_left_out_and_named(suite: Suite, drawn: str, capsys: p
 
 def test_runs_that_no_cell_names_any_more_go(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
     suite.keep()
-    suite.paths["shown"].write_text(suite.paths["shown"].read_text().replace("[0, 1, 2]", "[0, 1]"))
-    write_plans(make_plan([load_spec("shown")], suite.runs))
+    suite.change("shown", SPEC.replace("[0, 1, 2]", "[0, 1]"))
     assert main(["evidence", "shown", "--runs", str(suite.runs), "--out", str(suite.tables)]) == 0
     assert capsys.readouterr().out.count("no cell names it any more") == 2
     assert len(read_evidence(file_of(suite, "shown.jsonl")).runs) == 4
@@ -237,9 +234,7 @@ def test_a_flipped_bit_is_named_wherever_it_is(suite: Suite, file: str, bit: int
             read_all(file_of(suite, file.replace(".curves", "")))
 
 
-TILES = FIGURE.replace('{metric: "class_meta_accuracy/{k}", label: Accuracy, classes: [1]}', "{type: top_classes, label: Others}")
-
-
+CURVE = '{metric: "class_meta_accuracy/{k}", label: Accuracy, classes: [1]}'
 PANELS = {
     "top_classes": "{type: top_classes, label: Others, instances: {count: 2, seed: 0}}",
     "examples": "{type: examples, label: Corrected, instances: {count: 2, seed: 0}}",
@@ -249,14 +244,10 @@ PANELS = {
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_of_single_labels_those_that_the_figure_draws(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, panel: str) -> None:
-    text = FIGURE.replace('{metric: "class_meta_accuracy/{k}", label: Accuracy, classes: [1]}', PANELS[panel])
     noise = "noise: uniform, noise.rate: 0.4, noise.include_true: false"
-    text = text.replace("class_labels, dataset: digits", f"instance_labels, dataset: digits, {noise}").replace("[0]}", "[0, 1, 2]}")
-    suite.paths["drawn"].write_text(text)
-    spec = load_spec("drawn")
-    assert isinstance(spec, FigureSpec)
-    plan = make_plan([spec], suite.runs)
-    write_plans(plan)
+    text = FIGURE.replace(CURVE, PANELS[panel]).replace("[0]}", "[0, 1, 2]}")
+    text = text.replace("class_labels, dataset: digits", f"instance_labels, dataset: digits, {noise}")
+    spec, plan = suite.change("drawn", text)
     indices = range(0, 200, 2)
     for seed, (name, run) in enumerate(plan.runs.items()):
         observed, true = noisy(indices, seed), digits().train.labels[np.asarray(indices)]
@@ -281,10 +272,9 @@ def test_of_single_labels_those_that_the_figure_draws(suite: Suite, tmp_path: Pa
 
 
 def test_labels_without_their_dataset_do_not_take_the_place_of_those_with_it(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite.paths["drawn"].write_text(TILES.replace("class_labels", "instance_labels"))
-    spec = load_spec("drawn")
-    plan = make_plan([spec], suite.runs)
-    write_plans(plan)
+    spec, plan = suite.change(
+        "drawn", FIGURE.replace(CURVE, "{type: top_classes, label: Others}").replace("class_labels", "instance_labels")
+    )
     (name,) = plan.runs
     true = digits().train.labels[np.array([7, 3])]
     label_run(suite.runs / name, [7, 3], [one_sided(true, 0.9)], hashes=true_hashes(true), **plan.runs[name].fields)
@@ -294,18 +284,14 @@ def test_labels_without_their_dataset_do_not_take_the_place_of_those_with_it(sui
     keep([spec], suite.runs, evidence(suite))
     assert file_of(suite, "drawn.jsonl").read_bytes() == before
     # A figure that shows no labels keeps none.
-    suite.paths["drawn"].write_text(FIGURE.replace("class_labels", "instance_labels"))
-    write_plans(make_plan([load_spec("drawn")], suite.runs))
-    keep([load_spec("drawn")], suite.runs, evidence(suite))
+    keep([suite.change("drawn", FIGURE.replace("class_labels", "instance_labels"))[0]], suite.runs, evidence(suite))
     assert "excerpts" not in file_of(suite, "drawn.jsonl").read_text()
 
 
 def test_a_table_that_reads_an_epoch_keeps_that_curve(suite: Suite) -> None:
-    suite.paths["shown"].write_text(suite.paths["shown"].read_text().replace("epoch: last", "epoch: epoch 1"))
-    spec = load_spec("shown")
+    spec, _ = suite.change("shown", SPEC.replace("epoch: last", "epoch: epoch 1"))
     for name in suite.names:
         write_rows(suite.runs / name, [ROW | {"epoch": epoch} for epoch in (0, 1)])
-    write_plans(make_plan([spec], suite.runs))
     keep([spec], suite.runs, evidence(suite))
     assert set(lines_of(file_of(suite, "shown.curves.jsonl"))[0]) == {"run_id", "epoch", "test/accuracy", "sha256"}
     assert make_files(spec, suite.runs).contents == make_files(spec, evidence(suite)).contents

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -63,9 +61,6 @@ def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     note(Axes, "text", 2)
     note(SubFigure, "text", 2)
     return seen
-
-
-# -- most probable other classes -----------------------------------------------------------------------------------------------
 
 
 def spread_labels(indices: list[int], other: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -190,9 +185,6 @@ def test_no_run_done_and_runs_without_labels(tmp_path: Path, panel: str, words: 
     assert words == []
 
 
-# -- corrected images ----------------------------------------------------------------------------------------------------------
-
-
 def noisy_run(suite: Suite, seed: int, *, corrected: int, planned: int | None = None) -> list[int]:
     """Make a run whose labels end at the true class for the first ``corrected`` wrongly annotated images; return their positions."""
     true = digits().train.labels[INDICES]
@@ -271,14 +263,3 @@ def test_true_classes_need_the_dataset(tmp_path: Path) -> None:
     page = suite.make().page
     assert "the dataset is not on this machine, so the true classes are not known." in page
     assert "python -m repro.data download cifar100" in page
-
-
-@pytest.mark.parametrize("panel", [TOP, EXAMPLES])
-def test_the_same_runs_give_the_same_bytes(tmp_path: Path, panel: str) -> None:
-    suite = figure_of(tmp_path, panel)
-    for seed in range(2):
-        noisy_run(suite, seed, corrected=5)
-    first, second = suite.make().contents, suite.make().contents
-    assert first == second
-    assert first["tried.pdf"].startswith(b"%PDF")
-    assert str(tmp_path).encode() not in b"".join(first.values())

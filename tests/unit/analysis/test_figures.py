@@ -1,27 +1,21 @@
-from __future__ import annotations
-
 import json
 import math
-import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from label_runs import FIELDS
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
-from run_folders import Suite, csv_rows, done_run, ended_run
+from matplotlib.figure import Figure
+from run_folders import Suite, csv_rows, done_run, ended_run, made_twice
 
 from analysis.__main__ import main
 from analysis.figures.curves import draw_curves
-from analysis.figures.panels import drawn, legend_columns, look
+from analysis.figures.panels import legend_columns, look
 from analysis.tables.page import Files
 from repro.errors import UserError
-from sweeps.spec.load import FigureSpec, Sample, load_scale
+from sweeps.spec.load import load_scale
 
 SPEC = """\
 title: Curves
@@ -67,7 +61,6 @@ def plotted(files: Files) -> dict[tuple[str, str, int], dict[str, str]]:
 
 
 def size_of(files: Files) -> tuple[int, int]:
-    """Return width and height of the PNG."""
     width, height = struct.unpack(">II", files.contents["tried.png"][16:24])
     return width, height
 
@@ -152,7 +145,6 @@ def test_nothing_done_still_makes_a_page(suite: Suite) -> None:
     assert "Runs: 0 of 6 are done" in files.page
     # An empty picture says nothing.
     assert "No picture: no run is done." in files.page
-    assert "![" not in files.page
     assert sorted(files.contents) == ["tried.csv", "tried.md", "tried.provenance.json"]
 
 
@@ -188,19 +180,6 @@ def test_a_panel_draws_its_rows_only(tmp_path: Path, drawn_text: dict[str, list[
     assert drawn_text["legend"] == ["One-hot", "Instance"]
 
 
-@pytest.mark.parametrize(
-    ("panel", "message"),
-    [
-        ("{metric: test/accuracy, label: A, classes: [1]}", r"panels\[0\]\.classes has no effect"),
-        ("{metric: test/accuracy, label: A, instances: [1]}", r"panels\[0\]\.instances has no effect"),
-        ("{type: examples, metric: test/accuracy, label: A, classes: [0]}", r"panels\[0\]\.metric has no effect"),
-    ],
-)
-def test_a_setting_that_a_panel_cannot_show_is_refused(tmp_path: Path, panel: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Suite(tmp_path, SPEC[: SPEC.index("panels:")] + f"panels: [{panel}]\n")
-
-
 REPORTED = """\
 row,column,mean,sd,unit,own_run,source
 Instance,Label error (%),33,,percent,yes,"Somebody 2020, Figure 4; 40 at the start"
@@ -228,7 +207,6 @@ def test_published_values_stand_at_the_edges(tmp_path: Path, drawn_text: dict[st
     scaled = Suite(tmp_path / "scaled", text.replace("reported.csv", "../reported.csv"), load_scale(str(tmp_path / "tiny.yaml")))
     fill(scaled)
     assert {row["source"] for row in csv_rows(scaled.make())} == {"runs"}
-    assert isinstance(suite.spec, FigureSpec)
     axes = Figure().subplots()
     draw_curves(axes, suite.spec, suite.spec.panels[0], [], title="", looks={})
     markers = [(*line.get_xdata(), *line.get_ydata()) for line in axes.lines if line.get_marker() == "o"]
@@ -275,23 +253,10 @@ def test_many_lines_are_told_apart() -> None:
 
 def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_settings(suite: Suite, tmp_path: Path) -> None:
     fill(suite)
-    made = []
-    for index, (locale, zone) in enumerate([("C.UTF-8", "UTC"), ("de_DE.UTF-8", "Asia/Tokyo")]):
-        cwd = tmp_path / f"cwd{index}"
-        cwd.mkdir()
-        if index:
-            (cwd / "matplotlibrc").write_text(
-                "axes.facecolor: black\nfont.size: 20\nsavefig.dpi: 30\nsavefig.bbox: tight\npath.simplify: False\n"
-            )
-        command = [sys.executable, "-m", "analysis", "figures", str(suite.path), "--runs", os.path.relpath(suite.runs, cwd), "--out", "out"]
-        environment = os.environ | {"LC_ALL": locale, "TZ": zone, "PYTHONHASHSEED": str(index), "SOURCE_DATE_EPOCH": str(index)}
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        made.append({path.name: path.read_bytes() for path in sorted((cwd / "out" / "tried").iterdir())})
-    assert made[0] == made[1]
-    everything = b"".join(made[0].values())
-    assert b"Date" not in made[0]["tried.pdf"]
-    assert str(tmp_path).encode() not in everything
+    settings = "axes.facecolor: black\nfont.size: 20\nsavefig.dpi: 30\nsavefig.bbox: tight\npath.simplify: False\n"
+    made = made_twice(suite, "figures", ("C.UTF-8", "de_DE.UTF-8"), matplotlibrc=settings)
+    assert b"Date" not in made["tried.pdf"]
+    assert str(tmp_path).encode() not in b"".join(made.values())
 
 
 def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,106 +265,6 @@ def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "tried.png" in capsys.readouterr().out
     assert main(["tables", str(suite.path), "--runs", str(suite.runs)]) == 2
     assert "Call: python -m analysis figures" in capsys.readouterr().err
-
-
-# -- series per class ------------------------------------------------------------------------------------------------------------
-
-CLASSES = """\
-title: Classes
-kind: figure
-rows:
-  - {label: Class labels, set: {method: class_labels}}
-repeats: {seed: [0, 1]}
-x: epoch
-panels:
-  - {metric: "class_meta_accuracy/{k}", label: Meta accuracy (%), scale: percent, rows: [Class labels], classes: {count: 3, seed: 1}}
-  - {metric: "class_target_probability/{k}", label: Target probability, rows: [Class labels], classes: {count: 3, seed: 1}}
-"""
-ONE_HOT = "  - {label: One-hot, set: {method: one_hot}}\n"
-SIX = range(6)
-
-
-def done_classes(suite: Suite, seed: int, *, row: str = "Class labels", accuracy: range = SIX, probability: range = SIX) -> None:
-    curve = {f"class_meta_accuracy/{k:03d}": [0.1 * k, 0.1 * k + 0.02 * seed] for k in accuracy}
-    curve |= {f"class_target_probability/{k:03d}": [0.9, 0.9 - 0.01 * k] for k in probability}
-    done_run(suite.folder(row, "", seed), curve=curve | {"test/accuracy": [0.1, 0.2]}, fields=FIELDS)
-
-
-def lines_of(files: Files) -> dict[tuple[str, int, int], dict[str, str]]:
-    return {(row["metric"].partition("/")[0], int(row["class"]), int(row["epoch"])): row for row in csv_rows(files)}
-
-
-def shown(files: Files) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for metric, number, epoch in lines_of(files):
-        if epoch == 1:
-            found.setdefault(metric, []).append(number)
-    return found
-
-
-def test_the_rule_of_drawing_is_the_stated_one() -> None:
-    numbers = np.random.PCG64(7).random_raw(5)
-    smallest = sorted(np.array([2, 3, 5, 8, 9])[np.argsort(numbers)[:2]].tolist())
-    # Neither order nor repetition of the candidates matters.
-    assert list(drawn([9, 8, 2, 3, 5, 5], Sample(count=2, seed=7))) == smallest
-    assert drawn([4, 1], Sample(count=3, seed=0)) == (1, 4)
-    assert drawn([], Sample(count=3, seed=0)) == ()
-    assert len({drawn(range(50), Sample(count=3, seed=seed)) for seed in range(10)}) == 10
-
-
-def test_a_line_for_each_drawn_class_of_all_runs(tmp_path: Path) -> None:
-    suite = Suite(tmp_path, CLASSES)
-    done_classes(suite, 0, accuracy=range(1, 6))
-    done_classes(suite, 1, probability=range(5))
-    files = suite.make()
-    # Class 0 and class 5 each lack one series of one run; both panels show the same classes.
-    expected = list(drawn(range(1, 5), Sample(count=3, seed=1)))
-    assert shown(files) == {"class_meta_accuracy": expected, "class_target_probability": expected}
-    point = lines_of(files)["class_meta_accuracy", expected[0], 1]
-    assert float(point["mean"]) == pytest.approx(0.1 * expected[0] + 0.01)
-    assert float(point["sd"]) == pytest.approx(0.02 / 2**0.5)
-    assert point["metric"] == f"class_meta_accuracy/{expected[0]:03d}"
-    assert point["class_name"] == f"class {expected[0]}"
-    assert f"Classes of Meta accuracy (%): {', '.join(f'class {k}' for k in expected)}; 3 drawn with seed 1 among" in files.page
-    assert "numpy's PCG64 with the seed" in files.page
-    panels = json.loads(files.contents["tried.provenance.json"])["drawn"]
-    assert [(panel["panel"], panel["classes"]) for panel in panels] == [
-        ("Meta accuracy (%)", expected),
-        ("Target probability", expected),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("choice", "count", "expected", "words"),
-    [
-        (", classes: {count: 30, seed: 1}", 6, list(SIX), "class 4, class 5; 30 drawn with seed 1"),
-        (", classes: [5, 2]", 6, [5, 2], "class 5, class 2; as the figure lists them."),
-        # A listed class that is not there has no line.
-        (", classes: [5, 200]", 6, [5], "class 5, class 200; as the figure lists them."),
-        ("", 12, list(range(10)), "class 9; the first 10 that all done runs have."),
-    ],
-)
-def test_which_classes_are_shown(tmp_path: Path, choice: str, count: int, expected: list[int], words: str) -> None:
-    suite = Suite(tmp_path, CLASSES.replace(", classes: {count: 3, seed: 1}", choice))
-    done_classes(suite, 0, accuracy=range(count), probability=range(count))
-    files = suite.make()
-    assert shown(files)["class_meta_accuracy"] == expected
-    assert words in files.page
-
-
-def test_a_row_without_such_a_series_hides_no_class(tmp_path: Path) -> None:
-    suite = Suite(tmp_path, CLASSES.replace("rows: [Class labels], ", "").replace("repeats:", f"{ONE_HOT}repeats:"))
-    done_classes(suite, 0)
-    done_classes(suite, 0, row="One-hot", accuracy=range(0), probability=range(0))
-    files = suite.make()
-    assert len(shown(files)["class_meta_accuracy"]) == 3
-    assert {row["row"] for row in lines_of(files).values()} == {"Class labels"}
-
-
-def test_nothing_done_has_no_classes_yet(tmp_path: Path) -> None:
-    page = Suite(tmp_path, CLASSES).make().page
-    assert "Classes of Meta accuracy (%): none yet;" in page
-    assert "Runs: 0 of 2 are done" in page
 
 
 def test_a_band_is_cut_where_no_run_can_be(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,27 +282,6 @@ def test_a_band_is_cut_where_no_run_can_be(suite: Suite, monkeypatch: pytest.Mon
     assert bands
     assert min(low for low, _ in bands) == 0.0
     assert max(high for _, high in bands) <= 100.0
-
-
-def test_panels_of_the_same_classes_have_one_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    legends: list[tuple[str, list[str], int]] = []
-
-    def note(owner: type) -> None:
-        def noting(self: Any, *, handles: Any, title: str = "", ncols: int = 1, **options: Any) -> None:
-            legends.append((title, [handle.get_label() for handle in handles], ncols))
-
-        monkeypatch.setattr(owner, "legend", noting)
-
-    note(Axes)
-    note(SubFigure)
-    for other in ("{count: 3, seed: 1}", "[0, 1]"):
-        suite = Suite(tmp_path / str(len(other)), CLASSES[::-1].replace("{count: 3, seed: 1}"[::-1], other[::-1], 1)[::-1])
-        done_classes(suite, 0)
-        done_classes(suite, 1)
-        suite.make()
-    (title, names, columns), *apart = legends
-    assert (title, len(names), columns) == ("Class labels", 3, 3)
-    assert [names for _, names, _ in apart] == [names, ["class 0", "class 1"]]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import hashlib
 import pickle
 import subprocess
@@ -32,7 +30,6 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def training_set(folder: Path, **more: Any) -> TrainingSet:
     found = TrainingSets().of(run_of(folder, [3, 1], **more))
-    assert found is not None
     return found
 
 
@@ -84,7 +81,6 @@ def test_cifar100_in_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     sets = TrainingSets()
     run = cifar100_run(tmp_path / "run")
     found = sets.of(run)
-    assert found is not None
     # Row 3, column 5, green.
     assert found.image(1)[3, 5, 1] == (3072 + 1024 + 3 * 32 + 5) % 256
     assert found.image(1).shape == (32, 32, 3)
@@ -123,7 +119,6 @@ def test_annotated_classes_are_made_again_and_checked(tmp_path: Path) -> None:
     assert 30 < (observed != digits().train.labels[indices]).sum() < 75
     run = run_of(tmp_path / "run", indices, hashes=true_hashes(observed), **NOISY, seed=2)
     found = TrainingSets().of(run)
-    assert found is not None
     assert np.array_equal(annotated_classes(run, found, np.array(indices)), observed)
     by_own_seed = run_of(tmp_path / "own", indices, hashes=true_hashes(observed), **(NOISY | {"noise.seed": 2}), seed=5)
     assert np.array_equal(annotated_classes(by_own_seed, found, np.array(indices)), observed)

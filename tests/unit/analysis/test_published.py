@@ -1,8 +1,7 @@
-"""Tables beside published numbers, tests, intervals, LaTeX and recipes."""
-
-from __future__ import annotations
+"""Tables beside published numbers, statistics, LaTeX and recipes."""
 
 import json
+import math
 import random
 import re
 import statistics
@@ -10,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 from run_folders import Suite, csv_rows, done_run
 
 from analysis.build import make_files
-from analysis.reading.stats import holm, interval, summarize, welch
+from analysis.reading.stats import holm, interval, render, rounded, summarize, welch
 from analysis.tables.formats import escape
 from analysis.tables.page import Files
 from sweeps.plan.plan import make_plan, write_plans
@@ -165,7 +166,6 @@ def test_the_interval_covers_what_it_says() -> None:
     hits = 0
     for _ in range(4000):
         bounds = interval(summarize([generator.gauss(0.7, 0.01) for _ in range(3)], expected=3))
-        assert bounds is not None
         hits += bounds[0] <= 0.7 <= bounds[1]
     assert 0.935 <= hits / 4000 <= 0.965
 
@@ -173,16 +173,12 @@ def test_the_interval_covers_what_it_says() -> None:
 def test_as_many_exact_reproductions_are_within_as_the_page_says(tmp_path: Path) -> None:
     page = made(tmp_path, VALUES).page
     said = re.search(r"of exact reproductions with three runs, (\d+) in 100 would be outside by chance", page)
-    assert said is not None
     generator = random.Random(1)
     outside = 0
     for _ in range(4000):
         ours, theirs = ([generator.gauss(0.0, 1.0) for _ in range(3)] for _ in range(2))
         outside += abs(statistics.mean(ours) - statistics.mean(theirs)) > statistics.stdev(theirs)
     assert outside / 4000 == pytest.approx(int(said[1]) / 100, abs=0.02)
-
-
-# -- LaTeX -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_latex_has_every_cell_and_no_character_that_it_would_read_as_a_command(tmp_path: Path) -> None:
@@ -221,3 +217,23 @@ def test_the_papers_recipes(tmp_path: Path) -> None:
     assert cells["Momentum", "AlexNet"]["verdict"] == ""
     assert files.contents["table9.tex"].isascii()
     assert spec.scale == PAPER
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=6), st.randoms())
+def test_a_summary_does_not_depend_on_the_order(values: list[float], random: object) -> None:
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    assert summarize(values, expected=6) == summarize(shuffled, expected=6)
+
+
+def test_statistics_against_numbers_worked_out_by_hand() -> None:
+    summary = summarize([1.0, 2.0, 4.0], expected=3)
+    assert summary.mean == pytest.approx(7 / 3, rel=1e-15)
+    # squared deviations 16/9, 1/9, 25/9, over n - 1 = 2
+    assert summary.sd == pytest.approx(math.sqrt(42 / 18), rel=1e-15)
+    assert render(summary, factor=1.0, decimals=2, spread=False) == "2.33"
+    assert summarize([], expected=3).mean is None
+    assert summarize([1.0], expected=1).sd is None
+    assert render(summarize([0.0], expected=1), factor=1.0, decimals=1, spread=True) == "0.0"
+    assert rounded(-0.0001, 100.0, 1) == "0.0"
+    assert rounded(-0.01, 100.0, 1) == "-1.0"

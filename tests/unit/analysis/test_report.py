@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import base64
 import hashlib
 import html.parser
@@ -12,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from label_runs import label_run
+from moving_labels import CLASSES, IMAGES, INDICES, class_labels, instance_labels
 from PIL import Image
 from run_folders import Suite, change, done_run, ended_run, plan_by_hand
 
 from analysis.__main__ import main
 from analysis.reading.images import TrainingSet
 from analysis.reading.learned import png
-from analysis.report.labels import EPOCHS, NOT_A_NUMBER, TrainingSetOf, encode, select
+from analysis.report.labels import TrainingSetOf
 from analysis.report.markdown import render_markdown
 from analysis.report.page import make_report
 from analysis.tables.page import Files
 from repro.errors import UserError
-from repro.labels.trajectory import open_trajectory
 from sweeps.spec.load import load_scale, load_spec
 
 SPEC = """\
@@ -45,27 +42,6 @@ cells:
 value: {metric: test/accuracy, epoch: last, scale: percent, better: higher}
 """
 DEVIATIONS = "# What we do\n\nText.\n\n## A. Model\n\n| id | why |\n|---|---|\n| A1 | <u>so</u> |\n"
-IMAGES, CLASSES = 40, 8
-INDICES = list(range(0, 3 * IMAGES, 3))
-
-Floats = npt.NDArray[np.float32]
-
-
-def instance_labels(epochs: int = 5) -> Floats:
-    """Labels (epochs, N, K): image i starts at class i % K, and images 3, 4 and 5 end elsewhere, 4 the furthest."""
-    labels = np.full((epochs, IMAGES, CLASSES), 0.1 / (CLASSES - 1), np.float32)
-    labels[:, np.arange(IMAGES), np.arange(IMAGES) % CLASSES] = 0.9
-    for image, share in ((3, 0.6), (4, 0.95), (5, 0.7)):
-        for epoch in range(epochs):
-            moved = share * epoch / (epochs - 1)
-            labels[epoch, image] = (1 - moved) * labels[0, image]
-            labels[epoch, image, (image + 1) % CLASSES] += moved
-    return labels
-
-
-def class_labels() -> Floats:
-    """Class parameters (epochs, steps, K)."""
-    return np.linspace(0.1, 0.4, 5 * 3 * CLASSES, dtype=np.float32).reshape(5, 3, CLASSES)
 
 
 def training_set(run: object) -> TrainingSet:
@@ -95,7 +71,6 @@ def report(suite: Suite, known: TrainingSetOf = training_set, *, pages: int = 1,
 def data_of(page: str) -> dict[str, Any]:
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     data = json.loads(found)
-    assert isinstance(data, dict)
     return data
 
 
@@ -212,7 +187,7 @@ def test_results_come_first_and_the_notes_are_folded_under_them(suite: Suite) ->
 
 
 def test_every_plan_is_reported_wherever_its_spec_lies_and_one_without_runs_only_named(
-    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "waiting.yaml"
     path.write_text(SPEC.replace("Class <b>", "Other").replace("Instance", "Another").replace("A table", "Later"))
@@ -226,17 +201,11 @@ def test_every_plan_is_reported_wherever_its_spec_lies_and_one_without_runs_only
     assert sections == ["tried: A table &lt;i&gt;of&lt;/i&gt; labels"]
     assert "no run started yet (1)</summary><ul><li>waiting: Later &lt;i&gt;of&lt;/i&gt; labels</li>" in page
     assert "4 of 12 runs done, 1 failed, 7 missing." in page
-    path.unlink()
-    assert main(["report", "--runs", str(suite.runs), "--out", "report.html"]) == 0
-    assert "waiting.yaml, is not there any more. Plan it again from where it is now" in capsys.readouterr().err
 
 
 def test_a_report_of_nothing_is_refused(suite: Suite) -> None:
     with pytest.raises(UserError, match="at least one spec"):
         report(suite, pages=0)
-
-
-# Markdown
 
 
 def markdown(text: str) -> str:
@@ -265,97 +234,6 @@ def markdown(text: str) -> str:
 )
 def test_markdown(text: str, made: str) -> None:
     assert markdown(text) == made
-
-
-# Labels
-
-
-def selected(folder: Path, blocks: Floats, **more: Any) -> dict[str, Any]:
-    label_run(folder / "run", INDICES, list(blocks), **more)
-    return select(open_trajectory(folder / "run" / "labels"))
-
-
-def values_of(item: dict[str, Any]) -> Floats:
-    """Return the values (epochs, classes) of an item; NaN stays."""
-    stored = np.frombuffer(base64.b64decode(item["values"]), "<u2").reshape(-1, len(item.get("classes", [0])))
-    return np.where(stored == NOT_A_NUMBER, np.nan, stored / 10_000).astype(np.float32)
-
-
-def groups_of(chosen: dict[str, Any]) -> dict[str, list[int]]:
-    """Return the rows of the items of each group."""
-    return {group["name"]: [chosen["items"][place]["position"] // 3 for place in group["items"]] for group in chosen["groups"]}
-
-
-def test_class_labels_are_those_after_the_last_step(tmp_path: Path) -> None:
-    chosen = selected(tmp_path, class_labels(), kind="class")
-    assert [item["position"] for item in chosen["items"]] == list(range(CLASSES))
-    for number, item in enumerate(chosen["items"]):
-        np.testing.assert_allclose(values_of(item)[:, 0], 1 - class_labels()[:, -1, number], atol=1e-4)
-
-
-def test_instances_are_chosen_by_the_stated_rule(tmp_path: Path) -> None:
-    chosen = selected(tmp_path, instance_labels())
-    assert groups_of(chosen) == {
-        # 4 moved furthest; the others did not move, so their order is that of the rows.
-        "Moved most": [4, 5, 3, 0, 1, 2, 6, 7],
-        "Drawn at random": [22, 20, 25, 4, 10, 15, 28, 11],
-        "Most probable class changed": [5, 4, 3],
-    }
-    positions = [item["position"] for item in chosen["items"]]
-    assert len(positions) == len(set(positions))
-    # Of an instance the most probable classes are kept.
-    item = chosen["items"][positions.index(3 * 4)]
-    assert item["classes"][:2] == [5, 4]
-    assert len(item["classes"]) == 6
-    np.testing.assert_allclose(values_of(item), instance_labels()[:, 4][:, item["classes"]], atol=1e-4)
-
-
-def test_what_became_of_wrong_and_right_labels_is_told_where_the_truth_is_known(tmp_path: Path) -> None:
-    label_run(tmp_path / "run", INDICES, list(instance_labels()))
-    annotated = np.arange(IMAGES) % CLASSES
-    true = annotated.copy()
-    # 4 moves to the class after its own, which is right; 5 does so too, which is wrong; 6 stays where it is, which is wrong.
-    true[[4, 6]] += 1
-    chosen = select(open_trajectory(tmp_path / "run" / "labels"), (annotated, true))
-    assert list(groups_of(chosen)) == ["Moved most", "Drawn at random", "Repaired", "Spoilt", "Still wrong"]
-    assert [groups_of(chosen)[name] for name in ("Repaired", "Spoilt", "Still wrong")] == [[4], [5, 3], [6]]
-    assert [group["total"] for group in chosen["groups"]] == [40, 40, 1, 2, 1]
-    item = next(item for item in chosen["items"] if item["position"] == 3 * 4)
-    assert (item["begins"], item["ends"], item["true"]) == (4, 5, 5)
-
-
-def test_a_label_that_ends_between_two_classes_is_not_repaired(tmp_path: Path) -> None:
-    labels = instance_labels()
-    labels[-1, 4] = 0.0
-    labels[-1, 4, [4, 5]] = 0.5
-    label_run(tmp_path / "run", INDICES, list(labels))
-    annotated, true = np.arange(IMAGES) % CLASSES, np.arange(IMAGES) % CLASSES
-    true[4] = 5
-    chosen = select(open_trajectory(tmp_path / "run" / "labels"), (annotated, true))
-    assert groups_of(chosen)["Still wrong"] == [4]
-
-
-def test_labels_of_a_run_that_diverged_have_gaps_and_did_not_move(tmp_path: Path) -> None:
-    values = instance_labels()
-    values[-1, :2] = np.nan
-    chosen = selected(tmp_path, values)
-    assert groups_of(chosen)["Moved most"][:5] == [4, 5, 3, 0, 1]
-    item = next(item for item in chosen["items"] if item["position"] == 0)
-    assert item["classes"][0] == 0
-    assert np.isnan(values_of(item)).all(axis=1).tolist() == [False] * 4 + [True]
-    assert item["ends"] is None
-
-
-def test_of_many_epochs_evenly_spaced_ones_and_those_that_were_not_reached_are_said(tmp_path: Path) -> None:
-    chosen = selected(tmp_path, instance_labels(epochs=2 * EPOCHS - 1), planned=300)
-    assert chosen["epochs"] == list(range(1, 2 * EPOCHS, 2))
-    assert chosen["planned"] == 300
-    assert values_of(chosen["items"][0]).shape == (EPOCHS, 6)
-
-
-def test_numbers_are_stored_in_ten_thousandths() -> None:
-    stored = np.frombuffer(base64.b64decode(encode(np.array([[0.0, 1.0], [0.12346, np.nan], [1.0004, -0.1]], np.float32))), "<u2")
-    assert stored.tolist() == [0, 10_000, 1235, NOT_A_NUMBER, 10_000, 0]
 
 
 def test_a_shared_run_is_listed_under_every_page_with_its_label_there(suite: Suite) -> None:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -28,7 +26,7 @@ def runs(tmp_path: Path) -> Path:
 
 def values(runs: Path) -> dict[tuple[str, int, str], float]:
     table = pd.read_parquet(runs / "collected" / "curves.parquet")
-    return {(row.run_id, row.epoch, row.metric): row.value for row in table.itertuples()}  # type: ignore[misc]
+    return {(row.run_id, row.epoch, row.metric): row.value for row in table.itertuples()}
 
 
 def test_a_row_for_each_run_with_its_settings_and_results(runs: Path) -> None:

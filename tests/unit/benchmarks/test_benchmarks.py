@@ -1,7 +1,5 @@
 """The benchmarks: they compare like with like, their memory is counted right, and what they print has the promised form."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess
@@ -75,7 +73,7 @@ def test_peers_train_as_the_step_does(name: str, reuse: bool, monkeypatch: pytes
 
 
 def test_a_wrong_gradient_stops_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(PEERS["double_backward"]):  # type: ignore[misc]  # a class found by name
+    class Wrong(PEERS["double_backward"]):  # a class found by name
         def gradient(self, *arguments: object) -> torch.Tensor:
             return 1.0001 * super().gradient(*arguments)
 
@@ -131,7 +129,7 @@ def test_an_approximate_step_is_seen_in_its_first_step() -> None:
     exact = step.first_step(*step.build(problem, Variant("lookahead", "eager")))
     learner, call = step.build(problem, Variant("lookahead", "eager"))
     whole = learner.method.update
-    learner.method.update = lambda batch, gradient: whole(batch, 1.02 * gradient)  # type: ignore[method-assign]
+    learner.method.update = lambda batch, gradient: whole(batch, 1.02 * gradient)
     assert step.distance(step.first_step(learner, call), exact) > step.EXACT
 
 

@@ -1,7 +1,5 @@
 """What all command lines share."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -41,8 +39,6 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
         "import sys; from repro.command import exit_code_of; sys.exit(exit_code_of(lambda: [print('x' * 99) for _ in range(9**5)] and 0))"
     )
     command = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert command.stdout is not None
-    assert command.stderr is not None
     command.stdout.readline()
     command.stdout.close()
     errors = command.stderr.read()

@@ -1,7 +1,5 @@
 """What the doctor says of a machine on which something is wrong."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,10 +1,8 @@
-from __future__ import annotations
-
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from stopped_runs import stopped
+from real_runs import stopped
 
 from repro.config.compose import compose
 from repro.config.identity import scientific_fields

@@ -1,7 +1,5 @@
 """Runs that read other runs, and tuned values, as specs write them."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
@@ -10,8 +8,6 @@ from made_specs import TWO_STAGES, check_mistake, write
 
 from sweeps.spec.expansion import Variant
 from sweeps.spec.load import SpecError, expand, load_spec
-
-pytestmark = pytest.mark.usefixtures("nothing_tuned")
 
 
 def first_run(folder: Path, text: str, *, row: int = 0) -> Variant:
@@ -86,8 +82,6 @@ def test_a_row_has_an_epoch_of_its_own(tmp_path: Path) -> None:
     assert [str(cell.epoch) for cell in cells] == ["None", "best_val"]
 
 
-# -- tuned values ----------------------------------------------------------------------------------------------------------------
-
 TUNED = """\
 schema: 1
 scale: paper
@@ -139,8 +133,6 @@ def test_a_damaged_file_of_chosen_values_is_named_with_its_line(tmp_path: Path, 
     spec = write(tmp_path, TWO_STAGES)
     check_mistake(lambda _: load_spec(spec), tmp_path / "tuned", TUNED, TUNED_MISTAKES[name], "paper.yaml")
 
-
-# -- mistakes --------------------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
     "runs that read each other": (
@@ -217,9 +209,6 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named_with_its_file_and_line(tmp_path: Path, name: str) -> None:
     check_mistake(load_spec, tmp_path, TWO_STAGES, MISTAKES[name])
-
-
-# -- shared names, and what a plan depends on ------------------------------------------------------------------------------------
 
 
 def split_in_two(folder: Path) -> tuple[str, Path]:

@@ -1,23 +1,21 @@
-from __future__ import annotations
-
 import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 from fake_workers import go_on
-from made_plans import GRAPH, call, calls, driver, plan_of, state_or_none, wait_until
+from made_plans import GRAPH, call, calls, driver, plan_of, state, state_or_none, wait_until
 
 import sweeps.local.queue
 import sweeps.local.worker
 from repro.files import read_json
 from repro.runs.folder import RunFolder
-from sweeps.local.progress import Progress
-from sweeps.plan.plan import PlannedRun, planned_state
+from sweeps.local.progress import Outcome, Progress
+from sweeps.plan.plan import Plan, PlannedRun, planned_state
 
 
 def test_every_run_gets_a_process_of_its_own_and_is_done_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +88,7 @@ def test_workers_outlive_the_process_that_forked_them(tmp_path: Path) -> None:
     def kill_server() -> None:
         while state_or_none(tmp_path, "a") != "running":
             time.sleep(0.02)
-        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
         go_on(tmp_path)
 
     killer = threading.Thread(target=kill_server)
@@ -106,7 +104,7 @@ def test_a_server_that_is_killed_as_it_forks_is_started_again(tmp_path: Path, mo
     def connect_and_kill(fds: list[int]) -> tuple[int, int]:
         if killed:
             return connect(fds)
-        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        server = forkserver._forkserver._forkserver_pid
         # Stopped first, so that it cannot fork before it is killed.
         os.kill(server, signal.SIGSTOP)
         found = connect(fds)
@@ -150,27 +148,29 @@ def waited_for(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return seen
 
 
+def call_while_held(folder: Path, monkeypatch: pytest.MonkeyPatch, heartbeat_s: float, meanwhile: Callable[[RunFolder], object]) -> None:
+    """Train run a while another holds it and does ``meanwhile``; it must be done in the end."""
+    monkeypatch.setattr(sweeps.local.queue, "TRY_AGAIN_S", 0.3)
+    plan, held = plan_of(folder, a="done"), threading.Event()
+
+    def train_elsewhere() -> None:
+        with RunFolder(folder / "a").hold(heartbeat_s=heartbeat_s, epochs=2) as other:
+            held.set()
+            meanwhile(other)
+
+    thread = threading.Thread(target=train_elsewhere)
+    thread.start()
+    held.wait()
+    outcome = call(plan)
+    thread.join()
+    assert (outcome.done, outcome.failed) == ({"a"}, {})
+
+
 @pytest.mark.parametrize(("ended", "processes"), [("done", 0), ("preempted", 1)])
 def test_a_run_that_another_process_trains_is_waited_for(
     tmp_path: Path, ended: str, processes: int, waited_for: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps.local.queue, "TRY_AGAIN_S", 0.3)
-    plan = plan_of(tmp_path, a="done")
-    held = threading.Event()
-
-    def train_elsewhere() -> None:
-        with RunFolder(tmp_path / "a").hold(heartbeat_s=5, epochs=2) as folder:
-            held.set()
-            waited_for.wait(300)
-            folder.end(ended)
-
-    other = threading.Thread(target=train_elsewhere)
-    other.start()
-    held.wait()
-    outcome = call(plan)
-    other.join()
-    assert outcome.done == {"a"}
-    assert outcome.failed == {}
+    call_while_held(tmp_path, monkeypatch, 5, lambda other: (waited_for.wait(300), other.end(ended)))
     assert read_json(tmp_path / "a" / "status.json")["attempt"] == 1 + processes
     # One that comes before the other has given its lock back tries again.
     assert len(calls(tmp_path)) >= processes
@@ -178,25 +178,13 @@ def test_a_run_that_another_process_trains_is_waited_for(
 
 
 def test_a_lock_that_shows_no_sign_of_life_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps.local.queue, "TRY_AGAIN_S", 0.3)
-    plan = plan_of(tmp_path, a="done")
-    held = threading.Event()
+    def silently(other: RunFolder) -> None:
+        # As a process that was suspended, or that has the lock but has not said so yet.
+        (tmp_path / "a" / "status.json").unlink()
+        log = tmp_path / "logs" / "a.log"
+        wait_until(lambda: log.exists() and "another process is training" in log.read_text())
 
-    def hold_silently() -> None:
-        with RunFolder(tmp_path / "a").hold(heartbeat_s=100, epochs=2):
-            # As a process that was suspended, or that has the lock but has not said so yet.
-            (tmp_path / "a" / "status.json").unlink()
-            held.set()
-            log = tmp_path / "logs" / "a.log"
-            wait_until(lambda: log.exists() and "another process is training" in log.read_text())
-
-    other = threading.Thread(target=hold_silently)
-    other.start()
-    held.wait()
-    outcome = call(plan)
-    other.join()
-    assert outcome.done == {"a"}
-    assert outcome.failed == {}
+    call_while_held(tmp_path, monkeypatch, 100, silently)
     assert len(calls(tmp_path)) > 1
 
 
@@ -265,3 +253,37 @@ def test_a_planner_and_workers_that_were_all_killed_go_on(tmp_path: Path) -> Non
     plan = plan_of(tmp_path, GRAPH, a="while", b="while", c="done", d="done")
     assert call(plan).done == set("abcd")
     assert [read_json(tmp_path / name / "status.json")["attempt"] for name in "abcd"] == [2, 2, 1, 1]
+
+
+def call_until(plan: Plan, *running: str) -> Outcome:
+    """A call whose time is over as soon as these runs are under way, however long that takes."""
+    return call(plan, time_over=lambda: all(state_or_none(plan.folder, name) == "running" for name in running))
+
+
+def test_what_runs_saves_its_state_nothing_begins_and_the_next_call_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = call_until(plan_of(tmp_path, {"d": "ab"}, a="done", b="slow", c="slow", d="done"), "b", "c")
+    assert outcome.out_of_time
+    assert outcome.exit_code == 124
+    assert outcome.done == {"a"}
+    assert (outcome.failed, outcome.skipped) == ({}, {})
+    assert [state(tmp_path, name) for name in "bc"] == ["preempted", "preempted"]
+    assert state_or_none(tmp_path, "d") is None
+    said = capsys.readouterr().err
+    assert "the time is over: 2 runs save their state and stop; 1 of 4 runs are done." in said
+    assert "Ctrl-C" not in said
+    after = call(plan_of(tmp_path, {"d": "ab"}, a="done", b="done", c="done", d="done"))
+    assert after.done == set("abcd")
+    assert [read_json(tmp_path / name / "status.json")["attempt"] for name in "abcd"] == [1, 2, 2, 1]
+
+
+def test_without_time_nothing_begins(tmp_path: Path) -> None:
+    assert call_until(plan_of(tmp_path, a="done")).exit_code == 124
+    assert calls(tmp_path) == []
+
+
+def test_a_run_that_does_not_stop_is_killed_and_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.local.queue.PATIENCE_S", 0.1)
+    outcome = call_until(plan_of(tmp_path, a="deaf"), "a")
+    assert outcome.out_of_time
+    assert plan_of(tmp_path, a="deaf").runs["a"].state == "lost"
+    assert call(plan_of(tmp_path, a="done")).done == {"a"}

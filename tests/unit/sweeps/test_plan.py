@@ -1,9 +1,6 @@
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from made_specs import check_refused, write
@@ -11,13 +8,14 @@ from run_folders import done_run, ended_run
 
 from repro.config.compose import compose
 from repro.config.identity import run_id
-from repro.config.schema import Config
 from repro.errors import UserError
+from repro.files import read_json
 from sweeps.__main__ import main
 from sweeps.plan.plan import Plan, PlannedRun, make_plan, plan_document, totals, write_plans
+from sweeps.plan.selection import check_execution, select
 from sweeps.spec.data import Place
 from sweeps.spec.expansion import Cell
-from sweeps.spec.load import SpecError, known_specs, load_spec
+from sweeps.spec.load import load_spec
 
 SPEC = """\
 title: A table
@@ -50,17 +48,6 @@ def test_planned_runs_are_those_that_the_command_line_makes(spec_path: str, tmp_
         assert run_id(compose(run.overrides)) == run.run_id
 
 
-def test_no_run_of_a_spec_needs_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes a quarter of a second a run, and there are thousands."""
-
-    def never(overrides: Any) -> Config:
-        raise AssertionError(overrides)
-
-    monkeypatch.setattr("repro.config.compose.compose", never)
-    plan = make_plan([load_spec(name) for name in known_specs()], tmp_path / "runs")
-    assert len(plan.runs) > 1000
-
-
 @pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
@@ -76,21 +63,11 @@ def test_no_run_of_a_spec_needs_hydra(tmp_path: Path, monkeypatch: pytest.Monkey
         ("noise.rate: 0.4", "noise.rate: true", 9, ["noise.rate"]),
         ("noise.rate: 0.4", "noise.rate: [1, 2]", 9, ["noise.rate"]),
         ("noise.rate: 0.4", "noise.rate: null", 9, ["noise.rate"]),
+        ("[0, 1]", '[0, "1"]', 10, ["seed='1'", "must be a whole number, not text"]),
     ],
 )
 def test_a_spec_is_held_to_what_the_command_line_is(tmp_path: Path, old: str, new: str, line: int, words: list[str]) -> None:
     check_refused(lambda: plan_of(tmp_path, SPEC.replace(old, new)), words, f"tried.yaml:{line}: ")
-
-
-def test_a_whole_number_in_a_field_of_fractions_is_one(tmp_path: Path) -> None:
-    rates = [run.fields["noise.rate"] for run in plan_of(tmp_path, SPEC.replace("noise.rate: 0.4", "noise.rate: 1")).runs.values()]
-    assert [repr(rate) for rate in rates] == ["0.2", "0.2", "1.0", "1.0"] * 2
-
-
-def test_repeats_that_would_be_one_run_are_refused(tmp_path: Path) -> None:
-    text = SPEC.replace("optim.epochs: 3", "seed: 0").replace("{seed: [0, 1]}", '{optim.batch_size: [32, "32"]}')
-    with pytest.raises(SpecError, match=r"optim.batch_size='32': must be a whole number, not text"):
-        plan_of(tmp_path, text)
 
 
 def test_runs_are_shared_between_specs(spec_path: str, tmp_path: Path) -> None:
@@ -184,3 +161,111 @@ def test_inputs_that_only_finished_runs_read_are_not_needed(tmp_path: Path) -> N
     assert Plan(tmp_path, (), runs, cells).spared == {"a", "c"}
     shown = (Cell("row", "column", (), None, Place(tmp_path, 1), run_ids=("c", "e")),)
     assert Plan(tmp_path, (), runs, shown).spared == frozenset()
+
+
+GRAPH = """\
+title: A graph
+kind: table
+common: {dataset: digits, optim.epochs: 1}
+runs:
+  folds:
+    set: {method: class_labels, split: fold, split.num_folds: 2}
+    each: {split.fold: [0, 1]}
+rows:
+  - {label: Labels, set: {method: one_hot, split: full}}
+  - {label: Labels of folds, set: {method: replay, split: full}, inputs: {labels: folds}}
+columns:
+  - {label: Narrow, set: {model: digits_cnn, model.width: 4}}
+  - {label: Wide labels, set: {model: digits_cnn, model.width: 8}}
+repeats: {seed: [0, 3]}
+value: {metric: test/accuracy, epoch: last}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    path = tmp_path / "tried.yaml"
+    path.write_text(GRAPH)
+    return make_plan([load_spec(str(path))], tmp_path / "runs")
+
+
+def what(plan: Plan) -> list[str]:
+    """The runs in order: method, fold if any, width, seed."""
+    keys = ("method.name", "split.fold", "model.width", "seed")
+    return [" ".join(str(run.fields[key]) for key in keys if run.fields.get(key) is not None) for run in plan.runs.values()]
+
+
+def test_cells_are_chosen_by_their_labels_and_come_with_what_they_read(plan: Plan) -> None:
+    assert len(plan.runs) == 4 + 4 * 3
+    assert select(plan) == plan
+    # The whole label of a row, so not the rows and columns that have it as a part.
+    assert what(select(plan, only=["labels"])) == ["one_hot 4 0", "one_hot 4 3", "one_hot 8 0", "one_hot 8 3"]
+    assert what(select(plan, only=["of FOLDS", "narrow"], seeds=[3])) == ["class_labels 0 4 3", "class_labels 1 4 3", "replay 4 3"]
+    assert len(select(plan, only=["wide"]).runs) == 8
+    (cell,) = select(plan, only=["folds", "wide"], seeds=[0]).cells
+    assert (cell.row, cell.column, cell.repeats) == ("Labels of folds", "Wide labels", ({"seed": 0},))
+
+
+def test_a_choice_of_nothing_names_what_there_is(plan: Plan) -> None:
+    with pytest.raises(UserError, match=r"--only Narow: .* Did you mean 'Narrow'\? Labels: Labels; Narrow; Wide labels; Labels of folds\."):
+        select(plan, only=["Narow"])
+    with pytest.raises(UserError, match="no such cell"):
+        select(plan, only=["Narrow", "Wide"])
+    with pytest.raises(UserError, match=r"--seeds 1: .* There are: 0, 3\."):
+        select(plan, seeds=[0, 1])
+
+
+def test_runs_that_have_begun_come_first_each_after_its_inputs(plan: Plan, tmp_path: Path) -> None:
+    ids = dict(zip(what(plan), plan.runs, strict=True))
+    for name, state in {"one_hot 8 3": "preempted", "one_hot 8 0": "failed", "replay 8 0": "preempted"}.items():
+        ended_run(tmp_path / "runs" / ids[name], state)
+    turn = what(select(make_plan(plan.specs, plan.folder)))
+    assert turn[:5] == ["one_hot 8 3", "class_labels 0 8 0", "class_labels 1 8 0", "replay 8 0", "one_hot 4 0"]
+    assert sorted(turn) == sorted(what(plan))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim.epochs=3", "only what changes no result"),
+        ("paths.runs=x", "only what changes no result"),
+        ("exec.device", "only what changes no result"),
+        ("exec.devices=cpu", "no setting 'exec.devices'"),
+        ("exec.device=tpu", "exec.device"),
+        ("exec=debug", "a debug run keeps no results"),
+    ],
+)
+def test_only_settings_of_the_execution_can_be_set(plan: Plan, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_execution(plan, [text])
+    check_execution(plan, ["exec.eval_batch_size=7", "tracker.project=mine", "paths.data=here"])
+
+
+def test_the_command_runs_the_chosen_cell_with_its_settings_and_plans_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tried.yaml").write_text(GRAPH)
+    command = [
+        "run",
+        str(tmp_path / "tried.yaml"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--set",
+        "exec.eval_batch_size=7",
+        "--set",
+        "tracker=none",
+    ]
+    folders = tmp_path / "runs"
+    assert main([*command, "--only", "Labels", "--only", "narrow", "--seeds", "3", "--set", "exec.threads=1", "--minutes", "5"]) == 0
+    assert "1 of 1 runs done" in capsys.readouterr().out
+    (folder,) = folders.glob("*-digits-*")
+    assert read_json(folder / "identity.json")["fields"]["seed"] == 3
+    assert "eval_batch_size: 7\n" in (folder / "config.yaml").read_text()
+    assert "threads: 1\n" in (folder / "config.yaml").read_text()
+    assert len(read_json(folders / "plans" / "tried.json")["cells"]) == 4
+    assert main([*command, "--minutes", "0.0001"]) == 124
+    written = capsys.readouterr()
+    assert "1 of 16 runs done" in written.out
+    assert "the time is over: 1 of 16 runs are done; the same command resumes with the 15 that are left." in written.err
+    assert main([*command, "--only", "Labell"]) == 2
+    for wrong in (["--seeds", "a"], ["--minutes", "0"]):
+        with pytest.raises(SystemExit):
+            main([*command, *wrong])

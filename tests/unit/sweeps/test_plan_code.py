@@ -1,7 +1,5 @@
 """Plans whose runs hold what other code has made."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import replace

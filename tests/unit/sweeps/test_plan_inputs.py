@@ -1,7 +1,5 @@
 """Plans of runs that read other runs: ids, stages, what is shared, and recipes."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path
@@ -49,9 +47,6 @@ FIXED = """\
     set: {method: fixed_labels, split: full}
     inputs: {labels: folds}
 """
-
-
-pytestmark = pytest.mark.usefixtures("nothing_tuned")
 
 
 def planned(folder: Path, text: str = SPEC) -> Plan:

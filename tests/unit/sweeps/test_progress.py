@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import fcntl
 import io
 import json
@@ -114,7 +112,7 @@ def on_terminal(process_of: object) -> tuple[subprocess.Popen[str], list[bytes],
     """Start a planner whose messages go to a terminal; return it, what it has written so far, and the thread that reads."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, WIDTH, 0, 0))
-    process: subprocess.Popen[str] = process_of(slave)  # type: ignore[operator]
+    process: subprocess.Popen[str] = process_of(slave)
     os.close(slave)
     written: list[bytes] = []
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -8,10 +6,10 @@ import numpy as np
 import pytest
 from made_inputs import write_trajectory
 from made_specs import write
+from real_runs import tiny
 from run_folders import change, done_run
 
 from analysis.reading.runs import read_run
-from repro.config.compose import compose
 from repro.errors import UserError
 from repro.files import read_json, write_json
 from repro.runs.inputs import open_inputs
@@ -263,12 +261,11 @@ def test_a_plan_whose_spec_is_gone_is_named(suite: Suite, capsys: pytest.Capture
 
 
 def test_a_pruned_run_that_is_wanted_again_is_named_and_trains_to_the_same_bytes(tmp_path: Path) -> None:
-    folds = ["dataset=digits", "seed=0", "method=instance_labels", "split=fold", "split.num_folds=2", "model.width=4", "exec.threads=1"]
-    configs = [compose([*folds, f"split.fold={fold}", "optim.epochs=1", f"paths.runs={tmp_path}", "tracker=none"]) for fold in (0, 1)]
+    folds = ("method=instance_labels", "split=fold", "split.num_folds=2")
+    configs = [tiny(tmp_path, *folds, f"split.fold={fold}") for fold in (0, 1)]
     first, second = (execute(config) for config in configs)
-    read = ["method=replay", "split=full", "dataset=digits", "seed=0", "optim.epochs=1", f"paths.runs={tmp_path}"]
-    replay = compose([*read, f"inputs.labels=[{first.name},{second.name}]"])
-    pupil = compose([*read, "method=distillation", f"inputs.teacher={first.name}"])
+    replay = tiny(tmp_path, "method=replay", "split=full", f"inputs.labels=[{first.name},{second.name}]")
+    pupil = tiny(tmp_path, "method=distillation", "split=full", f"inputs.teacher={first.name}")
     assert len(open_inputs(replay).labels) == 2
     written = read_json(first / "manifest.json")["files"]
     assert prune(first, [LABELS, MODEL]) == sum(written[name]["size"] for name in (LABELS, MODEL))

@@ -1,9 +1,6 @@
 """Runs that read other runs, in the local queue."""
 
-from __future__ import annotations
-
 import dataclasses
-import multiprocessing
 import shutil
 import threading
 from pathlib import Path
@@ -13,7 +10,6 @@ from made_plans import GRAPH, call, calls, plan_of, state_or_none
 
 from repro.files import write_json
 from repro.runs.folder import RunFolder
-from sweeps.local.worker import last_error
 
 
 def test_inputs_are_trained_before_their_readers_whatever_their_order(tmp_path: Path) -> None:
@@ -86,12 +82,6 @@ def test_an_input_that_another_process_trains_is_waited_for(tmp_path: Path, ende
     assert outcome.done == ({"a", "b"} if ended == "done" else set())
     assert outcome.failed == ({} if ended == "done" else {"a": "ValueError: elsewhere"})
     assert outcome.skipped == ({} if ended == "done" else {"b": "its input a failed"})
-
-
-def test_an_unreadable_status_is_no_traceback(tmp_path: Path) -> None:
-    write_json(tmp_path / "x.json", {})
-    assert last_error(tmp_path / "nowhere") == "its status.json cannot be read"
-    assert multiprocessing.active_children() == []
 
 
 def test_an_input_that_only_a_finished_run_reads_is_not_trained(tmp_path: Path) -> None:

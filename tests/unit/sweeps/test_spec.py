@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import subprocess
 import sys
 from itertools import product
@@ -12,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from made_specs import check_mistake, write
 
-from sweeps.spec.load import Epoch, FigureSpec, SpecError, TableSpec, expand, find_spec, known_specs, load_spec
+from sweeps.spec.load import Epoch, SpecError, expand, find_spec, known_specs, load_spec
 from sweeps.spec.settings import override_value
 
 GOOD = """\
@@ -37,7 +35,6 @@ cell: {statistic: mean, spread: sample_sd}
 
 def test_a_table_expands_to_every_cell_and_run_once(tmp_path: Path) -> None:
     spec = load_spec(write(tmp_path, GOOD))
-    assert isinstance(spec, TableSpec)
     cells = expand(spec)
     assert [(cell.row, cell.column) for cell in cells] == list(product(("One-hot", "Instance labels"), ("Clean", "40%")))
     assert all(len(cell.variants) == 3 for cell in cells)
@@ -52,14 +49,6 @@ def test_a_table_expands_to_every_cell_and_run_once(tmp_path: Path) -> None:
         "optim.epochs=3",
     )
     assert cells[3].variants[2].repeat_values == {"seed": 2}
-
-
-def test_the_order_of_a_specs_settings_does_not_change_a_run(tmp_path: Path) -> None:
-    first = expand(load_spec(write(tmp_path, GOOD)))
-    turned = GOOD.replace("{noise: uniform, noise.rate: 0.4}", "{noise.rate: 0.4, noise: uniform}")
-    turned = turned.replace("{dataset: digits, optim.epochs: 3}", "{optim.epochs: 3, dataset: digits}")
-    second = expand(load_spec(write(tmp_path, turned)))
-    assert [[v.overrides for v in cell.variants] for cell in first] == [[v.overrides for v in cell.variants] for cell in second]
 
 
 def test_cells_can_be_left_out_or_have_settings_of_their_own(tmp_path: Path) -> None:
@@ -87,7 +76,6 @@ def test_a_figure_may_have_no_columns(tmp_path: Path) -> None:
     text = GOOD.replace("kind: table", "kind: figure").split("columns:")[0]
     text += "repeats: {seed: [0]}\nx: epoch\npanels:\n  - {metric: noise/label_error, label: Label error, scale: percent}\n"
     spec = load_spec(write(tmp_path, text))
-    assert isinstance(spec, FigureSpec)
     assert [panel.metric for panel in spec.panels] == ["noise/label_error"]
     assert [cell.column for cell in expand(spec)] == ["", ""]
 
@@ -97,7 +85,6 @@ def test_a_figure_may_have_no_columns(tmp_path: Path) -> None:
 )
 def test_epoch_rules(tmp_path: Path, text: str, epoch: Epoch) -> None:
     spec = load_spec(write(tmp_path, GOOD.replace("epoch: last", f"epoch: {text}")))
-    assert isinstance(spec, TableSpec)
     assert spec.value.epoch == epoch
     assert str(epoch) == text
 
@@ -186,7 +173,7 @@ def test_names_of_specs() -> None:
     ).filter(lambda value: not isinstance(value, tuple) or all(not isinstance(item, tuple) for item in value))
 )
 def test_hydra_reads_an_override_back_as_it_was(value: object) -> None:
-    parsed: Any = OverridesParser.create().parse_override(f"key={override_value(value)}").value()  # type: ignore[arg-type]
+    parsed: Any = OverridesParser.create().parse_override(f"key={override_value(value)}").value()
     if isinstance(value, str):
         parsed = getattr(parsed, "text", parsed)
     elif isinstance(value, tuple):
@@ -205,3 +192,91 @@ def test_a_spec_needs_neither_torch_nor_hydra() -> None:
         ]
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+GROUPED = """\
+title: A table
+kind: table
+common: {dataset: digits}
+rows:
+  - {label: Alone, set: {method: one_hot}}
+  - set: {noise: uniform, noise.rate: 0.4}
+    epochs: {last epoch: last, best epoch: best_test}
+    rows:
+      - {label: One-hot, set: {method: one_hot}}
+      - label: Focal
+        set: {method: focal}
+columns:
+  - set: {optim.batch_size: 32}
+    columns:
+      - {label: Short, set: {optim.epochs: 2}}
+      - {label: Long, set: {optim.epochs: 4}}
+repeats: {seed: [0]}
+value: {metric: test/accuracy, epoch: last}
+"""
+
+FLAT = """\
+title: A table
+kind: table
+common: {dataset: digits}
+rows:
+  - {label: Alone, set: {method: one_hot}}
+  - {label: "One-hot, last epoch", set: {method: one_hot, noise: uniform, noise.rate: 0.4}}
+  - {label: "One-hot, best epoch", set: {method: one_hot, noise: uniform, noise.rate: 0.4}, epoch: best_test}
+  - {label: "Focal, last epoch", set: {method: focal, noise: uniform, noise.rate: 0.4}}
+  - {label: "Focal, best epoch", set: {method: focal, noise: uniform, noise.rate: 0.4}, epoch: best_test}
+columns:
+  - {label: Short, set: {optim.epochs: 2, optim.batch_size: 32}}
+  - {label: Long, set: {optim.epochs: 4, optim.batch_size: 32}}
+repeats: {seed: [0]}
+value: {metric: test/accuracy, epoch: last}
+"""
+
+
+def cells_of(folder: Path, text: str) -> list[object]:
+    found = expand(load_spec(write(folder, text)))
+    return [(cell.row, cell.column, str(cell.epoch), [run.overrides for run in cell.variants]) for cell in found]
+
+
+def test_a_group_means_its_rows_written_out(tmp_path: Path) -> None:
+    assert cells_of(tmp_path, GROUPED) == cells_of(tmp_path, FLAT)
+
+
+GROUP_MISTAKES = {
+    "a setting twice": (
+        ("{label: One-hot, set: {method: one_hot}}", "{label: One-hot, set: {noise: none}}"),
+        9,
+        ["noise is set by row 'One-hot' and by its group", ":6)"],
+    ),
+    "a run twice": (
+        ("label: Focal\n", "label: Focal\n        use: a\n", "    epochs:", "    use: b\n    epochs:"),
+        12,
+        ["rows[1].rows[1].use", "the group says it too", "Say it in one place"],
+    ),
+    "no mapping": (
+        ("      - label: Focal\n        set: {method: focal}", "      - Focal"),
+        10,
+        ["rows[1].rows[1] must be a mapping", "'Focal'"],
+    ),
+    "a group in a group": (("label: Focal\n", "rows: []\n"), 10, ["rows[1].rows[1].rows", "a group may hold no group"]),
+    "an epoch twice": (("label: Focal\n", "label: Focal\n        epoch: last\n"), 11, ["rows[1].rows[1].epoch", "Say it in one place"]),
+    "no epochs": (("{last epoch: last, best epoch: best_test}", "{}"), 7, ["rows[1].epochs", "at least one entry"]),
+    "epochs of nothing": (("{last epoch: last, best epoch: best_test}", "null"), 7, ["rows[1].epochs must be a mapping"]),
+    "no rows": (("- {label: Short", "# {label: Short", "- {label: Long", "# {label: Long"), 14, ["columns[0].columns must be a list"]),
+    "no such epoch": (("best epoch: best_test", "best epoch: best_tst"), 7, ["there is no epoch rule 'best_tst'", "'best_test'"]),
+    "no such key": (("    epochs:", "    epoch:"), 7, ["rows[1].epoch: there is no such key", "'epochs'"]),
+    "no label": (("label: Focal\n        set", "set"), 10, ["rows[1].rows[1].label is missing"]),
+    "no such key of a row": (("label: Focal\n", "lable: Focal\n"), 10, ["rows[1].rows[1].lable: there is no such key", "'label'"]),
+    "epochs of columns": (
+        ("    columns:", "    epochs: {first: last}\n    columns:"),
+        14,
+        ["columns[0].epochs: there is no such key"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUP_MISTAKES)
+def test_a_mistake_in_a_group(tmp_path: Path, name: str) -> None:
+    (*before, old, new), line, words = GROUP_MISTAKES[name]
+    text = GROUPED.replace(before[0], before[1], 1) if before else GROUPED
+    check_mistake(load_spec, tmp_path, text, ((old, new), line, words))

@@ -1,5 +1,6 @@
-from __future__ import annotations
+"""Random numbers, splits and label noise: functions of names and seeds, the same everywhere and for ever."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,121 @@ import pytest
 
 from repro.config import registry
 from repro.config.fields import violations
-from repro.config.schema import NoiseConfig
+from repro.config.schema import NoiseConfig, SplitConfig
+from repro.data.splits import draw, make_split
 from repro.errors import UserError
+from repro.randomness import Stream, seeded, sha256_of
+
+
+def test_pinned_numbers() -> None:
+    """If these change, every split, noise pattern and batch order of every published run changes."""
+    assert Stream(0, "order", 3).permutation(8).tolist() == [0, 3, 2, 4, 1, 7, 5, 6]
+    assert Stream(1, "noise").integers(6, 100).tolist() == [79, 52, 69, 53, 45, 9]
+    assert Stream(0, "init").torch_seed() == 8862645507913195499
+
+
+def test_names_tell_streams_apart() -> None:
+    draws = {Stream(*names).raw(1)[0] for names in [(0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1)]}
+    assert len(draws) == 5
+
+
+def test_uniform_fills_the_interval_evenly() -> None:
+    values = Stream(0, "test").uniform(100_000)
+    assert values.min() >= 0.0
+    assert values.max() < 1.0
+    assert np.histogram(values, 10, (0, 1))[0] == pytest.approx(10_000, abs=400)
+
+
+def test_hash_sees_values_types_and_shapes() -> None:
+    base = np.arange(6)
+    hashes = {sha256_of(base), sha256_of(base.reshape(2, 3)), sha256_of(base.astype(np.int32)), sha256_of(base + 1)}
+    assert len(hashes) == 4
+    assert sha256_of(base.astype(">i8")) == sha256_of(base.astype("<i8"))
+
+
+def test_seeded_numbers_come_from_their_stream_and_leave_the_generator_alone() -> None:
+    import torch
+
+    torch.manual_seed(5)
+    wanted = torch.rand(2)
+    torch.manual_seed(5)
+    drawn = []
+    for name in ("a", "a", "b"):
+        with seeded(Stream(0, name)):
+            drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.rand(2), wanted)
+
+
+SEVENTHS = np.arange(1000, dtype=np.int64) % 7
+
+
+def fold(number: int = 0, **settings: object) -> SplitConfig:
+    return SplitConfig(name="fold", fold=number, **settings)
+
+
+def clean_meta(size: int, **settings: object) -> SplitConfig:
+    return SplitConfig(name="clean_meta", meta_size=size, **settings)
+
+
+def test_the_meta_set_validates_unless_a_validation_set_is_asked_for() -> None:
+    for config in (fold(), clean_meta(50), SplitConfig(name="full")):
+        split = make_split(config, SEVENTHS, seed=1)
+        assert split.validation is split.meta
+
+
+@pytest.mark.parametrize(("kind", "same", "sizes"), [(fold, "train", (800, 120, 80)), (clean_meta, "meta", (870, 50, 80))])
+def test_a_validation_set_leaves_the_training_set_of_a_fold_and_a_clean_meta_set_as_they_are(
+    kind: Callable[..., SplitConfig], same: str, sizes: tuple[int, int, int]
+) -> None:
+    alone, cut = (
+        make_split(kind(50, **more) if kind is clean_meta else kind(**more), SEVENTHS, 1) for more in ({}, {"validation_size": 80})
+    )
+    np.testing.assert_array_equal(getattr(alone, same), getattr(cut, same))
+    parts = (cut.train, cut.meta, cut.validation)
+    assert tuple(map(len, parts)) == sizes
+    assert sorted(np.concatenate(parts)) == list(range(1000))
+
+
+def test_the_cut_follows_its_own_seed_before_the_run_s() -> None:
+    assert make_split(fold(seed=0), SEVENTHS, seed=1).sha256 == make_split(fold(seed=0), SEVENTHS, seed=2).sha256
+    assert make_split(fold(), SEVENTHS, seed=1).sha256 != make_split(fold(), SEVENTHS, seed=2).sha256
+    assert make_split(fold(seed=0), SEVENTHS, seed=1).sha256 == make_split(fold(), SEVENTHS, seed=0).sha256
+
+
+def test_the_hash_tells_every_cut_from_every_other() -> None:
+    configs = [SplitConfig(name="full"), fold(0), fold(1), fold(0, validation_size=80), fold(0, stratified=False), clean_meta(50)]
+    assert len({make_split(config, SEVENTHS, seed=1).sha256 for config in configs}) == len(configs)
+
+
+def test_without_stratification_classes_come_out_uneven() -> None:
+    def spread(stratified: bool) -> int:
+        meta = make_split(clean_meta(70, stratified=stratified), SEVENTHS, seed=1).meta
+        return int(np.ptp(np.bincount(SEVENTHS[meta], minlength=7)))
+
+    assert spread(True) <= 1
+    assert spread(False) > 1
+
+
+def test_a_draw_of_everything_is_everything() -> None:
+    np.testing.assert_array_equal(draw(SEVENTHS, 1000, Stream(0, "folds"), stratified=True), np.arange(1000))
+    assert len(draw(SEVENTHS, 0, Stream(0, "folds"), stratified=True)) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (fold(num_folds=1001), r"split.num_folds=1001.*1000"),
+        (fold(validation_size=200), r"split.validation_size=200.*200"),
+        (clean_meta(1000), r"split.meta_size=1000.*1000"),
+        (clean_meta(500, validation_size=500), r"split.meta_size=500.*split.validation_size=500.*1000"),
+    ],
+)
+def test_a_size_that_does_not_fit_is_named(config: SplitConfig, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_split(config, SEVENTHS, seed=1)
+
 
 COUNT = 20_000
 LABELS = np.arange(COUNT, dtype=np.int64) % 10
@@ -19,8 +133,7 @@ def noisy(name: str, labels: np.ndarray = LABELS, num_classes: int = 10, seed: i
     choice = registry.get("noise", name)
     if name != "none":
         settings.setdefault("rate", 0.4)
-    result: np.ndarray = choice.build(choice.config(name=name, **settings), labels, num_classes, seed)
-    return result
+    return choice.build(choice.config(name=name, **settings), labels, num_classes, seed)
 
 
 def transitions(observed: np.ndarray, labels: np.ndarray = LABELS, num_classes: int = 10) -> np.ndarray:
@@ -43,11 +156,6 @@ def test_noise_is_a_copy_in_range_and_a_function_of_the_seed(name: str) -> None:
     assert (name == "none") == np.array_equal(observed, noisy(name, seed=1))
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "none"])
-def test_rate_zero_changes_nothing(name: str) -> None:
-    np.testing.assert_array_equal(noisy(name, rate=0.0), LABELS)
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -60,6 +168,7 @@ def test_rate_zero_changes_nothing(name: str) -> None:
         ("patrini", {}),
         ("patrini", {"pairs": "digits"}),
         ("patrini", {"pairs": "next"}),
+        *((name, {"rate": 0.0}) for name in KINDS if name != "none"),
     ],
 )
 def test_the_transition_matrix_is_how_often_classes_are_confused(name: str, settings: dict[str, Any]) -> None:

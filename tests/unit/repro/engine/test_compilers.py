@@ -1,7 +1,5 @@
 """What compiled steps need beside PyTorch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

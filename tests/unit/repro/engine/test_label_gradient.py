@@ -1,33 +1,18 @@
 """Which way the gradient of instance labels points: counted by hand, and without a trace in what is trained."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 import torch
-from metric_rows import read_metrics
-from torch import Tensor
+from real_runs import lasting_rows, read_metrics, stopped, tiny
 
 from repro.config import registry
-from repro.config.compose import compose
 from repro.engine.label_gradient import GradientDirections
 from repro.engine.method import Batch, Context
-from repro.errors import Interrupted, UserError
-from repro.training.loop import Training
-from repro.training.monitor import Monitor
+from repro.errors import UserError
 from repro.training.run import execute
 
-COMMON = [
-    "dataset=digits",
-    "seed=0",
-    "optim.epochs=3",
-    "tracker=none",
-    "exec.device=cpu",
-    "exec.threads=1",
-    "noise=uniform",
-    "noise.rate=0.4",
-]
+NOISY = ("optim.epochs=3", "noise=uniform", "noise.rate=0.4")
 
 
 def test_directions_are_counted_by_the_annotated_and_the_true_class() -> None:
@@ -44,33 +29,19 @@ def test_directions_are_counted_by_the_annotated_and_the_true_class() -> None:
     assert directions.metrics() == {"label/gradient_right_noisy": 0.0}
 
 
-def test_counting_changes_nothing_and_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = ["method=instance_labels", *COMMON]
-    plain = execute(compose([*settings, f"paths.runs={tmp_path / 'plain'}"]))
-    counted = execute(compose([*settings, "trajectory.gradient=true", f"paths.runs={tmp_path / 'whole'}"]))
+def test_counting_changes_nothing_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+    settings = (*NOISY, "method=instance_labels")
+    plain = execute(tiny(tmp_path / "plain", *settings))
+    counted = execute(tiny(tmp_path / "whole", *settings, "trajectory.gradient=true"))
     assert plain.name != counted.name
     assert (plain / "model.safetensors").read_bytes() == (counted / "model.safetensors").read_bytes()
     rows = read_metrics(counted)
     assert "label/gradient_right_noisy" not in rows[0]
     assert all(0.0 < row[f"label/gradient_right_{kind}"] < 1.0 for row in rows[1:] for kind in ("clean", "noisy"))
 
-    before = Monitor.between_steps
-
-    def stopped(self: Monitor, training: Training) -> None:
-        if (training.epoch, training.batch) == (1, 7):
-            self._requests.append(15)
-        before(self, training)
-
-    again = compose([*settings, "trajectory.gradient=true", f"paths.runs={tmp_path / 'stopped'}"])
-    with monkeypatch.context() as patch:
-        patch.setattr(Monitor, "between_steps", stopped)
-        with pytest.raises(Interrupted):
-            execute(again)
-    assert without_time(read_metrics(execute(again))) == without_time(rows)
-
-
-def without_time(rows: list[dict[str, float | Tensor]]) -> list[dict[str, float | Tensor]]:
-    return [{name: value for name, value in row.items() if name != "time/epoch_s"} for row in rows]
+    again = tiny(tmp_path / "stopped", *settings, "trajectory.gradient=true")
+    stopped(again, epoch=1, batch=7)
+    assert lasting_rows(execute(again)) == lasting_rows(counted)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +53,4 @@ def without_time(rows: list[dict[str, float | Tensor]]) -> list[dict[str, float 
 )
 def test_what_cannot_be_counted_is_refused(settings: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        compose([*settings, *COMMON, "trajectory.gradient=true"])
+        tiny(Path(), *settings, *NOISY, "trajectory.gradient=true")

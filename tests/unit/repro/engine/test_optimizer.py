@@ -1,6 +1,4 @@
-"""Adam against PyTorch's own, as an update in place, as a program of tensor operations, and from its state."""
-
-from __future__ import annotations
+"""Adam against PyTorch's own, and the schedules of learning rate and momentum."""
 
 import copy
 from typing import Any
@@ -11,8 +9,7 @@ from torch import Tensor, nn
 
 from repro.config.compose import compose
 from repro.config.schema import OptimConfig
-from repro.engine.compiled import noted
-from repro.engine.optimizer import SGD, Adam, Optimizer, make_optimizer
+from repro.engine.optimizer import make_optimizer
 from repro.engine.schedule import Schedule
 from repro.errors import UserError
 
@@ -59,57 +56,25 @@ def test_adam_is_pytorch_s(weight_decay: float, decay_norm_and_bias: bool) -> No
             torch.testing.assert_close(mine, wanted, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("algorithm", ["sgd", "adam"])
-def test_an_optimiser_goes_on_from_its_state(algorithm: str) -> None:
-    model = network()
-    one = make_optimizer(model, recipe(algorithm=algorithm))
-    for step in range(3):
-        one.step(gradients(model, step))
-    other_model = network(1)
-    other_model.load_state_dict(model.state_dict())
-    other = make_optimizer(other_model, recipe(algorithm=algorithm))
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
-    for step in range(3, 5):
-        one.step(gradients(model, step))
-        other.step(gradients(other_model, step))
-    for mine, wanted in zip(other_model.parameters(), model.parameters(), strict=True):
-        assert torch.equal(mine, wanted)
+def rates(epochs: int, **changes: Any) -> list[float]:
+    schedule = Schedule(recipe(learning_rate=1.0, **changes))
+    return [schedule.learning_rate(epoch) for epoch in range(epochs)]
 
 
-def test_adam_is_a_program_of_tensor_operations() -> None:
-    """Noted at its first step, it counts the later ones: no number of a step is part of the program."""
-    model, other_model = network(), network()
-    eager, repeated = Adam(model, recipe()), Adam(other_model, recipe())
-
-    def step(rate: Tensor, *slopes: Tensor) -> tuple[Tensor, ...]:
-        repeated.learning_rate = rate
-        repeated.step(slopes)
-        return (rate,)
-
-    first = (torch.tensor(0.01, dtype=torch.float64), *gradients(model, 0))
-    program = noted(step, first, [parameter.detach() for parameter in other_model.parameters()] + repeated.tensors())
-    for number in range(4):
-        eager.learning_rate = 0.01 / (1 + number)
-        eager.step(gradients(model, number))
-        with torch.no_grad():
-            program(torch.tensor(0.01 / (1 + number), dtype=torch.float64), *gradients(other_model, number))
-    for mine, wanted in zip(other_model.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-14)
-
-
-def test_the_algorithm_is_chosen_by_name() -> None:
-    made: list[Optimizer] = [make_optimizer(network(), recipe(algorithm=name)) for name in ("sgd", "adam")]
-    assert [type(optimizer) for optimizer in made] == [SGD, Adam]
+def test_schedules() -> None:
+    assert rates(6, milestones=[2, 4], gamma=0.1) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rates(6, schedule="constant", warmup_epochs=4) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    cosine = rates(10, schedule="cosine")
+    assert (cosine[0], cosine[5]) == (1.0, pytest.approx(0.5))
+    assert cosine == sorted(cosine, reverse=True)
 
 
 def test_the_linear_schedule_and_the_late_momentum() -> None:
     """Co-teaching's: learning rate and beta_1 of its public code, epoch by epoch."""
-    config = compose(["method=co_teaching", "dataset=cifar10", "model=cnn_9", "augment=pixels", "seed=0"]).optim
-    rates = [Schedule(config).learning_rate(epoch) for epoch in range(200)]
-    assert rates[:81] == [1e-3] * 81
-    assert rates[140] == pytest.approx(0.5e-3)
-    assert rates[199] == pytest.approx(1e-3 / 120)
-    assert [Schedule(config).momentum(epoch) for epoch in (0, 79, 80, 199)] == [0.9, 0.9, 0.1, 0.1]
+    schedule = Schedule(compose(["method=co_teaching", "dataset=cifar10", "model=cnn_9", "augment=pixels", "seed=0"]).optim)
+    assert {schedule.learning_rate(epoch) for epoch in range(81)} == {1e-3}
+    assert [schedule.learning_rate(epoch) for epoch in (140, 199)] == pytest.approx([0.5e-3, 1e-3 / 120])
+    assert [schedule.momentum(epoch) for epoch in (0, 79, 80, 199)] == [0.9, 0.9, 0.1, 0.1]
     assert Schedule(recipe()).momentum(9) == 0.9
 
 
@@ -128,12 +93,3 @@ def test_the_linear_schedule_and_the_late_momentum() -> None:
 def test_settings_that_contradict_each_other_are_named(overrides: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         compose(["method=one_hot", "dataset=digits", "seed=0", *overrides])
-
-
-def test_runs_from_before_adam_keep_their_ids() -> None:
-    from repro.config.identity import scientific_fields
-
-    fields = scientific_fields(compose(["method=one_hot", "dataset=digits", "seed=0"]))
-    assert not {"optim.algorithm", "optim.decay_from", "optim.late_momentum"} & set(fields)
-    fields = scientific_fields(compose(["method=one_hot", "dataset=digits", "seed=0", "optim.algorithm=adam", "optim.momentum=0.9"]))
-    assert fields["optim.algorithm"] == "adam"

@@ -1,11 +1,10 @@
 """What a step costs, counted: how long it takes is measured by ``benchmarks/step.py``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
+from made_models import build_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -36,8 +35,7 @@ def test_a_meta_step_costs_what_the_documents_say(recorded: bool, units: int, mo
     """ResNet18, the meta batch twice as large, in forward passes of a training batch: 3 of plain training; 13; 15 without a record."""
     if not recorded:
         monkeypatch.setattr(Linearization, "follows", lambda record, output: False)
-    choice = get("model", "resnet18")
-    model = choice.build(choice.config(), num_classes=100, image_shape=(3, 32, 32)).train()
+    model = build_model("resnet18", num_classes=100).train()
     observed, inputs, rows = torch.randint(0, 100, (2,)), torch.randn(2, 3, 32, 32), torch.arange(2)
     optim = OptimConfig(name="test", epochs=1, learning_rate=0.4, weight_decay=1e-3)
     meta = MetaBatch(torch.randn(4, 3, 32, 32), torch.randint(0, 100, (4,)))

@@ -1,23 +1,11 @@
 """Labels averaged over folds: which instance, which moment, which folds (C1, C2, C4, C9)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from made_inputs import (
-    BATCH_SIZE,
-    EPOCHS,
-    INITIAL,
-    NUM_CLASSES,
-    NUM_INSTANCES,
-    fields,
-    fold_inputs,
-    make_context,
-    write_trajectory,
-)
+from made_inputs import BATCH_SIZE, EPOCHS, INITIAL, NUM_CLASSES, NUM_INSTANCES, fields, fold_inputs, make_context, write_trajectory
 
 from repro.errors import UserError
 from repro.methods.shared.averaged_labels import averaged_labels
@@ -162,8 +150,7 @@ def test_folds_may_cover_more_than_the_run_trains_on(tmp_path: Path) -> None:
     """A run over a part of the images reads the labels of that part."""
     inputs, values = fold_inputs(tmp_path, "instance", num_folds=2)
     context = make_context(Inputs(inputs.labels[:1]))
-    assert context.data is not None
-    context.data.train_indices = np.array([3, 1, 39])  # type: ignore[misc]
+    context.data.train_indices = np.array([3, 1, 39])
     part = make_context(Inputs(inputs.labels[:1]))
     part = type(part)(NUM_CLASSES, context.observed[[3, 1, 39]], part.device, 0, EPOCHS, 1, part.inputs, context.data)
     close(averaged_labels(part).at(torch.arange(3), 0, 0), normalised(values[0][0, [1, 0, 19]]))

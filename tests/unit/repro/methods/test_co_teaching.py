@@ -1,7 +1,5 @@
 """Two networks that choose images for each other: index sets by hand, steps against two plain networks, states."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import batch_at
-from made_inputs import NUM_CLASSES, build_method
-from metric_rows import read_metrics
+from made_inputs import NUM_CLASSES, batch_at, build_method
+from real_runs import read_metrics
 from torch import Tensor
 
 from repro.config.compose import compose

@@ -1,11 +1,8 @@
 """The schedules, the weights and the mentor network of the two MentorNet methods."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from batches import batch_at
-from made_inputs import NUM_CLASSES, build_method, make_context
+from made_inputs import NUM_CLASSES, batch_at, build_method, make_context
 from torch import Tensor
 
 from repro.config.compose import compose

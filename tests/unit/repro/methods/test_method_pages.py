@@ -1,7 +1,5 @@
 """Every method has its page in docs/methods, which names its settings, and every page its method."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,13 +1,10 @@
 """Every registered method, by being registered; and the update rules of the label methods against automatic differentiation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 import torch
-from batches import batch_at
-from made_inputs import NUM_CLASSES, NUM_INSTANCES, build_method, inputs_for, make_context
+from made_inputs import NUM_CLASSES, NUM_INSTANCES, batch_at, build_method, inputs_for, make_context
 from torch import Tensor
 
 from repro.config import registry
@@ -20,7 +17,6 @@ def make_batch(method: Method, seed: int = 0) -> Batch:
     rows = torch.randperm(NUM_INSTANCES)[:12]
     scores = torch.log_softmax(torch.randn(12, NUM_CLASSES), 1)
     data = method.context.data
-    assert data is not None
     images = data.transform(data.train.images[rows], None)
     return batch_at(method, rows, scores, step=1, inputs=images)
 

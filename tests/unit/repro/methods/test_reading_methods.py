@@ -1,7 +1,5 @@
 """Methods that read other runs: replayed, fixed and distilled targets, and what they refuse."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import batch_at
 from made_inputs import (
     EPOCHS,
     NUM_CLASSES,
     NUM_INSTANCES,
+    batch_at,
     build_method,
     fields,
     fold_inputs,
@@ -21,8 +19,8 @@ from made_inputs import (
     make_context,
     write_teacher,
 )
+from made_models import build_model
 
-from repro.config import registry
 from repro.config.compose import compose
 from repro.config.identity import run_id
 from repro.engine.method import Batch, Context, Method
@@ -89,15 +87,13 @@ def test_tempering_keeps_zeros_and_sharpens_below_one() -> None:
 def distilled(tmp_path: Path, **settings: Any) -> tuple[Distillation, Context]:
     context = make_context(Inputs(teacher=write_teacher(tmp_path)))
     method = build_method("distillation", context, **settings)
-    assert isinstance(method, Distillation)
     return method, context
 
 
 def teacher_logits(tmp_path: Path, images: torch.Tensor) -> torch.Tensor:
     from safetensors.torch import load_file
 
-    choice = registry.get("model", "digits_cnn")
-    model = choice.build(choice.config(width=4), num_classes=NUM_CLASSES, image_shape=(1, 8, 8))
+    model = build_model("digits_cnn", (1, 8, 8), NUM_CLASSES, width=4)
     model.load_state_dict(load_file(tmp_path / "one_hot-digits-teacher" / "model.safetensors"))
     logits: torch.Tensor = model.eval()(images)
     return logits.detach()
@@ -106,7 +102,6 @@ def teacher_logits(tmp_path: Path, images: torch.Tensor) -> torch.Tensor:
 def test_distilled_targets_are_the_teacher_s_softened_predictions_for_the_student_s_view(tmp_path: Path) -> None:
     method, context = distilled(tmp_path, temperature=3.0, beta=0.7)
     batch = some_batch(method)
-    assert batch.inputs is not None
     soft = torch.softmax(teacher_logits(tmp_path, batch.inputs) / 3.0, 1)
     hot = F.one_hot(batch.observed, NUM_CLASSES).float()
     found = method.coefficients(batch)
@@ -129,14 +124,12 @@ def test_the_clean_view_is_predicted_once_for_each_image(tmp_path: Path) -> None
 def test_loss_with_a_temperature_of_the_student(tmp_path: Path, settings: dict[str, Any]) -> None:
     method, _ = distilled(tmp_path, temperature=4.0, beta=0.9, **settings)
     batch = some_batch(method)
-    assert batch.inputs is not None
     logits = torch.randn(3, NUM_CLASSES, generator=torch.Generator().manual_seed(5), requires_grad=True)
     soft = torch.softmax(teacher_logits(tmp_path, batch.inputs) / 4.0, 1)
     own = torch.log_softmax(logits / settings.get("student_temperature", 1.0), 1)
     factor = 16.0 if "scale_by_square" in settings else 1.0
     wanted = 0.1 * F.cross_entropy(logits, batch.observed) - 0.9 * factor * (soft * own).sum(1).mean()
     found = method.loss(torch.log_softmax(logits, 1), batch)
-    assert found is not None
     torch.testing.assert_close(found, wanted)
     slopes = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (found, wanted)]
     torch.testing.assert_close(slopes[0], slopes[1])
@@ -153,9 +146,6 @@ def test_teachers_that_do_not_fit_are_named(tmp_path: Path) -> None:
     fits = dataclasses.replace(wider, fields={**wider.fields, "model.width": 4}, manifest=seal(teacher.folder))
     with pytest.raises(UserError, match=r"has no model.safetensors: it was trained with exec.save_model=false"):
         build_method("distillation", make_context(Inputs(teacher=fits)))
-
-
-# -- which inputs a run may have ----------------------------------------------------------------------------------------------
 
 
 def config(tmp_path: Path, *more: str) -> Any:

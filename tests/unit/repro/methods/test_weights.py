@@ -1,15 +1,12 @@
 """Weights learned by a look-ahead against automatic differentiation through the step; random ones against their distribution."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import batch_at
-from made_inputs import build_method
-from metric_rows import read_metrics
+from made_inputs import batch_at, build_method
+from real_runs import read_metrics
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -48,7 +45,7 @@ def take_step(model: nn.Module, method: Method, inputs: Tensor, observed: Tensor
         seen.append(original(batch))
         return seen[-1]
 
-    method.coefficients = coefficients  # type: ignore[method-assign]
+    method.coefficients = coefficients
     step = TrainingStep(model, SGD(model, optim), method, optim, MetaConfig())
     step(inputs, torch.arange(B), observed, epoch=0, meta=meta)
     return seen[-1]
@@ -102,7 +99,6 @@ def test_meta_weight_net_step_is_that_of_autodiff(variant: str, monkeypatch: pyt
     """Phi after one step, and the weights of the real step, from a second-order graph through weights, step and network."""
     model, inputs, observed, meta = problem()
     method = build_method("meta_weight_net", context_of(observed), variant=variant, learning_rate=0.5)
-    assert isinstance(method, MetaWeightNet)
     net = method._network
     copy = nn.Sequential(nn.Linear(1, 100), nn.ReLU(), nn.Linear(100, 1), nn.Sigmoid())
     copy.load_state_dict(net.state_dict())

@@ -1,7 +1,5 @@
 """Which files a run's numbers come from, and what changes their hash."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import os
@@ -181,6 +179,6 @@ def test_a_file_that_is_no_python_is_named(mine: Mine) -> None:
     mine.edit(mine.helper, "FACTOR = \n")
     sys.modules["my_helper"] = type(sys)("my_helper")
     sys.modules["my_helper"].__file__ = str(mine.helper)
-    sys.modules["my_helper"].FACTOR = 1.0  # type: ignore[attr-defined]
+    sys.modules["my_helper"].FACTOR = 1.0
     with pytest.raises(UserError, match=r"my_helper.py:1: this is no Python"):
         mine.code()

@@ -1,6 +1,4 @@
-"""Locks, and what takes their place on a file system that has none."""
-
-from __future__ import annotations
+"""Locks, what takes their place on a file system that has none, and a lock that does not reach from one writer to the other."""
 
 import errno
 import fcntl
@@ -14,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from repro.errors import UserError
+from repro.errors import Interrupted, UserError
 from repro.files import read_json, write_json
 from repro.runs import lock
 from repro.runs.folder import FinishedError, RunFolder
-from repro.runs.lease import Superseded, wait_for_lock
+from repro.runs.lease import EXIT_SUPERSEDED, Superseded, claim, wait_for_lock
 from repro.runs.lock import HeldError, UnwritableError, hold
-from repro.runs.state import note_failure, read_state, requeue
+from repro.runs.state import note_failure, read_state, requeue, slurm_job
 
 
 def refuse_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -234,3 +232,59 @@ def test_of_many_that_start_at_once_one_goes_on(tmp_path: Path, before: str) -> 
 def nothing_is_left_behind(tmp_path: Path) -> Iterator[None]:
     yield
     assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (".lock", "lease.json")}
+
+
+def test_who_was_superseded_writes_nothing_more(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).hold(heartbeat_s=1000, epochs=3) as held:
+        held.open_metrics([])
+        held.append_metrics({"epoch": 0})
+        claim(tmp_path)
+        before = contents(tmp_path)
+        for write in (
+            lambda: held.append_metrics({"epoch": 1}),
+            lambda: held.end("failed", error="something"),
+            lambda: held.add_cost(wall_s=1.0, on_gpu=False, peak_gib=1.0),
+            held.check_lease,
+        ):
+            with pytest.raises(Superseded) as caught:
+                write()
+            assert isinstance(caught.value, Interrupted), "no handler takes it for a failure of the run"
+            assert caught.value.exit_code == EXIT_SUPERSEDED
+        assert contents(tmp_path) == before
+
+
+def test_the_heartbeat_finds_it_out_too(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).hold(heartbeat_s=0.05, epochs=3) as held:
+        claim(tmp_path)
+        deadline = time.monotonic() + 300
+        while not held._superseded and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(Superseded):
+            held.check_lease(read=False)
+
+
+def test_a_failure_is_noted_for_a_run_that_cannot(tmp_path: Path) -> None:
+    assert note_failure(tmp_path / "new", "killed")
+    assert read_state(tmp_path / "new") == "failed"
+    assert read_json(tmp_path / "new" / "status.json")["error"] == "killed"
+    assert not note_failure(tmp_path / "new", "again")
+    with RunFolder(tmp_path / "run").hold(heartbeat_s=1000, epochs=3) as held:
+        assert not note_failure(tmp_path / "run", "killed"), "its process lives"
+        held.end("done")
+    assert not note_failure(tmp_path / "run", "killed")
+    assert read_state(tmp_path / "run") == "done"
+
+
+def test_the_job_is_called_as_squeue_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert slurm_job() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert slurm_job() == "17"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    assert slurm_job() == "12_0"

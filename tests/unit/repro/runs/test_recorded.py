@@ -1,7 +1,5 @@
 """Run folders that hold what other code has made: a start refuses, sets them aside, or takes them as equal."""
 
-from __future__ import annotations
-
 import logging
 import socket
 from pathlib import Path
@@ -10,10 +8,8 @@ from typing import Any
 import filelock
 import pytest
 import torch
-from stopped_runs import stopped
+from real_runs import stopped, tiny
 
-from repro.config.compose import compose
-from repro.config.schema import Config
 from repro.errors import UserError
 from repro.files import read_json, write_json
 from repro.runs import checkpoint, provenance
@@ -24,19 +20,10 @@ from repro.training.run import execute
 STEP = "repro/engine/step.py"
 
 
-def settings(runs: Path, *more: str) -> Config:
-    return compose(
-        [
-            *("method=one_hot", "dataset=digits", "seed=0", "model.width=4", "optim.epochs=1", "optim.milestones=[]", "tracker=none"),
-            *("exec.threads=1", "exec.device=cpu", f"paths.runs={runs}", *more),
-        ]
-    )
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
-    return execute(settings(tmp_path_factory.mktemp("made")))
+    return execute(tiny(tmp_path_factory.mktemp("made")))
 
 
 @pytest.fixture
@@ -73,7 +60,7 @@ def test_with_other_code_it_is_refused_and_both_ways_are_named(folder: Path) -> 
     pretend_other_code(folder, STEP, "repro/gone.py")
     before = all_bytes(folder)
     with pytest.raises(UserError) as caught:
-        execute(settings(folder.parent))
+        execute(tiny(folder.parent))
     message = str(caught.value)
     assert f"these differ: {STEP}, repro/gone.py (no longer used)." in message
     assert "exec.on_changed_code=again" in message
@@ -85,19 +72,19 @@ def test_again_trains_anew_and_keeps_the_old_folder(folder: Path) -> None:
     for number in (1, 2):
         pretend_other_code(folder, STEP)
         before = all_bytes(folder)
-        assert execute(settings(folder.parent, "exec.on_changed_code=again")) == folder
+        assert execute(tiny(folder.parent, "exec.on_changed_code=again")) == folder
         assert all_bytes(folder.parent / ASIDE / f"{folder.name}.{number}") == before
         assert read_json(folder / FILE)["files"][STEP] != "0" * 64
         assert (folder / "final.json").read_bytes() == before["final.json"]
     # Now the code is the same, so there is nothing to do again.
-    execute(settings(folder.parent, "exec.on_changed_code=again"))
+    execute(tiny(folder.parent, "exec.on_changed_code=again"))
     assert len(list((folder.parent / ASIDE).iterdir())) == 2
 
 
 def test_equal_notes_both_hashes_and_is_asked_once(folder: Path, made: Path) -> None:
     other = pretend_other_code(folder, STEP)
     before = all_bytes(folder)
-    execute(settings(folder.parent, "exec.on_changed_code=equal"))
+    execute(tiny(folder.parent, "exec.on_changed_code=equal"))
     document = read_json(folder / FILE)
     assert (document["sha256"], document["files"]) == (other["sha256"], other["files"])
     assert [item["sha256"] for item in document["equal_to"]] == [read_json(made / FILE)["sha256"]]
@@ -105,13 +92,13 @@ def test_equal_notes_both_hashes_and_is_asked_once(folder: Path, made: Path) -> 
     assert {name: content for name, content in all_bytes(folder).items() if name != FILE} == {
         name: content for name, content in before.items() if name != FILE
     }
-    execute(settings(folder.parent))
+    execute(tiny(folder.parent))
 
 
 def test_a_folder_that_does_not_say_is_taken_as_it_is(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / FILE).unlink()
     with caplog.at_level(logging.INFO):
-        execute(settings(folder.parent))
+        execute(tiny(folder.parent))
     assert "does not say which code made what it holds" in caplog.text
     assert not (folder / FILE).exists()
 
@@ -119,22 +106,22 @@ def test_a_folder_that_does_not_say_is_taken_as_it_is(folder: Path, caplog: pyte
 def test_a_record_that_cannot_be_read_counts_as_other_code(folder: Path) -> None:
     (folder / FILE).write_text("{")
     with pytest.raises(UserError, match=r"these differ: code.json cannot be read"):
-        execute(settings(folder.parent))
+        execute(tiny(folder.parent))
     with pytest.raises(UserError, match=r"code.json cannot be read .* Train the run again"):
-        execute(settings(folder.parent, "exec.on_changed_code=equal"))
-    execute(settings(folder.parent, "exec.on_changed_code=again"))
+        execute(tiny(folder.parent, "exec.on_changed_code=equal"))
+    execute(tiny(folder.parent, "exec.on_changed_code=again"))
 
 
 @pytest.mark.parametrize("remedy", ["again", "equal"])
 def test_a_run_that_another_process_trains_is_left_alone(folder: Path, remedy: str) -> None:
     pretend_other_code(folder, STEP)
     with filelock.FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is training this run"):
-        execute(settings(folder.parent, f"exec.on_changed_code={remedy}"))
+        execute(tiny(folder.parent, f"exec.on_changed_code={remedy}"))
 
 
 def unfinished(runs: Path) -> Path:
     """A run that was stopped after its first epoch, with a checkpoint."""
-    folder = stopped(settings(runs, "optim.epochs=2"), epoch=1)
+    folder = stopped(tiny(runs, "optim.epochs=2"), epoch=1)
     assert (folder / checkpoint.NAMES[0]).exists()
     return folder
 
@@ -144,9 +131,9 @@ def test_an_unfinished_run_goes_on_with_the_same_code_only(tmp_path: Path, remed
     folder = unfinished(tmp_path)
     pretend_other_code(folder, STEP)
     with pytest.raises(UserError, match=STEP):
-        execute(settings(tmp_path, "optim.epochs=2"))
+        execute(tiny(tmp_path, "optim.epochs=2"))
     with caplog.at_level(logging.INFO):
-        execute(settings(tmp_path, "optim.epochs=2", f"exec.on_changed_code={remedy}"))
+        execute(tiny(tmp_path, "optim.epochs=2", f"exec.on_changed_code={remedy}"))
     assert ("resumes after 1 of 2 epochs" in caplog.text) == (remedy == "equal")
     document = read_json(folder / FILE)
     assert (document["sha256"] == "0" * 64) == (remedy == "equal")
@@ -157,7 +144,7 @@ def test_an_unfinished_run_goes_on_with_the_same_code_only(tmp_path: Path, remed
 def test_a_run_that_went_on_from_unknown_code_says_so(tmp_path: Path) -> None:
     folder = unfinished(tmp_path)
     (folder / FILE).unlink()
-    execute(settings(tmp_path, "optim.epochs=2"))
+    execute(tiny(tmp_path, "optim.epochs=2"))
     assert read_json(folder / FILE)["began_with_unknown_code"] is True
 
 
@@ -165,13 +152,13 @@ def test_a_run_without_a_state_to_go_on_from_has_nothing_of_other_code(tmp_path:
     folder = unfinished(tmp_path)
     pretend_other_code(folder, STEP)
     checkpoint.remove(folder)
-    execute(settings(tmp_path, "optim.epochs=2"))
+    execute(tiny(tmp_path, "optim.epochs=2"))
     assert read_json(folder / FILE)["sha256"] != "0" * 64
 
 
 def test_inputs_of_other_code_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    teacher = execute(settings(tmp_path))
-    reader = settings(tmp_path, "method=distillation", f"inputs.teacher={teacher.name}")
+    teacher = execute(tiny(tmp_path))
+    reader = tiny(tmp_path, "method=distillation", f"inputs.teacher={teacher.name}")
     folder = execute(reader)
     assert read_json(folder / FILE)["inputs"] == {teacher.name: read_json(teacher / FILE)["sha256"]}
     pretend_other_code(teacher, STEP)
@@ -179,11 +166,8 @@ def test_inputs_of_other_code_are_named(tmp_path: Path, caplog: pytest.LogCaptur
         execute(reader)
     # A reader that is trained now is told, too.
     with caplog.at_level(logging.WARNING):
-        execute(settings(tmp_path, "method=distillation", f"inputs.teacher={teacher.name}", "seed=1"))
+        execute(tiny(tmp_path, "method=distillation", f"inputs.teacher={teacher.name}", "seed=1"))
     assert f"input {teacher.name} was made by other code than the present one; these differ: {STEP}." in caplog.text
-
-
-# -- the machine ---------------------------------------------------------------------------------------------------------------
 
 
 def test_an_attempt_notes_what_decides_the_last_bits(made: Path) -> None:
@@ -200,7 +184,7 @@ def test_a_run_that_goes_on_elsewhere_has_both_and_says_so(tmp_path: Path, caplo
     provenance["attempts"][0]["facts"]["cpu_capability"] = "ABACUS"
     write_json(folder / "provenance.json", provenance)
     with caplog.at_level(logging.WARNING):
-        execute(settings(tmp_path, "optim.epochs=2"))
+        execute(tiny(tmp_path, "optim.epochs=2"))
     assert "so its last digits may differ from an uninterrupted run: cpu_capability was ABACUS, is " in caplog.text
     noted = read_json(folder / "provenance.json")["attempts"]
     assert [item["facts"]["cpu_capability"] for item in noted] == ["ABACUS", torch.backends.cpu.get_cpu_capability()]
@@ -213,7 +197,7 @@ def test_every_attempt_notes_where_it_computed(tmp_path: Path, monkeypatch: pyte
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (folder / name).unlink(missing_ok=True)
     monkeypatch.delenv("SLURM_JOB_ID")
-    execute(settings(tmp_path, "optim.epochs=2"))
+    execute(tiny(tmp_path, "optim.epochs=2"))
     first, second = read_json(folder / "provenance.json")["hosts"]
     assert (first["attempt"], first["host"], first["slurm_job"]) == (1, socket.gethostname(), "12")
     assert (second["attempt"], second["host"], second.get("slurm_job")) == (2, socket.gethostname(), None)
@@ -266,5 +250,5 @@ def test_an_attempt_on_a_gpu_names_its_libraries(
 
 def test_a_run_says_when_its_files_were_edited_since(made: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("repro.runs.code._edited", lambda path, content: path.name == "step.py")
-    execute(settings(made.parent))
+    execute(tiny(made.parent))
     assert f"edited since this process began, and used as it was then: {STEP}." in caplog.text

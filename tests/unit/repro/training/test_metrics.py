@@ -1,13 +1,11 @@
 """The label metrics, against a count by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
 
-from repro.metric_names import METRICS, definition_of
+from repro.metric_names import METRICS, definition_of, is_headline
 from repro.training.metrics import entropy, label_metrics, probability_in_top
 
 
@@ -38,6 +36,19 @@ def test_rates_by_hand() -> None:
     by_hand = entropy(targets.double())
     assert row["label/entropy_noisy"] == pytest.approx(by_hand[:3].mean().item())
     assert row["label/entropy_clean"] == pytest.approx(by_hand[3:].mean().item())
+
+
+def test_quantiles_by_hand() -> None:
+    observed = torch.zeros(11, dtype=torch.int64)
+    mass = torch.linspace(1.0, 0.0, 11, dtype=torch.float64)
+    targets = torch.stack([mass, 1 - mass], dim=1)
+    row = label_metrics(targets.__getitem__, observed, observed, num_classes=2, noisy=False, block=4)
+    assert [row[f"label/target_probability_q{percent}"] for percent in (10, 50, 90)] == pytest.approx([0.1, 0.5, 0.9])
+    assert row["label/entropy_q10"] == pytest.approx(0.0)
+    assert row["label/entropy_q90"] == pytest.approx(entropy(torch.tensor([[0.4, 0.6]])).item())
+    # Results of a run stay what they were before there were quantiles.
+    assert not any(is_headline(name) for name in row if "_q" in name)
+    assert is_headline("label/entropy")
 
 
 def test_clean_labels_have_no_noise_metrics() -> None:

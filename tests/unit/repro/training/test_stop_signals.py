@@ -1,7 +1,5 @@
 """A signal that SLURM sends to every process of a job stops the run once, and nothing that the run has started."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -89,7 +87,6 @@ def test_a_forked_child_does_not_take_a_signal_for_the_run() -> None:
 def test_what_a_trainer_starts_ignores_the_signals() -> None:
     command = [sys.executable, "-c", TRAINER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         for number in (signal.SIGUSR2, signal.SIGTERM):
             os.killpg(process.pid, number)
@@ -100,7 +97,6 @@ def test_what_a_trainer_starts_ignores_the_signals() -> None:
 def test_a_trainer_leaves_with_its_job() -> None:
     """When the job's own process is killed alone, its runs save and leave."""
     with subprocess.Popen([sys.executable, "-c", JOB], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.kill()
         assert process.stdout.readline() == "asked\n"
@@ -111,7 +107,6 @@ def test_ctrl_c_does_not_reach_the_server_of_the_workers(tmp_path: Path) -> None
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "GO_ON": str(tmp_path / "go_on")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", PLANNER], **pipes, text=True, start_new_session=True, env=environment) as process:
-        assert process.stdout is not None
         assert {process.stdout.readline() for _ in range(2)} == {"importing\n", "waiting\n"}
         os.killpg(process.pid, signal.SIGINT)
         (tmp_path / "go_on").touch()

@@ -1,8 +1,9 @@
-"""Counting a step without computing, and its time at the roofline, on networks and operations that are counted by hand."""
+"""Counting a step without computing, counts that later plans read, and a step's time at the roofline, on networks counted by hand."""
 
-from __future__ import annotations
-
+import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from repro.config import registry
 from repro.config.schema import ModelConfig
 from repro.errors import UserError
+from sweeps.plan import count_cache, counting
 from sweeps.plan.counting import _Counter, count_forward, count_step
 from sweeps.plan.gpus import AUDIT, GPUS, Execution, Gpu, auto, known_gpu
 from sweeps.plan.roofline import CONTEXT_BYTES, KERNEL_S, LAUNCH_S, MOST_RUNS, Counted, Operation, Seconds, Work, seconds
@@ -21,20 +23,15 @@ CIFAR = (3, 32, 32)
 GRAPHS = Execution("float32", graphs=True)
 
 
-# -- counting ------------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
-def linear(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def linear(monkeypatch: pytest.MonkeyPatch) -> str:
     """A network of one matrix, from the pixels to the classes."""
 
     def build(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[1] * image_shape[2], num_classes, bias=False))
 
     monkeypatch.setitem(registry.choices("model"), "linear", registry.Choice("model", "linear", ModelConfig, build))
-    yield "linear"
-    count_step.cache_clear()
-    count_forward.cache_clear()
+    return "linear"
 
 
 def test_a_forward_pass_of_a_matrix_by_hand(linear: str) -> None:
@@ -125,8 +122,6 @@ def test_a_network_that_cannot_be_counted_says_why(linear: str, monkeypatch: pyt
         count_forward("asks", "{}", (1, 2, 2), 2, images=3)
 
 
-# -- the roofline --------------------------------------------------------------------------------------------------------------
-
 #: 1 TFLOP/s in float32, 2 in TF32, 4 in bfloat16; 1 GB/s; 2 GB.
 ROUND = Gpu("round", "Round", 1.0, 2.0, 4.0, 1.0, 2.0, "made")
 
@@ -183,9 +178,6 @@ def test_a_gpu_is_for_as_many_runs_as_fill_its_time_and_fit_into_its_memory(byte
     assert Work(((1.0, counted(Operation(0, 0, bytes_), float32_peak=peak)),)).runs_per_gpu(large, GRAPHS) == runs
 
 
-# -- the table -----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "name"),
     [
@@ -209,3 +201,89 @@ def test_auto_takes_bfloat16_where_there_are_tensor_cores_for_it_and_graphs_ever
     assert {name: auto(gpu) for name, gpu in GPUS.items()} == {
         name: Execution("float32" if name == "v100" else "bfloat16", graphs=True) for name in GPUS
     }
+
+
+MODEL: Any = ("small_cnn", '{"width": 4}', (3, 8, 8), 3)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
+    _forget()
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    """As a new process."""
+    for function in (count_cache.counted, count_cache._folder, count_cache._clear, counting.count_step, counting.count_forward):
+        function.cache_clear()
+
+
+def _no_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("counted again")
+
+    monkeypatch.setattr(counting, "_count", refuse)
+
+
+@pytest.mark.parametrize("sizes", [{"batch": 2}, {"batch": 2, "meta_batch": 3}, {"images": 2}])
+def test_a_later_process_reads_what_was_counted(sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = count_cache.counted(*MODEL, **sizes)
+    _forget()
+    _no_counting(monkeypatch)
+    again = count_cache.counted(*MODEL, **sizes)
+    assert (again.operations, again.peak_bytes, again.float32_peak_bytes) == (first.operations, first.peak_bytes, first.float32_peak_bytes)
+
+
+def test_other_arguments_are_counted(tmp_path: Path) -> None:
+    different = {count_cache.counted(*MODEL, batch=2).flops, count_cache.counted(*MODEL, batch=4).flops}
+    different |= {count_cache.counted("small_cnn", '{"width": 8}', (3, 8, 8), 3, batch=2).flops}
+    assert len(different) == len(list(tmp_path.glob("counts/*/*.json"))) == 3
+
+
+def test_other_code_counts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count_cache.counted(*MODEL, images=2)
+    _forget()
+    monkeypatch.setattr(count_cache, "version", lambda package: "0.0")
+    count_cache.counted(*MODEL, images=2)
+    assert len(list(tmp_path.glob("counts/*"))) == 2
+
+
+def test_what_cannot_be_read_is_counted_again(tmp_path: Path) -> None:
+    first = count_cache.counted(*MODEL, images=2)
+    (file,) = tmp_path.glob("counts/*/*.json")
+    whole = file.read_bytes()
+    for damage in (b"", b"[]", b"{}", whole[: len(whole) // 2], b"\xff"):
+        file.write_bytes(damage)
+        _forget()
+        assert count_cache.counted(*MODEL, images=2).operations == first.operations
+        assert file.read_bytes() == whole
+
+
+def test_without_a_place_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "file"))
+    _forget()
+    assert count_cache.counted(*MODEL, images=2).flops > 0
+
+
+def test_a_network_from_elsewhere_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = registry.get("model", "small_cnn")
+
+    def build(*given: Any, **named: Any) -> Any:
+        return known.build(*given, **named)
+
+    monkeypatch.setitem(registry.choices("model"), "small_cnn", registry.Choice("model", "small_cnn", known.config, build))
+    assert count_cache.counted(*MODEL, images=2).flops > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_old_code_has_left_goes(tmp_path: Path) -> None:
+    old, young = tmp_path / "counts" / "old", tmp_path / "counts" / "young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, time.time() - 40 * 24 * 3600))
+    count_cache.counted(*MODEL, images=2)
+    assert young.is_dir()
+    assert not old.exists()
