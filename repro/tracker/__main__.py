@@ -69,6 +69,14 @@ def _workspace(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _picture(chosen: argparse.Namespace) -> int:
+    from repro.tracker.picture import picture
+
+    picture(_folders(chosen), chosen.out)
+    print(chosen.out)
+    return 0
+
+
 def _metrics(chosen: argparse.Namespace) -> int:
     print(metrics_table(), end="")
     return 0
@@ -125,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     workspace = verb("workspace", _workspace, "save the dashboards to a project", folders=False)
     workspace.add_argument("action", choices=("save",))
     workspace.add_argument("--url", help="a saved view to write over (default: a new view)")
+    drawn = verb("picture", _picture, "draw the panels of the dashboards from run folders: no server, no account", server=False)
+    drawn.add_argument("--out", type=Path, default="panels.png", metavar="FILE", help="where it goes (default: %(default)s)")
     verb("metrics", _metrics, "print the list of all metrics as Markdown, as docs/wandb.md has it", folders=False, server=False)
     return parser
 
