@@ -54,7 +54,7 @@ def read_reported(value: object) -> tuple[Reported, ...]:
     """Return the lines of the CSV that ``{file: NAME}`` names, relative to the file in which it stands.
 
     Raises:
-        SpecError: the file cannot be read; a line is damaged, or stands twice.
+        SpecError: the file cannot be read; a line is damaged, or is given twice.
     """
     named = validate(_Named, mapping(value))
     path = named.place.path.parent / named.file
@@ -82,7 +82,7 @@ def read_reported(value: object) -> tuple[Reported, ...]:
         item = validate(Reported, given)
         if (item.row, item.column) in found:
             before = found[item.row, item.column].place.line
-            raise place.error(f"row '{item.row}', column '{item.column}' stands twice, first in line {before}. Keep one.")
+            raise place.error(f"row '{item.row}', column '{item.column}' is given twice, first in line {before}. Keep one.")
         found[item.row, item.column] = item
     if not found:
         raise Place(path, 1).error("the file has no published number.")

@@ -51,7 +51,7 @@ def check_inputs(config: Config) -> None:
     name = config.method.name
     reads = registry.get("method", name).build.reads_inputs(config.method)
     if len(set(config.inputs.labels)) < len(config.inputs.labels):
-        raise UserError(f"inputs.labels={config.inputs.labels}: a run stands twice, and its labels would count twice.")
+        raise UserError(f"inputs.labels={config.inputs.labels}: a run is given twice, and its labels would count twice.")
     for role in ROLES:
         given = getattr(config.inputs, role)
         if given and role not in reads:

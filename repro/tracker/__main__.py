@@ -68,6 +68,13 @@ def _workspace(chosen: argparse.Namespace) -> None:
     print(save(Server(chosen.project or PROJECT, chosen.entity), chosen.url))
 
 
+def _picture(chosen: argparse.Namespace) -> None:
+    from repro.tracker.picture import picture
+
+    picture(_folders(chosen), chosen.out)
+    print(chosen.out)
+
+
 def metrics_table() -> str:
     """Return every metric as a Markdown table: its name, unit, direction, meaning, and where it stands."""
     from repro.metric_names import MAX_CLASS_SERIES, METRICS
@@ -118,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     workspace = verb("workspace", _workspace, "save the dashboards to a project", folders=False)
     workspace.add_argument("action", choices=("save",))
     workspace.add_argument("--url", help="a saved view to write over (default: a new view)")
+    drawn = verb("picture", _picture, "draw the panels of the dashboards from run folders: no server, no account", server=False)
+    drawn.add_argument("--out", type=Path, default="panels.png", metavar="FILE", help="where it goes (default: %(default)s)")
     verb(
         "metrics",
         lambda _: print(metrics_table(), end=""),

@@ -24,6 +24,9 @@ GROUPED_BY = ("dataset.name", "method.name", "noise.name", "noise.rate", "split.
 #: Where the lines of a mean with its band are split.
 ARM = "method.name"
 
+#: The result that the runs are ordered by, the highest first.
+ORDERED_BY = summary_names("test/accuracy")["best_val"]
+
 #: Columns of the runs table beside the name of the run.
 _COLUMNS = ("best_val_test_accuracy", "final_test_accuracy", "final_noise_label_error", "best_val_epoch")
 
@@ -34,33 +37,39 @@ def build(server: Server) -> Workspace:
     Raises:
         UserError: ``wandb-workspaces`` is not installed.
     """
-    try:
-        from wandb_workspaces import expr
-        from wandb_workspaces import workspaces as ws
-    except ImportError as error:
-        raise UserError(
-            f"dashboards need the package wandb-workspaces, which is not installed ({error}). "
-            "Install it with: pip install 'soft-labels-repro[dashboards]'"
-        ) from error
+    parts = sections()
+    from wandb_workspaces import expr
+    from wandb_workspaces import workspaces as ws
+
     return ws.Workspace(
         entity=server.entity,
         project=server.project,
         name=NAME,
-        sections=_sections(),
+        sections=parts,
         # 50 runs a panel: more lines than anybody tells apart.
         settings=ws.WorkspaceSettings(x_axis="epoch", group_by_prefix="first", max_runs=50, ignore_outliers=False),
         runset_settings=ws.RunsetSettings(
             groupby=[expr.Config(name) for name in GROUPED_BY],
-            order=[expr.Ordering(expr.Summary("best_val_test_accuracy"), ascending=False)],
+            order=[expr.Ordering(expr.Summary(ORDERED_BY), ascending=False)],
             pinned_columns=[f"summary:{name}" for name in _COLUMNS],
         ),
         auto_generate_panels=False,
     )
 
 
-def _sections() -> list[Section]:
-    from wandb_workspaces.workspaces import Section
+def sections() -> list[Section]:
+    """Return the sections of the workspace with their panels.
 
+    Raises:
+        UserError: ``wandb-workspaces`` is not installed.
+    """
+    try:
+        from wandb_workspaces.workspaces import Section
+    except ImportError as error:
+        raise UserError(
+            f"dashboards need the package wandb-workspaces, which is not installed ({error}). "
+            "Install it with: pip install 'soft-labels-repro[dashboards]'"
+        ) from error
     # It declares what it exports only at run time.
     wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
 

@@ -123,7 +123,7 @@ def read_tuned(scale: Scale, folder: Path | None = None) -> Tuned:
     chosen: dict[Key, Chosen] = {}
     for item in file.tuned:
         if item.key in chosen:
-            raise item.place.error(f"{', '.join(item.key)} stands twice, first in line {chosen[item.key].place.line}. Keep one.")
+            raise item.place.error(f"{', '.join(item.key)} is given twice, first in line {chosen[item.key].place.line}. Keep one.")
         chosen[item.key] = item
     return Tuned(path, chosen)
 

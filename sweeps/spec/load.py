@@ -252,7 +252,7 @@ def _resolved(spec: _Spec, scale: Scale) -> _Spec:
         for item in items:
             if item.label in seen:
                 line = seen[item.label].place.line
-                raise item.at("label").error(f"{kind}s: the label '{item.label}' stands twice, first in line {line}.")
+                raise item.at("label").error(f"{kind}s: the label '{item.label}' is given twice, first in line {line}.")
             seen[item.label] = item.model_copy(update=names.part(item, item.use, f"{kind} '{item.label}'"))
         update[f"{kind}s"] = tuple(seen.values())
     rows, columns = [item.label for item in spec.rows], [item.label for item in spec.columns]

@@ -116,7 +116,7 @@ class _Builder:
             if not key or not is_plain(key):
                 raise place.error(f"a key of {made.name} must be a word, found {shortened(key)!r}.")
             if key in made:
-                raise place.error(f"{made.below(key)} stands twice, first in line {made.at[key].line}. Keep one.")
+                raise place.error(f"{made.below(key)} is given twice, first in line {made.at[key].line}. Keep one.")
             made.at[key], made.key_at[key] = self._place(value_node), place
             made[key] = self.build(value_node, made.below(key))
         return made

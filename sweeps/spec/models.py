@@ -235,7 +235,7 @@ def _listed(value: object) -> object:
         return (value,)
     for index, item in enumerate(value):
         if item in value[:index]:
-            raise value.error(index, f"{found(item)} stands twice. Keep one.")
+            raise value.error(index, f"{found(item)} is given twice. Keep one.")
     return _items(value)
 
 

@@ -267,7 +267,7 @@ def known(name: str, among: Mapping[str, _Named], place: Place, where: str, kind
 def _add(section: str, own: Mapping[str, _Named], found: dict[str, _Named]) -> None:
     for name, item in own.items():
         if name in found:
-            raise item.place.error(f"{section}.{name} stands twice, first in {found[name].place}. Give one another name.")
+            raise item.place.error(f"{section}.{name} is given twice, first in {found[name].place}. Give one another name.")
         found[name] = item
 
 

@@ -63,7 +63,7 @@ def test_other_commands(command: str, tmp_path: Path) -> None:
     result = run(command, tmp_path)
     assert result.returncode == 0, result.stderr
     if "tables" in command:
-        assert "0 of 48 runs are done" in result.stdout
+        assert "0 of 48 are done" in result.stdout
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m sweeps") and not is_quick(c)])

@@ -1,4 +1,4 @@
-"""The saved workspace, and the viewer."""
+"""The saved workspace, its picture, and the viewer."""
 
 import json
 import os
@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from loopback import Backend, StoredRun
+from matplotlib.figure import Figure
 from short_runs import EPOCHS, records, train
 from terminal import Terminal
 
 from repro.files import read_json, write_json
 from repro.tracker.__main__ import main
 from repro.tracker.contents import Contents
-from repro.tracker.dashboards import GROUPED_BY, build, save
+from repro.tracker.dashboards import GROUPED_BY, build, save, sections
 from repro.tracker.server import Server
 from repro.tracker.view import SHOWN, gather
 
@@ -188,3 +189,38 @@ def test_nothing_to_view(trained: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (folder / "metrics.jsonl").write_text("")
     assert main(["view", str(folder)]) == 2
     assert "none of these runs has a row yet" in capsys.readouterr().err
+
+
+def test_the_picture_has_every_panel_with_the_metrics_that_it_names(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("repro.tracker.picture.Figure", lambda *given, **named: drawn.append(Figure(*given, **named)) or drawn[0])
+    out = tmp_path / "panels.png"
+    assert main(["picture", str(trained), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert out.read_bytes().startswith(b"\x89PNG")
+    panels = [panel for section in sections() for panel in section.panels]
+    shown = {axes.get_title().replace("\n", " "): axes for part in drawn[0].subfigs for axes in part.axes if axes.get_title()}
+    assert list(shown) == [panel.title for panel in panels]
+    for panel in panels:
+        names = panel.y if type(panel).__name__ == "LinePlot" else []
+        empty = [text.get_text() for text in shown[panel.title].texts] == ["no data in these runs"]
+        # Only W&B is told of these.
+        assert empty == any(name.startswith("job/") for name in names), panel.title
+        lines = shown[panel.title].lines
+        if type(panel).__name__ == "LinePlot" and panel.y and not empty:
+            assert [list(line.get_ydata()) for line in lines] == [
+                [row[name] for row in rows_of(trained) if name in row] for name in panel.y
+            ]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return Contents(folder).rows()
+
+
+def test_a_picture_without_rows_or_place_says_so(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["picture", str(trained), "--out", str(tmp_path / "none" / "panels.png")]) == 2
+    assert "none/panels.png cannot be written" in capsys.readouterr().err
+    assert main(["picture", str(trained), "--out", str(tmp_path / "panels.xyz")]) == 2
+    assert "such as panels.png" in capsys.readouterr().err

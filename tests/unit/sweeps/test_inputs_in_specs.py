@@ -123,7 +123,7 @@ TUNED_MISTAKES = {
     "scale": (("scale: paper", "scale: smoke"), 2, ["scale must be 'paper'"]),
     "schema": (("schema: 1", "schema: 2"), 1, ["schema must be an integer from 1 to 1"]),
     "no YAML": (("tuned:\n", "tuned: [\n"), 4, ["not YAML"]),
-    "twice": (("tuned:\n", "tuned:\n" + TUNED.split("tuned:\n")[1]), 12, ["rate, cifar10, wrn_28_10 stands twice, first in line 4"]),
+    "twice": (("tuned:\n", "tuned:\n" + TUNED.split("tuned:\n")[1]), 12, ["rate, cifar10, wrn_28_10 is given twice, first in line 4"]),
 }
 
 
@@ -239,7 +239,7 @@ def test_shared_names_are_those_of_the_spec(tmp_path: Path) -> None:
 def test_a_name_stands_in_one_file(tmp_path: Path) -> None:
     path, _ = split_in_two(tmp_path)
     text = Path(path).read_text().replace("common:", "runs: {final: {}}\ncommon:")
-    with pytest.raises(SpecError, match=r"apart\.yaml:4: runs\.final stands twice, first in .*names\.yaml:7"):
+    with pytest.raises(SpecError, match=r"apart\.yaml:4: runs\.final is given twice, first in .*names\.yaml:7"):
         load_spec(write(tmp_path, text, "apart.yaml"))
 
 

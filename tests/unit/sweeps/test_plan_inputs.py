@@ -145,7 +145,7 @@ def test_a_mistake_in_an_input_is_named_with_its_line(tmp_path: Path, old: str, 
 def test_inputs_that_are_one_run_are_refused(tmp_path: Path) -> None:
     # The scale takes away what told them apart.
     (tmp_path / "same.yaml").write_text("title: same\nstamp: All folds are one.\nrules: [{where: {split: fold}, set: {split.fold: 0}}]\n")
-    with pytest.raises(SpecError, match=r"tried\.yaml:18: in row 'Replay', column 'Small': inputs\.labels=.*a run stands twice"):
+    with pytest.raises(SpecError, match=r"tried\.yaml:18: in row 'Replay', column 'Small': inputs\.labels=.*a run is given twice"):
         make_plan([load_spec(write(tmp_path, SPEC), load_scale(str(tmp_path / "same.yaml")))], tmp_path)
 
 

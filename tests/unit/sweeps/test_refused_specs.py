@@ -89,7 +89,7 @@ IN_TABLES = {
         12,
         ["cells[0] has no effect"],
     ),
-    "a label twice": ("value:", "cells:\n  - {row: [One-hot, One-hot], skip: a}\nvalue:", 12, ["'One-hot' stands twice"]),
+    "a label twice": ("value:", "cells:\n  - {row: [One-hot, One-hot], skip: a}\nvalue:", 12, ["'One-hot' is given twice"]),
     "a run that nothing uses": ("common:", "runs: {spare: {set: {method: focal}}}\ncommon:", 3, ["runs.spare", "uses this run"]),
     "a tuning that nothing uses": (
         "common:",
@@ -101,7 +101,7 @@ IN_TABLES = {
         "instance_labels}}",
         "instance_labels}, tuned: [rate, rate]}",
         6,
-        ["tuned[1]: 'rate' stands twice"],
+        ["tuned[1]: 'rate' is given twice"],
     ),
     "shared names that nothing uses": ("common:", "shared: paper\ncommon:", 3, ["shared: nothing of it is used"]),
     "a number twice in a grid": (

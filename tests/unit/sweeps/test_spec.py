@@ -92,8 +92,8 @@ def test_epoch_rules(tmp_path: Path, text: str, epoch: Epoch) -> None:
 MISTAKES = {
     "unknown key": (("caption: What", "captoin: What"), 3, ["captoin", "Did you mean 'caption'?"]),
     "unknown key below": (("- label: One-hot", "- labl: One-hot"), 6, ["rows[0].labl", "'label'"]),
-    "key twice": (("common: {dataset: digits,", "common: {dataset: digits, dataset: digits,"), 4, ["common.dataset stands twice"]),
-    "top key twice": (("repeats:\n", "title: Again\nrepeats:\n"), 13, ["title stands twice, first in line 1"]),
+    "key twice": (("common: {dataset: digits,", "common: {dataset: digits, dataset: digits,"), 4, ["common.dataset is given twice"]),
+    "top key twice": (("repeats:\n", "title: Again\nrepeats:\n"), 13, ["title is given twice, first in line 1"]),
     "row and column": (
         ("set: {method: one_hot}", "set: {method: one_hot, noise: none}"),
         11,
@@ -106,7 +106,7 @@ MISTAKES = {
     ),
     "repeats and common": (("optim.epochs: 3", "seed: 3"), 14, ["seed is set by repeats and by common"]),
     "missing label": (("- label: One-hot\n    set:", "- set:"), 6, ["rows[0].label is missing"]),
-    "same label": (("label: Instance labels", "label: One-hot"), 8, ["'One-hot' stands twice, first in line 6"]),
+    "same label": (("label: Instance labels", "label: One-hot"), 8, ["'One-hot' is given twice, first in line 6"]),
     "no repeats": (("seed: [0, 1, 2]", "seed: []"), 14, ["repeats.seed is empty"]),
     "empty repeats": (("repeats:\n  seed: [0, 1, 2]", "repeats: {}"), 13, ["repeats is empty"]),
     "same repeat": (("[0, 1, 2]", "[0, 1, 0]"), 14, ["counted twice"]),

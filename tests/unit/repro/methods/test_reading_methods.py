@@ -173,7 +173,7 @@ def test_inputs_are_opened_in_their_order_and_refused_with_a_reason(tmp_path: Pa
     opened = open_inputs(config(tmp_path, "method=replay", "inputs.labels=[b,a]"))
     assert [run.run_id for run in opened.labels] == ["b", "a"]
     assert opened.all == opened.labels
-    assert "inputs.labels=['a', 'a']: a run stands twice" in refused(tmp_path, "method=replay", "inputs.labels=[a,a]")
+    assert "inputs.labels=['a', 'a']: a run is given twice" in refused(tmp_path, "method=replay", "inputs.labels=[a,a]")
     assert "method=replay reads other runs: set inputs.labels" in refused(tmp_path, "method=replay")
     assert "method=distillation reads other runs: set inputs.teacher" in refused(tmp_path, "method=distillation")
     assert "inputs.teacher is set, but method=one_hot" in refused(tmp_path, "method=one_hot", "inputs.teacher=a")
