@@ -52,5 +52,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_box: Callable[...,
         return Lab(there, tmp_path, spec, **cluster)
 
     yield make
+    # The next test may have another SLURM, or none.
+    this_cluster.cache_clear()
     for there in used:
         there.empty()

@@ -39,6 +39,7 @@ def shared(make_box: Callable[..., Box], monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("PATH", os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
     this_cluster.cache_clear()
     yield Lab(box, folder, plain(2, epochs=3000))
+    this_cluster.cache_clear()
     box.empty()
     shutil.rmtree(folder)
 
