@@ -71,7 +71,7 @@ def killed_and_finished(
         if attempt < kills:
             limit = time.monotonic() + 400
             before = _rows(runs) if attempt else 0
-            while _rows(runs) < before + 1 and psutil.pid_exists(pid) and time.monotonic() < limit:
+            while _rows(runs) < before + 1 and _trains(pid) and time.monotonic() < limit:
                 time.sleep(0.01)
             time.sleep(chance.uniform(0.0, 1.0))
             kill_tree(pid)
@@ -80,6 +80,14 @@ def killed_and_finished(
             assert server.wait(pid) == 0, (runs.parent / f"attempt{attempt}.log").read_text()[-3000:]
     (folder,) = (path.parent for path in runs.glob("*/identity.json"))
     return folder
+
+
+def _trains(pid: int) -> bool:
+    """Say whether a process has not ended. One that was killed behind its last row ends without another row, and waits to be asked for."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _rows(runs: Path) -> int:
