@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
-
 from repro.errors import UserError
 from slurm.cluster import Cluster
 from slurm.jobs.batches import Batch
@@ -106,21 +103,24 @@ def dry_text(cluster: Cluster, batch: Batch, runs: Path) -> str:
     if len(batch.tasks) > 1:
         given["map_count"] = len(batch.tasks)
     command = f"{_python(cluster)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    # submitit has no public name for it; a test holds this to what is really submitted.
+    # Imported when it is needed: commands print first. submitit has no public name for it; a test holds this to what is really submitted.
+    from submitit.slurm.slurm import _make_sbatch_string
+
     return _make_sbatch_string(command=command, folder=folder, **given)
 
 
 def send(
     cluster: Cluster, batch: Batch, work: Sequence[Callable[[], str]], folder: Path, code: Path, dependency: str | None = None
 ) -> list[str]:
-    """Call sbatch for ``batch``, whose jobs do one part each of ``work``, and return the ids of the jobs.
-
-    The other arguments are those of :func:`_parameters`.
+    """Call sbatch for ``batch``, whose jobs do one part each of ``work``, with :func:`_parameters`; return the ids of the jobs.
 
     Raises:
         TooManyError: SLURM may take fewer jobs.
         UserError: SLURM refuses or does not answer.
     """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.slurm.slurm import SlurmExecutor
+
     try:
         executor = SlurmExecutor(folder, python=_python(cluster))
         executor.update_parameters(**_parameters(cluster, batch, folder, code, dependency))

@@ -30,7 +30,7 @@ def test_a_dry_run_and_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     spec.write_text(folds(2, seeds=1, epochs=1))
     site.write_text("".join(f"{key}: {value}\n" for key, value in CLUSTER.items()))
     told = ended(tmp_path, site, runs, "submit", str(spec), "--dry-run")
-    for said in ("3 runs on cluster site: 3 missing", "GPU-hours trial: ", " are to come, ", "#SBATCH --array=0-1%2"):
+    for said in ("3 runs on cluster site: 3 missing", "GPU-hours trial: ", " more are needed, ", "#SBATCH --array=0-1%2"):
         assert said in told
     assert told.index("GPU-hours") < told.index("#SBATCH")
     assert told.endswith("ended with 0 False\n")

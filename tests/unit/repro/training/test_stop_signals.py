@@ -12,8 +12,11 @@ from repro.training.run import _stop_requests
 #: A trainer that has started a program and forked a child, and says what became of all of them after two signals.
 TRAINER = """
 import os, subprocess, time
-from slurm.jobs.trainer import _receive_signals
-received = _receive_signals()
+from repro.command import stop_signals
+from slurm.jobs.trainer import _STOP_SIGNALS, _let_one_thread_hear
+collecting = stop_signals(_STOP_SIGNALS)
+received = collecting.__enter__()
+_let_one_thread_hear()
 program = subprocess.Popen(["sleep", "600"])
 forked = os.fork()
 if forked == 0:
@@ -33,8 +36,11 @@ JOB = """
 import subprocess, sys, time
 child = '''
 import time
-from slurm.jobs.trainer import _end_with_parent, _receive_signals
-received = _receive_signals()
+from repro.command import stop_signals
+from slurm.jobs.trainer import _STOP_SIGNALS, _end_with_parent, _let_one_thread_hear
+collecting = stop_signals(_STOP_SIGNALS)
+received = collecting.__enter__()
+_let_one_thread_hear()
 _end_with_parent()
 print("ready", flush=True)
 while not received:
