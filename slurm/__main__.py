@@ -101,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         ("--max-jobs", sends, number, "jobs of yours in the queue at a time, over all arrays"),
         ("--follow", sends, flag, "stay until there was room in the queue for every run, and until grids of tunings are done"),
         ("--retry", sends, flag, "submit those again that failed before"),
+        (
+            "--after",
+            sends,
+            {"metavar": "JOB"},
+            "begin when that job has ended well, such as the download of the data, which need not be there",
+        ),
         ("--tune", sends[:2], flag, "tune first; the runs of the specs follow when that is done"),
         ("name", names[:2], {"nargs": "*", "metavar": "SPEC"}, "specs that were submitted (default: all)"),
         ("--all", ("status",), flag, "list every run, also those that are done"),
@@ -110,11 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         ("--follow", ("logs",), flag, "go on with what is added, until Ctrl-C"),
         ("--no-job", ("doctor",), flag, "submit no test job"),
     )
-    parser = argparse.ArgumentParser(
-        prog="python -m slurm",
-        description="The runs of a table or figure on a SLURM cluster, or on this machine.",
-        epilog=f"Clusters: {clusters}.",
-    )
+    title = "The runs of a table or figure on a SLURM cluster, or on this machine."
+    parser = argparse.ArgumentParser(prog="python -m slurm", description=title, epilog=f"Clusters: {clusters}.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -137,6 +140,8 @@ def _submit(chosen: argparse.Namespace, site: Cluster, runs: Path, apart: Apart)
     # PyTorch comes with the methods that are composed.
     apart(submission.check_models, site)
     site = site.model_copy(update={key: value for key in ("max_parallel", "max_jobs") if (value := getattr(chosen, key)) is not None})
+    if chosen.after is not None:
+        site = site.model_copy(update={"sbatch": {**site.sbatch, "dependency": f"afterok:{chosen.after}"}})
     if chosen.command == "tune" or chosen.tune:
         outcomes: list[Outcome] = []
 
@@ -195,7 +200,8 @@ def _carry_out(chosen: argparse.Namespace, site: Cluster, plan: Plan, apart: Apa
         outcome = run_here(plan, site, retry=retry, limit=chosen.limit)
         print_outcome(plan, outcome)
         return outcome
-    apart(submission.check_data, site, [str(run.fields["dataset.name"]) for run in choice.send])
+    if chosen.after is None:
+        apart(submission.check_data, site, [str(run.fields["dataset.name"]) for run in choice.send])
     if choice.batches and not chosen.yes and not _agreed():
         print("nothing was submitted")
         return Outcome(stopped_by=signal.SIGINT)

@@ -28,10 +28,8 @@ _TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,3}):(\d\d):(\d\d)", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _UNITS = {"M": 1, "G": 1024, "T": 1024 * 1024}
 #: Options of sbatch that are given by the suite.
-_OWN_OPTIONS = (
-    *("array", "output", "error", "signal", "dependency", "comment", "requeue", "no-requeue", "job-name", "open-mode"),
-    *("time", "time-min", "mem"),
-)
+_OWN_OPTIONS = {"array", "output", "error", "signal", "dependency", "comment", "requeue", "no-requeue", "job-name", "open-mode"}
+_OWN_OPTIONS |= {"time", "time-min", "mem"}
 
 #: Minutes that a job may need beside its training: modules, PyTorch, data from a slow disk.
 _START_MIN = 10

@@ -43,9 +43,7 @@ def print_choice(plan: Plan, site: Cluster, choice: Choice) -> None:
         after = f", each after {len(batch.after[0])} runs" if batch.after[0] else ""
         kinds[batch.name, len(batch.tasks), len(batch.runs), limits, after] += 1
     lines = [["jobs", "runs", "limits of a job", "array"]]
-    lines += [
-        [f"{count} x {tasks}", f"{count * runs}", limits, f"{name}{after}"] for (name, tasks, runs, limits, after), count in kinds.items()
-    ]
+    lines += [[f"{n} x {tasks}", f"{n * runs}", limits, f"{name}{after}"] for (name, tasks, runs, limits, after), n in kinds.items()]
     print_table(lines)
     jobs = [len(batch.tasks) for batch in choice.batches]
     single = jobs.count(1)

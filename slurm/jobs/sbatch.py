@@ -33,8 +33,8 @@ def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, depend
     ``folder`` is that of the submission, whose name the jobs carry as their comment; they run the copy of the code in ``code``.
     """
     more: dict[str, Any] = {"comment": folder.name, "requeue": True}
-    if dependency is not None:
-        more |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
+    if waits := ",".join(str(part) for part in (cluster.sbatch.get("dependency"), dependency) if part is not None):
+        more |= {"dependency": waits, "kill-on-invalid-dep": "yes"}
     if cluster.min_minutes is not None:
         more["time-min"] = min(cluster.min_minutes, cluster.minutes["default"])
     if cluster.gpu != "none":
@@ -57,7 +57,7 @@ def _parameters(cluster: Cluster, batch: Batch, folder: Path, code: Path, depend
         "setup": _setup_lines(cluster, code),
         # Within a container there may be no scontrol.
         "teardown": [f'code=$?; [ $code = {EXIT_REQUEUE} ] && scontrol requeue "$SLURM_JOB_ID" && sleep 120; exit $code'],
-        "additional_parameters": more | dict(cluster.sbatch),
+        "additional_parameters": dict(cluster.sbatch) | more,
     }
     # submitit gives a workload key of its own unless told otherwise, which sites with such keys refuse.
     return {key: value for key, value in found.items() if value is not None} | {"wckey": None}

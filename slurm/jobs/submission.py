@@ -155,9 +155,7 @@ def check_data(site: Cluster, datasets: Iterable[str]) -> None:
             if (files := files_of(name)) is not None:
                 files.read(folder)
         except UserError as error:
-            raise UserError(
-                f"{error}\nOr set paths.data of {site.path}; check_data: false there if only the nodes see the files."
-            ) from error
+            raise UserError(f"{error}\nOr set paths.data of {site.path}; check_data: false if only the nodes see the files.") from error
 
 
 def send(

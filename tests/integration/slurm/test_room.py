@@ -70,6 +70,25 @@ def test_max_jobs_is_over_all_arrays(lab: MakeLab, capsys: pytest.CaptureFixture
     assert re.search(r"^6 runs: ", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_runs_wait_for_a_job_that_brings_the_data(lab: MakeLab, ends_well: bool) -> None:
+    """Folds and their final begin when it has ended well; where it has not, none of them does. Its files need not be there."""
+    spec = folds(2, seeds=1, epochs=1)
+    trial = lab(spec if ends_well else spec.replace("dataset: digits, model: digits_cnn", "dataset: cifar10"), check_data="true")
+    download = trial.box.run("sbatch", "--parsable", "--hold", "--output=/dev/null", f"--wrap=exit {0 if ends_well else 1}").strip()
+    assert ends_well or trial.submit() == 2
+    assert trial.submit("--after", download) == 0
+    assert trial.counts() == {"queued": 3}
+    assert trial.box.run("squeue", "-h", "-o", "%E").count(f"afterok:{download}") == 2, "the folds, and their final"
+    trial.box.run("scontrol", "release", download)
+    if ends_well:
+        trial.assert_done()
+    else:
+        trial.wait_until_over(60.0)
+        assert not list(trial.runs.glob("*/metrics.jsonl"))
+        assert "done" not in trial.counts()
+
+
 def test_what_was_cancelled_meanwhile_is_not_sent_again(lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a submission that stays."""
     trial = lab(plain(4, epochs=1), max_jobs="2", sbatch="{hold: true}")
