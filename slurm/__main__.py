@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--watch", ("status",), flag, "show it again every half minute, until Ctrl-C"),
         ("name", ("cancel",), {"nargs": "+", "metavar": "SPEC|RUN"}, "a spec that was submitted, or the id of a run"),
         ("run", ("logs",), {"metavar": "RUN|JOB"}, "the id of a run, or of a job as squeue shows it"),
-        ("--follow", ("logs",), flag, "go on with what is added, until Ctrl-C"),
+        ("--follow", ("logs",), flag, "keep printing what is added, until Ctrl-C"),
         ("--no-job", ("doctor",), flag, "submit no test job"),
     )
     title = "The runs of a table or figure on a SLURM cluster, or on this machine."
@@ -154,7 +154,7 @@ def _submit(chosen: argparse.Namespace, site: Cluster, runs: Path, apart: Apart)
         print_chosen(tune(specs, scale, runs, tuned_folder(), execute, apart), tuned_folder() / f"{scale.title}.yaml")
         waits = any(outcome.stopped_by is not None or outcome.out_of_time for outcome in outcomes)
         if waits:
-            print("the grids are not done; the same command chooses from them when they are, and goes on")
+            print("the grids are not done; give the same command again when they are: it chooses the values and continues")
         if waits or chosen.command == "tune":
             return max((outcome.exit_code for outcome in outcomes if not outcome.out_of_time), default=0)
         specs = [load_spec(name, scale) for name in dict.fromkeys(chosen.spec)]

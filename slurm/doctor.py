@@ -167,12 +167,12 @@ def _limits(site: Cluster, config: dict[str, str]) -> Iterator[Finding]:
         if shown.get("PreemptMode") == "CANCEL":
             said = f"partition {name} cancels what it preempts (PreemptMode=CANCEL): such a job does not come back by itself"
             yield Finding(
-                None, said, "`submit` again after each preemption: it goes on from the last checkpoint; or choose another partition"
+                None, said, "`submit` again after each preemption: runs resume from the last checkpoint; or choose another partition"
             )
     longest = max(limits, key=limits.__getitem__)
     for model, minutes in site.minutes.items():
         # sbatch may take a job that is too long, and let it wait for ever; of several partitions it takes one that allows it.
-        change = f"{site.error('time', f'at most {longest}; runs that need longer go on in the next job')}"
+        change = f"{site.error('time', f'at most {longest}; runs that need longer resume in the next job')}"
         yield Finding(minutes <= limits[longest], f"time.{model}: {minutes} min, the partition allows {longest}", change)
     yield from _allowances(site, config.get("ClusterName", ""))
     yield from _nodes(site)
@@ -199,7 +199,7 @@ def _allowances(site: Cluster, cluster: str) -> Iterator[Finding]:
             yield Finding(None, said, "what is more waits: call `submit` again, or `submit --follow`")
         longest = max(site.minutes.values())
         if longest > (read_minutes(wall) or longest):
-            change = f"{site.error('time', f'at most {wall}; runs that need longer go on in the next job')}"
+            change = f"{site.error('time', f'at most {wall}; runs that need longer resume in the next job')}"
             yield Finding(False, f"time: {longest} min, {kind} {name} allows {wall} (MaxWall)", change)
 
 

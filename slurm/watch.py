@@ -133,7 +133,7 @@ def stop(runs: Path, names: list[str]) -> int:
         views = cluster.views(wanted, {}).values()
         jobs = list(dict.fromkeys(view.job for view in views if view.state in LIVE and view.job is not None and not view.outside))
         sharing = cluster.cancel(jobs)
-    print(f"cancelled {len(jobs)} jobs with {len(sharing)} runs; what they have saved stays, and submit goes on from it")
+    print(f"cancelled {len(jobs)} jobs with {len(sharing)} runs; what they have saved stays, and `submit` resumes from it")
     for name in sorted(sharing - set(wanted)):
         print(f"with them, since it shares a GPU: {name}")
     elsewhere = Counter(view.state for view in views if view.state.startswith(ELSEWHERE))

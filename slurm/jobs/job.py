@@ -119,7 +119,7 @@ class _Execution:
             time.sleep(POLL_S)
         if (self._stopped or waiting) and self._received:
             self._leave(stalled=[self._progress(name) for name in open_runs] == before)
-        self._failed |= dict.fromkeys(self._stopped, "it was stopped by somebody else; submit again to go on")
+        self._failed |= dict.fromkeys(self._stopped, "it was stopped by somebody else; submit again to resume it")
         if self._failed:
             # Whoever has submitted a failed run anew meanwhile has also let its readers wait for its new job.
             later = {name for item in Ledger(self._job.folder).read() if item.token > self._job.notes.name for name in item.runs}

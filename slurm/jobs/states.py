@@ -43,9 +43,9 @@ _FOLDER = ("missing", "running", "preempted", "lost", "failed")
 REMEDIES = {
     "failed": "`retry`, when what has ended it is mended",
     "damaged": "`python -m sweeps verify` names the file; `retry` trains it again",
-    "cancelled": "`submit` goes on with it",
-    "lost": "`submit` goes on with it",
-    "preempted": "`submit` goes on with it",
+    "cancelled": "`submit` queues it again",
+    "lost": "`submit` queues it again",
+    "preempted": "`submit` queues it again",
 }
 
 #: The row of a job that is over, by its last state; ``gone`` for any other.

@@ -42,7 +42,7 @@ def test_tuning_folds_and_finals_by_one_command(
         assert trial.submit("--tune") == 0
         said = capsys.readouterr().out
         assert f"submitted {sent} runs" in said
-        assert "the grids are not done; the same command chooses from them when they are, and goes on" in said
+        assert "the grids are not done; give the same command again when they are" in said
     assert trial.call("status", "trial.tuning") == 0
     (grid,) = Ledger(trial.runs).read()
     assert trial.submit("--tune", "--follow") == 0
