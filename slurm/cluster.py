@@ -75,6 +75,8 @@ def _settings(value: object) -> tuple[str, ...]:
         value, said = (name, "there is no such setting") if dot else (chosen, f"'{shortened(chosen)}' does not exist")
         if value not in known:
             raise given.error(key, f"{said}.{did_you_mean(value, known)} Allowed: {one_of(known)}.")
+        if (key, chosen) in (("exec", "debug"), ("exec.debug", "true")):
+            raise given.error(key, "a debug run keeps no results. Start it as `python -m repro ... exec=debug`.")
         overrides.append(f"{key}={chosen}")
     return tuple(overrides)
 

@@ -11,6 +11,7 @@ from slurm.cluster import Cluster
 from slurm.jobs import sbatch
 from slurm.jobs.queue import callers_options
 from slurm.jobs.submission import Choice, Sent
+from sweeps.local.gpus import visible_gpus
 from sweeps.plan.disk import print_disk
 from sweeps.plan.gpus import GPUS, known_gpu
 from sweeps.plan.plan import Plan
@@ -42,23 +43,23 @@ def print_choice(plan: Plan, site: Cluster, choice: Choice) -> None:
         limits = f"{part.minutes['default']} min, {part.memory_of(batch.width)}M, {part.cpus} CPUs"
         after = f", each after {len(batch.after[0])} runs" if batch.after[0] else ""
         kinds[batch.name, len(batch.tasks), len(batch.runs), limits, after] += 1
-    lines = [["jobs", "runs", "limits of a job", "array"]]
-    lines += [[f"{n} x {tasks}", f"{n * runs}", limits, f"{name}{after}"] for (name, tasks, runs, limits, after), n in kinds.items()]
-    print_table(lines)
+    lines = [[f"{n} x {tasks}", f"{n * runs}", limits, f"{name}{after}"] for (name, tasks, runs, limits, after), n in kinds.items()]
+    print_table([["jobs", "runs", "limits of a job", "array"], *lines])
     jobs = [len(batch.tasks) for batch in choice.batches]
     single = jobs.count(1)
     print(f"{len(choice.send)} runs in {sum(jobs)} jobs: {len(jobs) - single} arrays and {single} single jobs, {len(jobs)} calls of sbatch")
 
 
 def print_hours(plan: Plan, site: Cluster, names: Collection[str]) -> None:
-    """Print the hours of the runs ``names``, on the GPUs that the cluster has for them, and the disk."""
+    """Print the hours of the runs ``names``, on the GPUs or CPUs that the cluster has for them, and the disk."""
     parts = {name: site.of(str(plan.runs[name].fields["model.name"])) for name in names}
     for named in dict.fromkeys(part.gpu for part in parts.values()):
         gpu = known_gpu(named)
         if gpu is None and named not in ("any", "none"):
             print(f"{site.at('gpu')}: the peaks of gpu: {named} are not known, so another is planned for. Known: {', '.join(GPUS)}.")
         said = f"as {site.path.name} says" if gpu else f"assumed; gpu: in {site.path.name} names another"
-        print_hours_of(plan, [name for name in names if parts[name].gpu == named], gpu=gpu, said=said)
+        on_cpu = named == "none" or (site.kind != "slurm" and not visible_gpus())
+        print_hours_of(plan, [name for name in names if parts[name].gpu == named], gpu=gpu, said=said, on_cpu=on_cpu)
     at_a_time = min(len(names), (site.max_parallel or len(names)) * max((part.runs_per_gpu for part in parts.values()), default=1))
     print_disk(plan, names, at_a_time=at_a_time)
 

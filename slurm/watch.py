@@ -67,11 +67,9 @@ def _print_runs(runs: Path, plan: Mapping[str, Any], views: Mapping[str, RunView
     lines = [["state", "job", "node", "epoch", "time left", "run", ""]]
     for name, view in views.items():
         if view.state not in quiet:
-            run = plan["runs"][name]
-            epoch, left = _progress(runs / name, view, run["epochs"])
-            lines.append(
-                [view.state, view.job or "", view.node, epoch, left, run["place"], f"({name})" + (f": {view.why}" if view.why else "")]
-            )
+            run, why = plan["runs"][name], f": {view.why}" if view.why else ""
+            far = _progress(runs / name, view, run["epochs"])
+            lines.append([view.state, view.job or "", view.node, *far, run["place"], f"({name}){why}"])
     if len(lines) > 1:
         print_table(lines)
 
@@ -155,9 +153,8 @@ def print_log(runs: Path, name: str, *, follow: bool) -> int:
     for item in ledger.read():
         meant = [(job, run) for job, run in item.pairs if name in (job, run)]
         paths += [runs / "logs" / f"{run}.log" for job, run in meant if job == name]
-        paths += [
-            ledger.folder_of(item) / f"{job}_0_log.{kind}" for job in dict.fromkeys(job for job, _ in meant) for kind in ("out", "err")
-        ]
+        jobs = dict.fromkeys(job for job, _ in meant)
+        paths += [ledger.folder_of(item) / f"{job}_0_log.{kind}" for job in jobs for kind in ("out", "err")]
     found = [path for path in paths if path.is_file() and path.stat().st_size]
     if not found:
         known = [path.stem for path in (runs / "logs").glob("*.log")]

@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from repro.command import print_table
@@ -127,13 +128,14 @@ def _print_hours(plan: Plan, costs: Costs, *, named: bool, given: bool) -> None:
         _print_executions(costs, costs.gpu, groups)
 
 
-def print_hours_of(plan: Plan, names: Collection[str], *, gpu: Gpu | None, said: str) -> None:
+def print_hours_of(plan: Plan, names: Collection[str], *, gpu: Gpu | None, said: str, on_cpu: bool = False) -> None:
     """Print the hours of the runs ``names``, by table and in all; a run that several tables need counts in each.
 
-    They are GPU-hours on ``gpu``, of which ``said`` says where it comes from; CPU-hours where all finished runs were on CPUs and there is
-    no ``gpu``.
+    They are GPU-hours on ``gpu``, of which ``said`` says where it comes from; CPU-hours where the runs train ``on_cpu``, or all finished
+    runs were on CPUs and there is no ``gpu``.
     """
     costs = estimate(plan, gpu=gpu)
+    costs = replace(costs, gpu=None) if on_cpu else costs
     unit = "CPU-hours" if costs.gpu is None else "GPU-hours"
     hours = {name: cost.cpu_hours if costs.gpu is None else cost.gpu_hours for name, cost in costs.runs.items()}
     for spec in plan.specs:
@@ -149,11 +151,14 @@ def print_basis(costs: Costs, names: Iterable[str], *, gpu: str, reached: str) -
     ``gpu`` and ``reached`` say where the GPU and the fraction of its roofline come from, if not from finished runs.
     """
     bases = Counter(costs.runs[name].basis for name in names)
-    if bases[FINISHED] or costs.gpu is None:
+    unknown = [name for name in names if costs.runs[name].cpu_hours is None] if costs.gpu is None else []
+    if bases[FINISHED] or (costs.gpu is None and len(unknown) < bases.total()):
         print(f"{FINISHED}: the median of what such runs took for an epoch and a training image")
     for name, count in costs.others.items():
         print(f"not counted, since the peaks of {name} are not known: {_number(count, 'finished run')}")
     if costs.gpu is None:
+        if unknown:
+            print(f"no estimate for {_number(len(unknown), 'run')}: none of the kind is done on a CPU")
         return
     gpu = f"that of {_number(costs.on_gpu, 'finished run')}" if costs.on_gpu else gpu
     print(f"GPU: {costs.gpu.title} ({gpu}; known: {', '.join(GPUS)}), executed as exec=auto there: {auto(costs.gpu)}")

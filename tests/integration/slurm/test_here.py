@@ -133,3 +133,20 @@ def test_a_gpu_without_known_peaks_is_said_to_have_none(tmp_path: Path, capsys: 
     written = capsys.readouterr().out
     assert f"{tmp_path}/site.yaml:3: the peaks of gpu: titan are not known, so another is planned for. Known: a100, h100, " in written
     assert "GPU: A100 SXM 80GB (assumed; gpu: in site.yaml names another; " in written
+
+
+@pytest.mark.parametrize(
+    "site",
+    ["kind: local\n", "kind: slurm\npartition: cpu\ngpu: none\ntime: {default: '1:00:00'}\nmemory: {default: 1G}\n"],
+)
+def test_without_gpus_no_gpu_is_planned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], site: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "trial.yaml").write_text(plain(2, epochs=1))
+    (tmp_path / "site.yaml").write_text(site)
+    command = ["submit", f"{tmp_path}/trial.yaml", "--cluster", f"{tmp_path}/site.yaml", "--runs", f"{tmp_path}/runs", "--dry-run"]
+    assert main(command) == 0
+    written = capsys.readouterr().out
+    assert "CPU-hours trial: no estimate\nno estimate for 2 runs: none of the kind is done on a CPU\n" in written
+    assert "GPU" not in written
