@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--yes", action="store_true", help="remove them; without it nothing is removed")
             command.add_argument("--keep", action="append", default=[], choices=KINDS, help="leave this kind of file alone")
         if name == "tune":
+            command.add_argument("--again", action="store_true", help="train the grids and choose anew though scores are kept")
             command.add_argument("--tuned", metavar="DIR", help="where the chosen values are kept (default: $REPRO_TUNED or sweeps/tuned)")
     return parser
 
@@ -201,14 +202,15 @@ def _tune(specs: Sequence[Spec], scale: Scale, chosen: argparse.Namespace, began
 
     folder = tuned_folder() if chosen.tuned is None else Path(chosen.tuned)
     try:
-        print_chosen(tune(specs, scale, Path(chosen.runs), folder, execute), folder / f"{scale.title}.yaml")
+        found = tune(specs, scale, Path(chosen.runs), folder, execute, again=chosen.again)
+        print_chosen(found, folder / f"{scale.title}.yaml")
+        if not outcomes and not found:
+            print("there is nothing to tune")
     except UserError as error:
         # Nothing could be chosen because runs failed or were made by other code: that is no mistake of the user's.
         if not any(outcome.exit_code for outcome in outcomes):
             raise
         print(f"error: {error}", file=sys.stderr)
-    if not outcomes:
-        print("there is nothing to tune")
     return max((outcome.exit_code for outcome in outcomes), default=0)
 
 

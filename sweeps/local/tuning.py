@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from sweeps.spec.expansion import Expansion, TuningUse, Variant
 from sweeps.spec.load import Spec, with_tuned
 from sweeps.spec.models import Epoch
 from sweeps.spec.scale import Scale
-from sweeps.spec.settings import Setting
+from sweeps.spec.settings import Setting, in_order
 
 if TYPE_CHECKING:
     from sweeps.local.progress import Outcome
@@ -58,11 +58,15 @@ def tune(
     tuned_folder: Path,
     execute: Callable[[Plan], Outcome],
     apart: Apart | None = None,
+    *,
+    again: bool = False,
 ) -> list[Chosen]:
     """Do every tuning that ``specs`` need, those first whose values others need, and write what was chosen to ``tuned_folder``.
 
     ``execute`` trains the missing runs of a plan, which ``apart`` makes. Runs that are done are not trained again, so calling this again
-    goes on. When a signal or the end of its time stopped ``execute``, what has been chosen until then is returned.
+    continues. Of a grid whose scores are in ``tuned_folder`` already nothing is trained, unless ``again``, whatever the runs folder holds:
+    on another processor the same runs score a little differently, and finished runs have the values that were chosen first. When a signal
+    or the end of its time stopped ``execute``, what has been chosen until then is returned.
 
     Raises:
         UserError: a run of a grid failed, or diverged at every point; what the others of its level chose is written nevertheless.
@@ -72,14 +76,23 @@ def tune(
     for index in range(len(tunings_of([with_tuned(spec, tuned) for spec in specs]))):
         # What was chosen before decides the runs that this level's read.
         level = tunings_of([with_tuned(spec, tuned) for spec in specs])[index]
-        plan, points = plan_level(level, runs_folder) if apart is None else apart(plan_level, level, runs_folder)
-        outcome = execute(plan)
-        if outcome.stopped_by is not None or outcome.out_of_time:
-            break
+        make = plan_level if apart is None else partial(apart, plan_level)
+        plan, planned = make(level, runs_folder)
+        kept = {} if again else {key: of.grid for key, of in tuned.chosen.items() if key in planned and _is_of(of, planned[key])}
+        for needed in level:
+            if needed.use.key in kept:
+                print(f"{needed.use}: {tuned.path} has the scores of these runs; `python -m sweeps tune --again` trains and chooses anew")
+        changed: Mapping[str, str] = {}
+        if missing := [needed for needed in level if needed.use.key not in kept]:
+            outcome = execute(make(missing, runs_folder)[0] if kept else plan)
+            if outcome.stopped_by is not None or outcome.out_of_time:
+                break
+            changed = outcome.changed
         chosen, problems = [], []
         for needed in level:
+            key = needed.use.key
             try:
-                chosen.append(_chosen(needed, points[needed.use.key], runs_folder, tuned.path, outcome.changed))
+                chosen.append(_chosen(needed, planned[key], kept.get(key), runs_folder, changed))
             except UserError as error:
                 problems.append(str(error))
         if chosen:
@@ -180,9 +193,26 @@ def choose(points: Sequence[GridPoint], otherwise: Sequence[Setting] = ()) -> Gr
     return next((point for point in best if {setting.override for setting in point.values} == declared), best[0])
 
 
-def _chosen(needed: Needed, planned: Sequence[Planned], folder: Path, path: Path, changed: Mapping[str, str]) -> Chosen:
-    """Return what the finished runs of a grid say; those of ``changed``, which other code has made, say nothing."""
-    tuning = needed.use.tuning
+def _is_of(chosen: Chosen, planned: Sequence[Planned]) -> bool:
+    """Whether ``chosen`` has the scores of just these points and runs."""
+    before = [(in_order(point.values), point.run_id) for point in chosen.grid]
+    return before == [(in_order(values), run.run_id) for values, run in planned]
+
+
+def _chosen(
+    needed: Needed, planned: Sequence[Planned], kept: tuple[GridPoint, ...] | None, folder: Path, changed: Mapping[str, str]
+) -> Chosen:
+    """Return what the ``kept`` scores say, else a grid's finished runs; those of ``changed``, made by other code, say nothing."""
+    try:
+        grid = kept or _scores(planned, folder, changed)
+        best = choose(grid, needed.use.tuning.otherwise)
+    except UserError as error:
+        raise needed.use.tuning.place.error(f"{needed.use}: nothing was chosen, {error}") from error
+    (name, dataset, model), seed = needed.use.key, int(planned[0][1].fields["seed"])
+    return Chosen(name=name, dataset=dataset, model=model, chosen=best.values, metric=METRIC, epoch=EPOCH, seed=seed, grid=grid)
+
+
+def _scores(planned: Sequence[Planned], folder: Path, changed: Mapping[str, str]) -> tuple[GridPoint, ...]:
     points, missing = [], []
     for values, node in planned:
         try:
@@ -191,15 +221,9 @@ def _chosen(needed: Needed, planned: Sequence[Planned], folder: Path, path: Path
             points.append(GridPoint(values=values, score=_score(folder / node.run_id), run_id=node.run_id))
         except UserError as error:
             missing.append(f"{node.run_id} ({error})")
-    try:
-        if missing:
-            raise UserError(f"runs without a score: {', '.join(dict.fromkeys(missing))}.")
-        best = choose(points, tuning.otherwise)
-    except UserError as error:
-        raise tuning.place.error(f"{needed.use}: nothing was chosen, {error}") from error
-    (name, dataset, model), seed = needed.use.key, int(planned[0][1].fields["seed"])
-    grid = tuple(points)
-    return Chosen(name=name, dataset=dataset, model=model, chosen=best.values, metric=METRIC, epoch=EPOCH, seed=seed, grid=grid)
+    if missing:
+        raise UserError(f"runs without a score: {', '.join(dict.fromkeys(missing))}.")
+    return tuple(points)
 
 
 def _score(folder: Path) -> float:

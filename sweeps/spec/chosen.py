@@ -43,7 +43,8 @@ Key = tuple[str, str, str]
 _FOLDER = Path(__file__).resolve().parents[1] / "tuned"
 _COMMENT = """\
 # Written by `python -m sweeps tune`: settings chosen by the score of one run for each point of a grid, on validation images alone.
-# No number of the test set takes part. Calling it again chooses anew; a spec without an entry here uses what it says under `otherwise`.
+# No number of the test set takes part. Calling it again keeps what was chosen from the same runs (`--again` chooses anew);
+# a spec without an entry here uses what it says under `otherwise`.
 """
 
 

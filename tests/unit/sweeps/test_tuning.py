@@ -216,14 +216,43 @@ def test_the_file_says_what_was_tried(tmp_path: Path) -> None:
 
 
 def test_tuning_again_trains_nothing_and_writes_the_same(tmp_path: Path) -> None:
-    tuned_at(tmp_path, Trainer())
+    before = [(item.key, values(item)) for item in tuned_at(tmp_path, Trainer())]
     path = tmp_path / "tuned" / "paper.yaml"
     first = path.read_bytes()
     trainer = Trainer()
-    tuned_at(tmp_path, trainer)
-    assert all(run.state == "done" for plan in trainer.plans for run in plan.runs.values())
+    assert [(item.key, values(item)) for item in tuned_at(tmp_path, trainer)] == before
+    assert trainer.plans == []
     assert path.read_bytes() == first
     assert tuned_text(PAPER, read_tuned(PAPER, tmp_path / "tuned")).encode() == first
+
+
+def worse(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of another processor, where a learning rate of 50 is best."""
+    return {"val/accuracy": {"last": score(fields) + (0.5 if fields.get("method.learning_rate") == 50.0 else 0.0)}}
+
+
+def test_choices_of_the_same_runs_stand_until_asked_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though the runs folder is another one: runs that have these values may be finished elsewhere."""
+    tuned_at(tmp_path, Trainer())
+    path = tmp_path / "tuned" / "paper.yaml"
+    first = path.read_bytes()
+    trainer = Trainer(worse)
+    specs, elsewhere = [load_spec(write(tmp_path, SPEC))], tmp_path / "elsewhere"
+    tune(specs, PAPER, elsewhere, path.parent, trainer)
+    assert trainer.plans == []
+    assert path.read_bytes() == first
+    assert f"rate for digits, digits_cnn: {path} has the scores of these runs" in capsys.readouterr().out
+    tune(specs, PAPER, elsewhere, path.parent, trainer, again=True)
+    assert len(trainer.plans) == 2
+    assert values(read_tuned(PAPER, path.parent).chosen[RATE])["method.learning_rate"] == 50.0
+
+
+def test_of_a_level_only_new_grids_are_trained(tmp_path: Path) -> None:
+    tuned_at(tmp_path, Trainer())
+    trainer = Trainer()
+    tuned_at(tmp_path, trainer, text=SPEC.replace("[1.0, 2.0]", "[1.0, 2.0, 3.0]"))
+    assert [{run.fields.get("method.temperature") for run in plan.runs.values()} - {None} for plan in trainer.plans] == [{1.0, 2.0, 3.0}]
+    assert len(read_tuned(PAPER, tmp_path / "tuned").chosen[HEAT].grid) == 3
 
 
 def test_what_others_have_chosen_is_kept(tmp_path: Path) -> None:
