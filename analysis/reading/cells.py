@@ -37,13 +37,17 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Collected:
-    """One cell with its runs, or the reason ``skip`` why it has none; ``value`` is what a recipe's cell shows instead."""
+    """One cell with its runs, or the reason ``skip`` why it has none; ``value`` is what a recipe's cell shows instead.
+
+    ``untuned`` are the tunings that were not done when its runs were planned: they have the values declared for that case.
+    """
 
     row: str
     column: str
     skip: str | None
     repeats: tuple[Repeat, ...]
     value: object | None = None
+    untuned: tuple[str, ...] = ()
 
     @property
     def place(self) -> tuple[str, str]:
@@ -82,7 +86,8 @@ def collect(spec: Spec, runs: Path) -> tuple[Collected, ...]:
             if name not in known:
                 known[name] = found(name)
             repeats.append(Repeat(dict(planned["repeat"]), known[name]))
-        cells.append(Collected(str(cell["row"]), str(cell["column"]), cell["skip"], tuple(repeats), cell.get("value")))
+        place = str(cell["row"]), str(cell["column"])
+        cells.append(Collected(*place, cell["skip"], tuple(repeats), cell.get("value"), tuple(cell.get("untuned", ()))))
     return tuple(cells)
 
 

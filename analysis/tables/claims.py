@@ -5,7 +5,8 @@ means. Runs vary independently, so its variance is the sum of those of the cells
 are Welch's and Satterthwaite's. A claim is *supported* where the whole t interval lies on the claimed side of its margin, *contradicted*
 where it lies on the other, and *undecided* where it holds the margin; the interval's confidence is 1 - level / number of claims
 (Bonferroni), so that all verdicts of a scale hold together. A claim that must hold in every comparison is supported where each of them is,
-and contradicted where one of them is. A claim without all its runs has no verdict. Scales are never pooled.
+and contradicted where one of them is. A claim without all its runs has no verdict; runs whose settings should have been tuned and were not
+count as missing. Scales are never pooled.
 """
 
 from __future__ import annotations
@@ -187,7 +188,9 @@ class _Cells:
         filled = fill_table(spec, self._runs) if has_plan(spec, self._runs) else []
         unit = factor(spec.value.scale)
         return {
-            item.place: Cell(tuple((repeat.run.run_id, None if value is None else unit * value) for repeat, value in item.runs))
+            item.place: Cell(
+                tuple((repeat.run.run_id, None if value is None or item.cell.untuned else unit * value) for repeat, value in item.runs)
+            )
             for item in filled
         }
 
@@ -199,7 +202,8 @@ class _Cells:
         cell = self._collected(test.spec).get(place)
         if cell is None:
             return _unknown(self._spec(test.spec), place)
-        return Cell(tuple((item.run.run_id, _measure(test, item.run) if item.run.done else None) for item in cell.repeats))
+        tuned = not cell.untuned
+        return Cell(tuple((item.run.run_id, _measure(test, item.run) if item.run.done and tuned else None) for item in cell.repeats))
 
 
 def _unknown(spec: Spec, place: tuple[str, str]) -> Cell:

@@ -113,6 +113,9 @@ def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], comm
     done = [run for _, run in runs if run.done]
     lines = ["---", "", *(f"- {note}" for note in notes)]
     lines += [f"- Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip is not None]
+    for name in dict.fromkeys(name for cell in cells for name in cell.untuned):
+        labels = "; ".join(cell.label for cell in cells if name in cell.untuned)
+        lines.append(f"- **Not tuned yet**: {name}. These cells have the values that the spec declares until it is: {labels}.")
     counts = Counter(run.state for _, run in runs)
     others = [f"{counts[state]} {state}" for state in ("failed", "unfinished", "unreadable", "missing") if counts[state]]
     lines.append(f"- Runs: {len(done)} of {len(runs)} are done" + (f"; {', '.join(others)}:" if others else "."))

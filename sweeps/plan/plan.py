@@ -14,7 +14,7 @@ from repro.errors import UserError, did_you_mean
 from repro.files import write_json
 from repro.runs.state import STATES, read_state
 from sweeps.spec.data import Value
-from sweeps.spec.expansion import Cell, walk
+from sweeps.spec.expansion import Cell
 from sweeps.spec.load import PAPER, Scale, Spec, expand
 
 if TYPE_CHECKING:
@@ -121,14 +121,12 @@ def make_plan(specs: Sequence[Spec], folder: Path) -> Plan:
     cells = tuple(_planned(graph, spec, cell) for spec, cell in expanded)
     for spec in specs:
         check_meaning(spec, [cell for cell in cells if cell.spec == spec.name], graph)
-    seen: set[int] = set()
-    composed = (run for _, cell in expanded for variant in cell.composed for run in walk(variant, seen))
     return Plan(
         folder=folder,
         specs=tuple(specs),
         runs=planned_runs(graph.runs.values(), folder),
         cells=cells,
-        untuned=tuple(dict.fromkeys(str(use) for run in composed for use in run.uses if not use.chosen)),
+        untuned=tuple(dict.fromkeys(name for cell in cells for name in cell.untuned)),
         scale=specs[0].scale if specs else PAPER,
     )
 
@@ -259,7 +257,7 @@ def write_plans(plan: Plan) -> list[Path]:
 
 def _cell_document(cell: Cell) -> dict[str, Any]:
     """Return a cell of a plan file; what most cells do not have is left out where it is absent."""
-    seldom = {"value": cell.value, "epoch": None if cell.epoch is None else str(cell.epoch)}
+    seldom = {"value": cell.value, "epoch": None if cell.epoch is None else str(cell.epoch), "untuned": list(cell.untuned) or None}
     return {
         "row": cell.row,
         "column": cell.column,

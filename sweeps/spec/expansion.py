@@ -38,7 +38,7 @@ class TuningUse:
 
     Attributes:
         key: the tuning's name, the dataset and the model.
-        context: the settings of the run without these values, before the scale.
+        context: the settings of the run, before the scale.
         chosen: whether there are chosen values; else they are those of ``otherwise``.
     """
 
@@ -118,6 +118,13 @@ class Cell:
     spec: str = ""
     run_ids: tuple[str, ...] = ()
     value: object | None = None
+
+    @cached_property
+    def untuned(self) -> tuple[str, ...]:
+        """The tunings whose values its runs, or what these read, should have, and which have not been done."""
+        seen: set[int] = set()
+        runs = (run for variant in self.composed for run in walk(variant, seen))
+        return tuple(dict.fromkeys(str(use) for run in runs for use in run.uses if not use.chosen))
 
     @property
     def repeats(self) -> tuple[dict[str, Value], ...]:
@@ -234,6 +241,8 @@ class Expansion:
             settings = {**on_top(settings, values), **fixed}
             fixed = {**fixed, **{value.key: value for value in values}}
             uses.append(use)
+        # The runs of a grid have what is tuned beside it, whatever is named first.
+        uses = [replace(use, context=tuple(settings.values())) for use in uses]
         inputs: tuple[tuple[str, tuple[Variant, ...]], ...] = ()
         if part.inputs:
             inherited = without(settings, NOT_INHERITED)

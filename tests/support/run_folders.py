@@ -20,8 +20,11 @@ from sweeps.spec.load import PAPER, Scale, Spec, expand, load_spec
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-def plan_by_hand(spec: Spec, folder: Path) -> dict[tuple[str, str, int], str]:
-    """Write a plan of ``spec`` whose runs are called ``<row>-<column>-<seed>``, and return the ids by row, column and seed."""
+def plan_by_hand(spec: Spec, folder: Path, *, tuned: bool = True) -> dict[tuple[str, str, int], str]:
+    """Write a plan of ``spec`` whose runs are called ``<row>-<column>-<seed>``, and return the ids by row, column and seed.
+
+    It says that all is ``tuned``, or what is.
+    """
     names: dict[tuple[str, str, int], str] = {}
     cells = []
     runs: dict[str, PlannedRun] = {}
@@ -34,6 +37,8 @@ def plan_by_hand(spec: Spec, folder: Path) -> dict[tuple[str, str, int], str]:
             ids.append(name)
             runs[name] = PlannedRun(name, variant.overrides, {"optim.epochs": 2}, "done", (), (spec.name,), name)
         cells.append(replace(cell, spec=spec.name, run_ids=tuple(ids), epoch=None))
+        if tuned:
+            vars(cells[-1])["untuned"] = ()
     write_plans(Plan(folder, (spec,), runs, tuple(cells), scale=spec.scale))
     return names
 

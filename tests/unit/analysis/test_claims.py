@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from analysis.__main__ import main
 from analysis.reading.stats import contrast, summarize
 from analysis.tables.claims_page import claims_files, short_table
+from analysis.tables.table import make_table
 from sweeps.claims import load_claims
 from sweeps.spec.load import SpecError, load_scale, load_spec
 
@@ -37,10 +38,10 @@ def write(folder: Path, *claims: dict[str, object], sanity: dict[str, object] = 
     return path
 
 
-def table1(folder: Path, values: dict[str, tuple[float, ...]], column: str = "CIFAR10, VGG16") -> Path:
+def table1(folder: Path, values: dict[str, tuple[float, ...]], column: str = "CIFAR10, VGG16", *, tuned: bool = True) -> Path:
     """Return a runs folder with the plan of Table 1, whose rows have these accuracies in one column."""
     runs = folder / "runs"
-    names = plan_by_hand(load_spec("table1"), runs)
+    names = plan_by_hand(load_spec("table1"), runs, tuned=tuned)
     for row, accuracies in values.items():
         for seed, accuracy in enumerate(accuracies):
             done_run(runs / names[row, column, seed], accuracy=accuracy)
@@ -69,6 +70,16 @@ def test_difference_and_intervals_of_two_cells_are_welchs(tmp_path: Path) -> Non
 def test_a_spec_without_a_plan_lacks_all_of_its_runs(tmp_path: Path) -> None:
     line = lines(tmp_path / "runs", write(tmp_path, CLAIM))["better"]
     assert (line["runs"], line["runs_planned"], line["verdict"]) == ("0", str(2 * len(load_spec("table1").repeats)), "not run")
+
+
+def test_runs_that_should_have_been_tuned_count_as_missing(tmp_path: Path) -> None:
+    rows = {"Ours (Instance)": (0.90, 0.91, 0.92), "Ours (Class)": (0.85, 0.86, 0.87), "Baseline": (0.80, 0.81, 0.82)}
+    line = lines(table1(tmp_path, rows, tuned=False), write(tmp_path, CLAIM))["better"]
+    assert (line["runs"], line["runs_planned"], line["verdict"]) == ("3", "6", "not run")
+    page = make_table(load_spec("table1"), tmp_path / "runs").page
+    said = "**Not tuned yet**: instance_labels for cifar10, vgg16. These cells have the values that the spec declares until it is: "
+    assert f"- {said}Ours (Instance), CIFAR10, VGG16.\n" in page
+    assert "Not tuned" not in make_table(load_spec("table1"), table1(tmp_path / "tuned", rows)).page
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,19 @@ def test_the_runs_of_a_grid_train_on_what_the_run_trains_on_that_needs_it(tmp_pa
     assert len(teacher.read) == 2
 
 
+def test_the_runs_of_a_grid_have_what_is_tuned_beside_it_whatever_is_named_first(tmp_path: Path) -> None:
+    """A row tunes its temperature, its column the learning rate of the network."""
+    column = "{label: Small, set: {model: digits_cnn, model.width: 8}, tuned: recipe}"
+    text = SPEC.replace("{label: Small, set: {model: digits_cnn, model.width: 8}}", column)
+    recipe = "  recipe:\n    set: {method: one_hot, split: fold, split.fold: 0, seed: 7}\n    grid: {optim.learning_rate: [0.01, 0.02]}\n"
+    text = text.replace("common:", f"{recipe}    otherwise: {{optim.learning_rate: 0.02}}\ncommon:")
+    trainer = Trainer(lambda fields: {"val/accuracy": {"last": score(fields) - fields["optim.learning_rate"]}})
+    chosen = {item.key[0]: values(item) for item in tuned_at(tmp_path, trainer, text=text)}
+    assert chosen["recipe"] == {"optim.learning_rate": 0.01}
+    rates = {run.fields["optim.learning_rate"] for run in trainer.plans[-1].runs.values() if run.fields["method.name"] == "distillation"}
+    assert rates == {0.01}
+
+
 def test_the_plan_of_a_level_holds_the_inputs_too(tmp_path: Path) -> None:
     _, level = tunings_of([load_spec(write(tmp_path, SPEC))])
     plan, points = plan_level(level, tmp_path / "runs")
