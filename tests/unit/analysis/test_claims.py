@@ -206,54 +206,63 @@ def test_the_readme_has_the_claims_that_the_evidence_makes(monkeypatch: pytest.M
     assert shown.strip() == made, f"README.md, between {begin} and {end}: put in what `python -m analysis claims --short small` prints"
 
 
+NOISY = {
+    "true labels of the same images": ("sanity/sanity", "True labels", "CIFAR10"),
+    "label smoothing of 0.5": ("sanity/sanity", "Label smoothing", "CIFAR10"),
+    "Co-teaching": "Co-teaching [3]",
+    "instance labels, no curriculum": "Ours, no curriculum",
+    "L2RW": "L2RW [18]",
+    "instance labels, with curriculum (the paper's)": "Ours (Instance labels)",
+    "Co-teaching, its authors' network and recipe": "Co-teaching, its authors' recipe",
+    "instance labels in Table 9's recipe": "Ours, Table 9 recipe",
+    "random weights, the control of L2RW": "Random weights",
+    "MentorNet": "MentorNet [7]",
+    "Meta-Weight-Net": "MWNet [21]",
+    "one-hot": "Baseline [21]",
+    "focal loss": "Focal Loss [13]",
+    "L2RW, its authors' recipe": "L2RW, its authors' recipe",
+    "MentorNet, its authors' recipe": "MentorNet, its authors' recipe",
+}
+CLEAN = {"one-hot": "Baseline", "class labels": "Ours (Class)", "instance labels": "Ours (Instance)"}
+FIXED = {"confidence penalty": "Confidence Penalty", "label smoothing": "Label Smoothing"}
+NETWORKS = {"residual": "ResNet18", "plain": "VGG16", "no BatchNorm": "AlexNet"}
+#: A table of docs/findings.md, by its header: the page whose cells it shows, and what its rows and columns are called there.
+FOUND: dict[tuple[str, ...], tuple[str, dict[str, object], dict[str, str]]] = {
+    ("test accuracy (%)",): ("table6", dict(NOISY), {"test accuracy (%)": "CIFAR10, 40%"}),
+    ("CIFAR-100, residual", "CIFAR-100, plain", "CIFAR-10, residual", "CIFAR-10, plain"): (
+        "table1",
+        dict(CLEAN),
+        {
+            f"{name}, {network}": f"{name.replace('-', '')}, {NETWORKS[network]}"
+            for name in ("CIFAR-100", "CIFAR-10")
+            for network in NETWORKS
+        },
+    ),
+    ("residual", "plain"): ("table2", dict(FIXED), NETWORKS),
+}
+
+
 def test_the_findings_have_the_numbers_of_the_pages() -> None:
     """The tables of docs/findings.md, and what README says of them, are cells of committed pages."""
     root = Path(__file__).resolve().parents[3]
-    small = root / "paper_tables" / "small"
-    cells = {
-        (row["row"], row["column"]): row["text"]
-        for path in (
-            small / "table1.cells.csv",
-            small / "table2.cells.csv",
-            small / "table6.cells.csv",
-            small / "sanity" / "sanity.cells.csv",
-        )
-        for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-    }
-    rows = {
-        "true labels of the same images": ("True labels", "CIFAR10"),
-        "label smoothing of 0.5": ("Label smoothing", "CIFAR10"),
-        "Co-teaching": ("Co-teaching [3]", "CIFAR10, 40%"),
-        "instance labels, no curriculum": ("Ours, no curriculum", "CIFAR10, 40%"),
-        "L2RW": ("L2RW [18]", "CIFAR10, 40%"),
-        "instance labels, with curriculum (the paper's)": ("Ours (Instance labels)", "CIFAR10, 40%"),
-        "Co-teaching, its authors' network and recipe": ("Co-teaching, its authors' recipe", "CIFAR10, 40%"),
-        "instance labels in Table 9's recipe": ("Ours, Table 9 recipe", "CIFAR10, 40%"),
-        "random weights, the control of L2RW": ("Random weights", "CIFAR10, 40%"),
-        "MentorNet": ("MentorNet [7]", "CIFAR10, 40%"),
-        "Meta-Weight-Net": ("MWNet [21]", "CIFAR10, 40%"),
-        "one-hot": ("Baseline [21]", "CIFAR10, 40%"),
-        "focal loss": ("Focal Loss [13]", "CIFAR10, 40%"),
-        "L2RW, its authors' recipe": ("L2RW, its authors' recipe", "CIFAR10, 40%"),
-        "MentorNet, its authors' recipe": ("MentorNet, its authors' recipe", "CIFAR10, 40%"),
-    }
-    number, findings = r" (\d+\.\d ± \d+\.\d) \|", (root / "docs" / "findings.md").read_text()
-    found = re.findall(rf"^\| ([^|]+) \|{number}$", findings, flags=re.MULTILINE)
-    assert {name for name, _ in found} == rows.keys()
-    given = [(rows[name], text) for name, text in found]
-    clean = {"one-hot": "Baseline", "class labels": "Ours (Class)", "instance labels": "Ours (Instance)"}
-    of_four = re.findall(rf"^\| ([^|]+) \|{4 * number}$", findings, flags=re.MULTILINE)
-    assert {name for name, *_ in of_four} == clean.keys()
-    columns = [f"{dataset}, {network}" for dataset in ("CIFAR100", "CIFAR10") for network in ("ResNet18", "VGG16")]
-    for name, *texts in of_four:
-        given += zip([(clean[name], column) for column in columns], texts, strict=True)
-    fixed = {"confidence penalty": "Confidence Penalty", "label smoothing": "Label Smoothing"}
-    of_two = re.findall(rf"^\| ([^|]+) \|{2 * number}$", findings, flags=re.MULTILINE)
-    assert {name for name, *_ in of_two} == fixed.keys()
-    for name, *texts in of_two:
-        given += zip([(fixed[name], network) for network in ("ResNet18", "VGG16")], texts, strict=True)
-    for cell, text in given:
-        assert cells[cell].removesuffix(" †").strip("*").removesuffix(" †") == text, cell
+
+    def cells(page: str) -> dict[tuple[str, str], str]:
+        rows = csv.DictReader(io.StringIO((root / "paper_tables" / "small" / f"{page}.cells.csv").read_text(encoding="utf-8")))
+        return {(row["row"], row["column"]): row["text"].strip("*").removesuffix(" †") for row in rows}
+
+    findings = (root / "docs" / "findings.md").read_text(encoding="utf-8")
+    shown = {}
+    for block in re.findall(r"^(?:\|.*\|\n)+", findings, flags=re.MULTILINE):
+        (_, *header), _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        page, rows, columns = FOUND[tuple(header)]
+        assert {name for name, *_ in body} == rows.keys(), header
+        for name, *texts in body:
+            for column, text in zip(header, texts, strict=True):
+                place = rows[name] if isinstance(rows[name], tuple) else (page, rows[name], columns[column])
+                assert cells(place[0])[place[1:]] == text, (header, name, column)
+                shown[name, column] = text
+        shown[tuple(header), ""] = ""
+    assert all((header, "") in shown for header in FOUND)
     readme = (root / "README.md").read_text()
     for name in ("instance labels, with curriculum (the paper's)", "one-hot"):
-        assert f"{dict(found)[name]}%" in readme, name
+        assert f"{shown[name, 'test accuracy (%)']}%" in readme, name
