@@ -41,8 +41,8 @@ def _page(claims: Claims, tested: Sequence[Tested]) -> str:
         f"uses the interval at {100 * (1 - claims.level / count):.2f}%, so that all {count} verdicts of a scale hold together at "
         f"{100 * (1 - claims.level):g}%.",
         "- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. "
-        "*Undecided*: the interval contains the margin, or a run diverged. *Not run*: runs are missing, or have settings that are not tuned "
-        "yet. *Withheld*: a sanity check of the scale is contradicted.",
+        "*Undecided*: the interval contains the margin, or a run diverged. *Not run*: runs are missing, or have settings that are "
+        "not tuned yet. *Withheld*: a sanity check of the scale is contradicted.",
         "- A claim that must hold in every comparison shows the comparison that supports it least; its verdict is over all comparisons.",
         "- Scales are never pooled. [claims.csv](claims.csv) has every comparison behind each line.",
         "",
