@@ -22,7 +22,7 @@ from sweeps.plan.gpus import EXECUTIONS, GPUS, Gpu, auto
 from sweeps.plan.plan import Plan, PlannedRun, totals
 from sweeps.spec.chosen import Chosen
 from sweeps.spec.expansion import Cell
-from sweeps.spec.load import Spec, TableSpec
+from sweeps.spec.load import Spec, TableSpec, same_runs
 
 #: What can be done about runs of other code.
 REMEDIES = (
@@ -45,6 +45,8 @@ def print_plan(plan: Plan, *, gpu: Gpu | None, reached: float | None, tune: str)
         needed = _number(len(cells), "cell") + (f" ({left_out} left out)" if left_out else "") + f", {_number(len(runs), 'run')}"
         shared = f" ({', '.join(f'{count} shared with {other}' for other, count in others.items())})" if others else ""
         print(f"{spec.name}: {needed}{shared}, {_states(runs)}")
+        for same in same_runs(spec, ((cell.row, cell.column, cell.run_ids) for cell in cells)):
+            print(f"{spec.name}: the same runs, so that nothing is compared between them: {same}")
     counts = totals(plan)
     if len(plan.specs) > 1:
         print(f"together: {_number(counts['runs'], 'run')}, {counts['shared']} of them shared, {_states(plan.runs.values())}")

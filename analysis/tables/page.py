@@ -16,7 +16,7 @@ from analysis.reading.cells import Collected, command_name
 from analysis.reading.runs import Run
 from repro.errors import UserError
 from repro.files import write_bytes
-from sweeps.spec.load import PAPER, Epoch, Scale, Spec
+from sweeps.spec.load import PAPER, Epoch, Scale, Spec, same_runs
 
 _RULES = {
     "last": "after the last epoch (`last`)",
@@ -116,6 +116,8 @@ def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], comm
     for name in dict.fromkeys(name for cell in cells for name in cell.untuned):
         labels = "; ".join(cell.label for cell in cells if name in cell.untuned)
         lines.append(f"- **Not tuned yet**: {name}. These cells have the values that the spec declares until it is: {labels}.")
+    places = [(cell.row, cell.column, [repeat.run.run_id for repeat in cell.repeats]) for cell in cells]
+    lines += [f"- **The same runs**, so that nothing is compared between them: {same}." for same in same_runs(spec, places)]
     counts = Counter(run.state for _, run in runs)
     others = [f"{counts[state]} {state}" for state in ("failed", "unfinished", "unreadable", "missing") if counts[state]]
     lines.append(f"- Runs: {len(done)} of {len(runs)} are done" + (f"; {', '.join(others)}:" if others else "."))

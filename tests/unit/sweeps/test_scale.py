@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 from made_specs import check_mistake, write
 
+from analysis.tables.table import make_table
 from repro.config.compose import compose
 from repro.errors import UserError
+from sweeps.__main__ import main as sweep
 from sweeps.local.tuning import tunings_of
 from sweeps.plan.plan import make_plan, write_plans
 from sweeps.spec.data import Place
@@ -85,6 +87,30 @@ def test_every_run_and_every_epoch_of_a_spec_is_retargeted(tmp_path: Path) -> No
     assert paper.sha256 != spec.sha256
     with pytest.raises(UserError, match="of the scales small and paper"):
         make_plan([spec, paper], tmp_path)
+
+
+def test_cells_that_a_scale_makes_one_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scale drops what tells the first two rows and the columns from each other; the last row is read at another epoch."""
+    rows = """rows:
+  - {label: Early drop, set: {method: one_hot, optim.milestones: [4]}, epoch: last}
+  - {label: Late drop, set: {method: one_hot, optim.milestones: [8]}, epoch: last}
+"""
+    columns = "columns: [{label: Clean, set: {}}, "
+    path = write(tmp_path, SPEC.replace("rows:\n", rows).replace("columns: [", columns))
+    scale = write(tmp_path, SMALL, "small.yaml")
+    spec = load_spec(path, load_scale(scale))
+    write_plans(make_plan([spec], tmp_path / "runs"))
+    same = [
+        "'Early drop, Clean' and 'Early drop, 40%' and 'Late drop, Clean' and 'Late drop, 40%'",
+        "'Clean' and '40%' (One-hot; Smoothing)",
+    ]
+    said = "the same runs, so that nothing is compared between them: "
+    assert sweep(["plan", path, "--scale", scale, "--runs", str(tmp_path / "runs")]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if said in line] == [f"tried: {said}{cells}" for cells in same]
+    page = make_table(spec, tmp_path / "runs").page.splitlines()
+    assert [line for line in page if "same runs" in line] == [
+        f"- **The same runs**, so that nothing is compared between them: {cells}." for cells in same
+    ]
 
 
 @pytest.mark.parametrize(
