@@ -285,5 +285,7 @@ def print_chosen(chosen: Sequence[Chosen], path: Path) -> None:
         score = next(point.score for point in item.grid if {setting.override for setting in point.values} == values)
         where = f"{item.metric} {score:.4f} at {item.epoch}, the best of {len(item.grid)} points"
         print(f"{item.name} for {item.dataset}, {item.model}: {', '.join(sorted(values))} ({where})")
+        if item.at_end:
+            print(f"  {', '.join(item.at_end)}: at the end of the grid; a better value may lie beyond")
     if chosen:
         print(f"chosen values: {path}")

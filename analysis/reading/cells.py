@@ -39,7 +39,8 @@ class Repeat:
 class Collected:
     """One cell with its runs, or the reason ``skip`` why it has none; ``value`` is what a recipe's cell shows instead.
 
-    ``untuned`` are the tunings that were not done when its runs were planned: they have the values declared for that case.
+    ``untuned`` are the tunings that were not done when its runs were planned: they have the values declared for that case. ``at_end`` are
+    the chosen values that lie at an end of their grids.
     """
 
     row: str
@@ -48,6 +49,7 @@ class Collected:
     repeats: tuple[Repeat, ...]
     value: object | None = None
     untuned: tuple[str, ...] = ()
+    at_end: tuple[str, ...] = ()
 
     @property
     def place(self) -> tuple[str, str]:
@@ -87,7 +89,8 @@ def collect(spec: Spec, runs: Path) -> tuple[Collected, ...]:
                 known[name] = found(name)
             repeats.append(Repeat(dict(planned["repeat"]), known[name]))
         place = str(cell["row"]), str(cell["column"])
-        cells.append(Collected(*place, cell["skip"], tuple(repeats), cell.get("value"), tuple(cell.get("untuned", ()))))
+        tuned = (tuple(cell.get(key, ())) for key in ("untuned", "at_end"))
+        cells.append(Collected(*place, cell["skip"], tuple(repeats), cell.get("value"), *tuned))
     return tuple(cells)
 
 

@@ -116,6 +116,9 @@ def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], comm
     for name in dict.fromkeys(name for cell in cells for name in cell.untuned):
         labels = "; ".join(cell.label for cell in cells if name in cell.untuned)
         lines.append(f"- **Not tuned yet**: {name}. These cells have the values that the spec declares until it is: {labels}.")
+    for name in dict.fromkeys(name for cell in cells for name in cell.at_end):
+        labels = "; ".join(cell.label for cell in cells if name in cell.at_end)
+        lines.append(f"- At the end of its grid, so that a better value may lie beyond: {name}: {labels}.")
     places = [(cell.row, cell.column, [repeat.run.run_id for repeat in cell.repeats]) for cell in cells]
     lines += [f"- **The same runs**, so that nothing is compared between them: {same}." for same in same_runs(spec, places)]
     counts = Counter(run.state for _, run in runs)

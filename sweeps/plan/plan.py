@@ -257,7 +257,12 @@ def write_plans(plan: Plan) -> list[Path]:
 
 def _cell_document(cell: Cell) -> dict[str, Any]:
     """Return a cell of a plan file; what most cells do not have is left out where it is absent."""
-    seldom = {"value": cell.value, "epoch": None if cell.epoch is None else str(cell.epoch), "untuned": list(cell.untuned) or None}
+    seldom = {
+        "value": cell.value,
+        "epoch": None if cell.epoch is None else str(cell.epoch),
+        "untuned": list(cell.untuned) or None,
+        "at_end": list(cell.at_end) or None,
+    }
     return {
         "row": cell.row,
         "column": cell.column,

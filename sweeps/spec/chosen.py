@@ -21,6 +21,7 @@ A missing file means that nothing has been tuned. ``python -m sweeps tune`` writ
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,16 @@ class Chosen(Model):
     def key(self) -> Key:
         """What it is looked up by."""
         return self.name, self.dataset, self.model
+
+    @property
+    def at_end(self) -> tuple[str, ...]:
+        """The chosen numbers that are the smallest or the largest of at least three in the grid: a better one may lie beyond."""
+        tried: defaultdict[str, set[float]] = defaultdict(set)
+        for setting in (setting for point in self.grid for setting in point.values):
+            if isinstance(setting.value, int | float):
+                tried[setting.key].add(setting.value)
+        ends = {key: (min(values), max(values)) for key, values in tried.items() if len(values) > 2}
+        return tuple(setting.override for setting in self.values if setting.value in ends.get(setting.key, ()))
 
 
 class _File(Model):

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
 
-from sweeps.spec.chosen import Key
+from sweeps.spec.chosen import Chosen, Key
 from sweeps.spec.data import Place, SpecError, Text, Value
 from sweeps.spec.models import Epoch
 from sweeps.spec.runs import Input, Part, Tuning, merge
@@ -40,12 +40,14 @@ class TuningUse:
         key: the tuning's name, the dataset and the model.
         context: the settings of the run, before the scale.
         chosen: whether there are chosen values; else they are those of ``otherwise``.
+        at_end: the chosen values that lie at an end of their grid.
     """
 
     tuning: Tuning
     key: Key
     context: tuple[Setting, ...]
     chosen: bool
+    at_end: tuple[str, ...] = ()
 
     @property
     def place(self) -> Place:
@@ -119,12 +121,20 @@ class Cell:
     run_ids: tuple[str, ...] = ()
     value: object | None = None
 
-    @cached_property
+    @property
     def untuned(self) -> tuple[str, ...]:
         """The tunings whose values its runs, or what these read, should have, and which have not been done."""
+        return tuple(dict.fromkeys(str(use) for use in self._uses if not use.chosen))
+
+    @property
+    def at_end(self) -> tuple[str, ...]:
+        """The chosen values of its runs, and of what these read, that lie at an end of their grids: ``SETTING=VALUE (TUNING)``."""
+        return tuple(dict.fromkeys(f"{value} ({use})" for use in self._uses for value in use.at_end))
+
+    @cached_property
+    def _uses(self) -> tuple[TuningUse, ...]:
         seen: set[int] = set()
-        runs = (run for variant in self.composed for run in walk(variant, seen))
-        return tuple(dict.fromkeys(str(use) for run in runs for use in run.uses if not use.chosen))
+        return tuple(use for variant in self.composed for run in walk(variant, seen) for use in run.uses)
 
     @property
     def repeats(self) -> tuple[dict[str, Value], ...]:
@@ -170,7 +180,7 @@ class Expansion:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self._inputs: dict[_Shared, tuple[Variant, ...]] = {}
-        self._values: dict[Key, tuple[bool, tuple[Setting, ...]]] = {}
+        self._values: dict[Key, tuple[Chosen | None, tuple[Setting, ...]]] = {}
         self._made = 0
 
     def cells(self) -> tuple[Cell, ...]:
@@ -279,6 +289,7 @@ class Expansion:
                     f"{', '.join(setting.key for setting in chosen.values) or 'none'}. Tune it again."
                 )
             values = tuning.otherwise if chosen is None else chosen.values
-            self._values[key] = (chosen is not None, tuple(replace(setting, origin=key) for setting in values))
-        is_chosen, values = self._values[key]
-        return TuningUse(tuning, key, tuple(settings.values()), is_chosen), values
+            self._values[key] = (chosen, tuple(replace(setting, origin=key) for setting in values))
+        chosen, values = self._values[key]
+        at_end = () if chosen is None else chosen.at_end
+        return TuningUse(tuning, key, tuple(settings.values()), chosen is not None, at_end), values

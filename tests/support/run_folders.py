@@ -38,7 +38,7 @@ def plan_by_hand(spec: Spec, folder: Path, *, tuned: bool = True) -> dict[tuple[
             runs[name] = PlannedRun(name, variant.overrides, {"optim.epochs": 2}, "done", (), (spec.name,), name)
         cells.append(replace(cell, spec=spec.name, run_ids=tuple(ids), epoch=None))
         if tuned:
-            vars(cells[-1])["untuned"] = ()
+            vars(cells[-1])["_uses"] = ()
     write_plans(Plan(folder, (spec,), runs, tuple(cells), scale=spec.scale))
     return names
 

@@ -7,12 +7,14 @@ import pytest
 import yaml
 from made_specs import write
 
+from analysis.tables.table import make_table
 from repro.errors import UserError
 from repro.files import read_json, write_json
 from repro.runs.manifest import seal
 from sweeps.local.progress import Outcome
 from sweeps.local.tuning import choose, plan_level, tune, tunings_of
-from sweeps.plan.plan import Plan, make_plan
+from sweeps.plan.plan import Plan, make_plan, write_plans
+from sweeps.report import print_chosen
 from sweeps.spec.chosen import Chosen, GridPoint, read_tuned, tuned_text
 from sweeps.spec.data import Place
 from sweeps.spec.load import Spec, load_spec
@@ -258,6 +260,23 @@ def test_choices_of_the_same_runs_stand_until_asked_otherwise(tmp_path: Path, ca
     tune(specs, PAPER, elsewhere, path.parent, trainer, again=True)
     assert len(trainer.plans) == 2
     assert values(read_tuned(PAPER, path.parent).chosen[RATE])["method.learning_rate"] == 50.0
+
+
+def test_a_value_at_the_end_of_its_grid_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command and on the page; of a momentum and a temperature two values were tried, which has nothing but ends."""
+    chosen = tuned_at(tmp_path, Trainer(worse))
+    assert [item.at_end for item in chosen] == [("method.learning_rate=50.0",), ()]
+    print_chosen(chosen, tmp_path)
+    assert "  method.learning_rate=50.0: at the end of the grid; a better value may lie beyond" in capsys.readouterr().out.splitlines()
+    monkeypatch.setenv("REPRO_TUNED", str(tmp_path / "tuned"))
+    spec = load_spec(write(tmp_path, SPEC))
+    write_plans(make_plan([spec], tmp_path / "runs"))
+    said = "- At the end of its grid, so that a better value may lie beyond: method.learning_rate=50.0 (rate for digits, digits_cnn): "
+    assert f"{said}Taught, Small." in make_table(spec, tmp_path / "runs").page.splitlines()
+    inner = tune([spec], PAPER, tmp_path / "others", tmp_path / "inner", Trainer(), again=True)
+    assert [item.at_end for item in inner] == [(), ()]
 
 
 def test_of_a_level_only_new_grids_are_trained(tmp_path: Path) -> None:
