@@ -83,13 +83,20 @@ class Chosen(Model):
 
     @property
     def at_end(self) -> tuple[str, ...]:
-        """The chosen numbers that are the smallest or the largest of at least three in the grid: a better one may lie beyond."""
-        tried: defaultdict[str, set[float]] = defaultdict(set)
-        for setting in (setting for point in self.grid for setting in point.values):
-            if isinstance(setting.value, int | float):
-                tried[setting.key].add(setting.value)
-        ends = {key: (min(values), max(values)) for key, values in tried.items() if len(values) > 2}
-        return tuple(setting.override for setting in self.values if setting.value in ends.get(setting.key, ()))
+        """The chosen numbers at an end of three or more, where none inside does as well: a better one may lie beyond."""
+        best: defaultdict[str, dict[float, float]] = defaultdict(dict)
+        for point in self.grid:
+            for setting in point.values:
+                if isinstance(setting.value, int | float):
+                    scores = best[setting.key]
+                    scores[setting.value] = max(point.score, scores.get(setting.value, point.score))
+        ends = {key: (min(scores), max(scores)) for key, scores in best.items() if len(scores) > 2}
+        inside = {key: max(score for value, score in best[key].items() if value not in ends[key]) for key in ends}
+        return tuple(
+            setting.override
+            for setting in self.values
+            if setting.value in ends.get(setting.key, ()) and inside[setting.key] < max(best[setting.key].values())
+        )
 
 
 class _File(Model):
