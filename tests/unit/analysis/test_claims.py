@@ -238,6 +238,16 @@ FOUND: dict[tuple[str, ...], tuple[str, dict[str, object], dict[str, str]]] = {
             for network in NETWORKS
         },
     ),
+    ("CIFAR-10, 40%", "CIFAR-10, 60%", "CIFAR-100, 40%", "CIFAR-100, 60%"): (
+        "table6",
+        {"one-hot": "Baseline [21]", "instance labels": "Ours (Instance labels)"},
+        {f"{name}, {rate}": f"{name.replace('-', '')}, {rate}" for name in ("CIFAR-10", "CIFAR-100") for rate in ("40%", "60%")},
+    ),
+    ("CIFAR-100, 20%", "CIFAR-100, 40%", "CIFAR-100, 80%"): (
+        "table7",
+        {"one-hot": "Baseline [18]", "instance labels": "Ours (Instance labels)"},
+        {f"CIFAR-100, {rate}": rate for rate in ("20%", "40%", "80%")},
+    ),
     ("residual", "plain"): ("table2", dict(FIXED), NETWORKS),
     ("CIFAR-10, residual", "CIFAR-10, plain"): ("table8", dict(FIXED), {f"CIFAR-10, {name}": label for name, label in NETWORKS.items()}),
     ("class labels", "instance labels"): (
