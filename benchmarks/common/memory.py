@@ -8,6 +8,7 @@ Scratch memory that a library asks the system for directly is in neither.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -39,6 +40,9 @@ def graphs_mib(device: torch.device) -> float:
     """Return the memory in MiB that the CUDA graphs of this process hold: it is theirs for good, and a replay allocates nothing."""
     if device.type != "cuda":
         return 0.0
+    # Graphs that were dropped before must not count here and be freed by the time of the next look.
+    gc.collect()
+    torch.cuda.empty_cache()
     segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
     held = [segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0)]
     return float(sum(held)) / MIB

@@ -160,6 +160,7 @@ def test_cancelled_and_vanished_runs_are_named_and_go_on(lab: MakeLab) -> None:
     assert {name: trial.status(name)["attempt"] for name in trial.ids} == {first: 2, second: 1, third: 1, fourth: 1}
 
 
+@pytest.mark.slurm
 def test_no_controller_no_submission(lab: MakeLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Down before: nothing happens. Down in the middle: what is taken stays, the same command resumes, nothing is trained twice."""
     trial = lab(folds(2, seeds=1, epochs=1))
