@@ -21,8 +21,8 @@ from sweeps.plan.disk import print_disk
 from sweeps.plan.gpus import EXECUTIONS, GPUS, Gpu, auto
 from sweeps.plan.plan import Plan, PlannedRun, totals
 from sweeps.spec.chosen import Chosen
-from sweeps.spec.expansion import Cell
-from sweeps.spec.load import Spec, TableSpec, same_runs
+from sweeps.spec.expansion import Cell, same_runs
+from sweeps.spec.load import Spec, TableSpec
 
 #: What can be done about runs of other code.
 REMEDIES = (

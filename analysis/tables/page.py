@@ -16,7 +16,8 @@ from analysis.reading.cells import Collected, command_name
 from analysis.reading.runs import Run
 from repro.errors import UserError
 from repro.files import write_bytes
-from sweeps.spec.load import PAPER, Epoch, Scale, Spec, same_runs
+from sweeps.spec.expansion import same_runs
+from sweeps.spec.load import PAPER, Epoch, Scale, Spec
 
 _RULES = {
     "last": "after the last epoch (`last`)",
@@ -107,17 +108,23 @@ def spread_note(spec: Spec, cells: Sequence[Collected]) -> str:
     )
 
 
+def _labels(names: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Return each name that a cell has, given by the label of the cell, with the labels of all cells that have it."""
+    return [
+        (name, "; ".join(label for label, of_cell in names.items() if name in of_cell))
+        for name in dict.fromkeys(name for of_cell in names.values() for name in of_cell)
+    ]
+
+
 def footer(spec: Spec, cells: Sequence[Collected], *, notes: Sequence[str], command: str) -> list[str]:
     """Return the last lines of a page: ``notes`` on how to read it, then fill state, code, software, dates, cost and the command."""
     runs = unique_runs(cells)
     done = [run for _, run in runs if run.done]
     lines = ["---", "", *(f"- {note}" for note in notes)]
     lines += [f"- Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip is not None]
-    for name in dict.fromkeys(name for cell in cells for name in cell.untuned):
-        labels = "; ".join(cell.label for cell in cells if name in cell.untuned)
+    for name, labels in _labels({cell.label: cell.untuned for cell in cells}):
         lines.append(f"- **Not tuned yet**: {name}. These cells have the values that the spec declares until it is: {labels}.")
-    for name in dict.fromkeys(name for cell in cells for name in cell.at_end):
-        labels = "; ".join(cell.label for cell in cells if name in cell.at_end)
+    for name, labels in _labels({cell.label: cell.at_end for cell in cells}):
         lines.append(f"- At the end of its grid, so that a better value may lie beyond: {name}: {labels}.")
     places = [(cell.row, cell.column, [repeat.run.run_id for repeat in cell.repeats]) for cell in cells]
     lines += [f"- **The same runs**, so that nothing is compared between them: {same}." for same in same_runs(spec, places)]

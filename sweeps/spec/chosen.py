@@ -20,6 +20,7 @@ A missing file means that nothing has been tuned. ``python -m sweeps tune`` writ
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -86,10 +87,12 @@ class Chosen(Model):
         """The chosen numbers at an end of three or more, where none inside does as well: a better one may lie beyond."""
         best: defaultdict[str, dict[float, float]] = defaultdict(dict)
         for point in self.grid:
+            # A point that diverged was tried, and no other is worse.
+            score = point.score if math.isfinite(point.score) else -math.inf
             for setting in point.values:
                 if isinstance(setting.value, int | float):
                     scores = best[setting.key]
-                    scores[setting.value] = max(point.score, scores.get(setting.value, point.score))
+                    scores[setting.value] = max(score, scores.get(setting.value, score))
         ends = {key: (min(scores), max(scores)) for key, scores in best.items() if len(scores) > 2}
         inside = {key: max(score for value, score in best[key].items() if value not in ends[key]) for key in ends}
         return tuple(

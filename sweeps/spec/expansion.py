@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -39,15 +40,23 @@ class TuningUse:
     Attributes:
         key: the tuning's name, the dataset and the model.
         context: the settings of the run, before the scale.
-        chosen: whether there are chosen values; else they are those of ``otherwise``.
-        at_end: the chosen values that lie at an end of their grid.
+        found: what was chosen, or ``None``: then its values are those of ``otherwise``.
     """
 
     tuning: Tuning
     key: Key
     context: tuple[Setting, ...]
-    chosen: bool
-    at_end: tuple[str, ...] = ()
+    found: Chosen | None
+
+    @property
+    def chosen(self) -> bool:
+        """Whether there are chosen values."""
+        return self.found is not None
+
+    @property
+    def at_end(self) -> tuple[str, ...]:
+        """The chosen values that lie at an end of their grid."""
+        return () if self.found is None else self.found.at_end
 
     @property
     def place(self) -> Place:
@@ -150,6 +159,35 @@ class Cell:
     def composed(self) -> tuple[Variant, ...]:
         """The runs of the cell, or the settings of a recipe's cell."""
         return self.variants if self.recipe is None else (self.recipe,)
+
+
+def same_runs(spec: Spec, cells: Iterable[tuple[str, str, Iterable[str]]]) -> list[str]:
+    """Return in words which ``cells`` (row, column, run ids) have the same runs, read at the same epoch: between them nothing is compared.
+
+    It happens where a scale undoes what tells rows or columns apart, and where what is chosen for one is what another has.
+    """
+    epochs = {row.label: row.epoch for row in spec.rows}
+    groups: defaultdict[tuple[frozenset[str], Epoch | None], list[tuple[str, str]]] = defaultdict(list)
+    for row, column, run_ids in cells:
+        if names := frozenset(run_ids):
+            groups[names, epochs[row]].append((row, column))
+    # Rows that are one in several columns are named once, with these, and columns likewise.
+    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for group in groups.values():
+        rows, columns = (tuple(dict.fromkeys(labels)) for labels in zip(*group, strict=True))
+        if len(group) == 1:
+            continue
+        if len(columns) == 1:
+            alike[rows] += columns
+        elif len(rows) == 1:
+            alike[columns] += rows
+        else:
+            alike[tuple(map(", ".join, group))] = []
+    found = []
+    for labels, places in alike.items():
+        where = "; ".join(filter(None, places))
+        found.append(" and ".join(f"'{label}'" for label in labels) + (f" ({where})" if where else ""))
+    return found
 
 
 def expand(spec: Spec) -> tuple[Cell, ...]:
@@ -291,5 +329,4 @@ class Expansion:
             values = tuning.otherwise if chosen is None else chosen.values
             self._values[key] = (chosen, tuple(replace(setting, origin=key) for setting in values))
         chosen, values = self._values[key]
-        at_end = () if chosen is None else chosen.at_end
-        return TuningUse(tuning, key, tuple(settings.values()), chosen is not None, at_end), values
+        return TuningUse(tuning, key, tuple(settings.values()), chosen), values

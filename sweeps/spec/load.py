@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -270,27 +269,6 @@ def _resolved(spec: _Spec, scale: Scale) -> _Spec:
         columns = [panel.label for panel in spec.panels]
     check_labels(spec.reported, rows, list(dict.fromkeys(columns)))
     return spec.model_copy(update=update)
-
-
-def same_runs(spec: Spec, cells: Iterable[tuple[str, str, Iterable[str]]]) -> list[str]:
-    """Return in words which ``cells`` (row, column, run ids) have the same runs, read at the same epoch: between them nothing is compared.
-
-    It happens where a scale undoes what tells rows or columns apart, and where what is chosen for one is what another has.
-    """
-    epochs = {row.label: row.epoch for row in spec.rows}
-    places: defaultdict[tuple[frozenset[str], Epoch | None], list[tuple[str, str]]] = defaultdict(list)
-    for row, column, run_ids in cells:
-        if names := frozenset(run_ids):
-            places[names, epochs[row]].append((row, column))
-    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-    for group in places.values():
-        if len(group) > 1:
-            rows, columns = (tuple(dict.fromkeys(labels)) for labels in zip(*group, strict=True))
-            same, where = (rows, columns) if len(columns) == 1 else (columns, rows) if len(rows) == 1 else (map(", ".join, group), ("",))
-            alike[tuple(same)].extend(where)
-    return [
-        " and ".join(f"'{label}'" for label in same) + (f" ({'; '.join(where)})" if any(where) else "") for same, where in alike.items()
-    ]
 
 
 def _labels(given: Iterable[Text], labels: Sequence[str], name: str) -> tuple[str, ...]:

@@ -277,6 +277,9 @@ def test_a_value_at_the_end_of_its_grid_is_said_to_be(
     assert f"{said}Taught, Small." in make_table(spec, tmp_path / "runs").page.splitlines()
     inner = tune([spec], PAPER, tmp_path / "others", tmp_path / "inner", Trainer(), again=True)
     assert [item.at_end for item in inner] == [(), ()]
+    diverged = Trainer(lambda fields: worse(fields) if fields.get("method.learning_rate") != 25.0 else {"val/accuracy": {"last": math.nan}})
+    item, _ = tune([spec], PAPER, tmp_path / "diverged", tmp_path / "inner", diverged, again=True)
+    assert item.at_end == ("method.learning_rate=50.0",)
     level = tune([spec], PAPER, tmp_path / "level", tmp_path / "inner", Trainer(lambda fields: {"val/accuracy": {"last": 0.5}}), again=True)
     assert (values(level[0]), level[0].at_end) == ({"method.learning_rate": 50.0, "method.momentum": 0.0}, ())
 
