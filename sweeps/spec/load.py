@@ -20,7 +20,7 @@ from sweeps.spec.models import AnyText, Epoch, EpochRule, Items, Line, Metric, M
 from sweeps.spec.rows import CellRule, RecipeRow, Row, TableRow, lines
 from sweeps.spec.runs import Known, Shared, read_shared
 from sweeps.spec.scale import PAPER, Scale, known_scales, load_scale
-from sweeps.spec.settings import Combinations, SettingList
+from sweeps.spec.settings import Combinations, SettingList, combinations
 
 __all__ = [
     "PAPER",
@@ -221,12 +221,25 @@ def load_spec(name: str, scale: Scale = PAPER, tuned: Tuned | None = None) -> Ta
     value = data.get("value")
     context = {"numbered_epochs": scale.numbered_epochs, "epoch": value.get("epoch") if isinstance(value, Map) else None}
     spec = validate(_KINDS.get(str(data.get("kind")), TableSpec), data, context)
+    spec = _repeated(spec, scale)
     spec = _resolved(spec, scale)
     shared = spec.shared.sha256 if spec.shared else ""
     parts = [hashlib.sha256(content).hexdigest(), *(item for item in (shared, scale.sha256) if item)]
     sha256 = parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
     spec = spec.model_copy(update={"files_sha256": sha256, "scale": scale})
     return with_tuned(spec, read_tuned(scale) if tuned is None else tuned)
+
+
+def _repeated(spec: _Spec, scale: Scale) -> _Spec:
+    """Return ``spec`` with the repeats that the scale has for it."""
+    for name, axes in scale.repeats.items():
+        if name not in known_specs():
+            raise axes[0][0].place.error(f"repeats: there is no spec '{name}'.{did_you_mean(name, known_specs())}")
+        if name == spec.name:
+            if {axis[0].key for axis in axes} != {setting.key for setting in spec.repeats[0]}:
+                raise axes[0][0].place.error(f"repeats.{name} must have the keys that the spec repeats.")
+            return spec.model_copy(update={"repeats": combinations(axes)})
+    return spec
 
 
 def with_tuned(spec: _Spec, tuned: Tuned) -> _Spec:

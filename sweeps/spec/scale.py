@@ -10,6 +10,7 @@ A scale is a YAML file under ``sweeps/scale/`` that retargets every run of every
       - set: {optim.epochs: 2}
     numbered_epochs: last                                         # what 'epoch 84' is read at, where there are not so many
     grid_points: 2                                                # at most so many values of each axis of a tuning's grid
+    repeats: {table1: {seed: [0, 1, 2, 3]}}                       # how often a spec is repeated, in place of its own repeats
     tuning:                                                       # other grids for tunings of a shared file, here sweeps/shared/paper.yaml
       paper:
         focal: {grid: {method.gamma: [1.0, 2.0]}, otherwise: {method.gamma: 2.0}}      # the same keys as there
@@ -24,16 +25,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from sweeps.spec.data import Map
 from sweeps.spec.loader import load, named_file, read_file
 from sweeps.spec.models import AnyText, Items, Line, Model, integer, matching, validate
-from sweeps.spec.settings import Axes, SettingList, SettingName, Settings, on_top, without
+from sweeps.spec.settings import Axes, SettingList, SettingName, Settings, on_top, read_axes, without
 
 _FOLDER = Path(__file__).resolve().parents[1] / "scale"
 _PAPER = "paper"
-_CHANGES = ("rules", "numbered_epochs", "grid_points", "tuning")
+_CHANGES = ("rules", "numbered_epochs", "grid_points", "repeats", "tuning")
 _Item = TypeVar("_Item")
 
 
@@ -87,6 +88,7 @@ class Scale(Model):
         stamp: what every page of this scale says of itself; ``None`` at the paper's own.
         numbered_epochs: the epoch rule that stands for every ``epoch N``; ``None``: as the spec says.
         grid_points: how many values an axis of a grid has at most; ``None``: all.
+        repeats: what a spec is repeated over in place of its own repeats, by the name of the spec.
         grids: those of tunings of shared files, by the name of the file and that of the tuning.
         sha256: of the file's bytes, or empty where nothing is retargeted.
     """
@@ -98,6 +100,7 @@ class Scale(Model):
     rules: Items[Rule] = ()
     numbered_epochs: Literal["last", "best_val", "best_test"] | None = None
     grid_points: Annotated[int, integer(1, 1_000_000)] | None = None
+    repeats: dict[str, Annotated[Axes, PlainValidator(read_axes)]] = {}
     grids: dict[str, dict[str, Grid]] = Field(default={}, alias="tuning")
     sha256: str = ""
 
