@@ -1,0 +1,107 @@
+"""What was submitted: showing how far it is, and stopping it. Nothing here composes a run or imports PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro.command import print_table
+from repro.errors import UserError, did_you_mean
+from repro.files import read_json, write_json
+from repro.runs.lock import acquire
+from repro.runs.state import read_status
+from slurm.states import Jobs, Queue, View, read_queue
+
+if TYPE_CHECKING:
+    from sweeps.plan import Plan
+
+#: What can be done about a run that no job brings further.
+_REMEDIES = {
+    "failed": "`retry` trains it again, when what has ended it is mended",
+    "corrupted": "`python -m sweeps verify` names the file; `retry` trains it again",
+    "lost": "its job is gone without a word, for a lack of memory perhaps; `submit` sends it again",
+    "preempted": "`submit` sends it again",
+    "cancelled": "`submit` sends it again",
+}
+
+#: States that need no line of their own.
+_COUNTED = ("done", "missing", "queued")
+
+
+def keep_plan(plan: Plan) -> None:
+    """Keep what the commands here need to know of each spec of ``plan``."""
+    for spec in plan.specs:
+        label = spec.name if plan.scale.name == "paper" else f"{spec.name}@{plan.scale.name}"
+        kept = {
+            name: {"place": run.place, "epochs": run.fields["optim.epochs"], "inputs": run.inputs}
+            for name, run in plan.runs.items()
+            if spec.name in run.specs
+        }
+        (plan.folder / "slurm").mkdir(parents=True, exist_ok=True)
+        write_json(plan.folder / "slurm" / f"{label}.json", kept)
+
+
+def _submitted(runs: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the runs of the specs ``names`` that were submitted, or of all; the id of a run stands for itself.
+
+    Raises:
+        UserError: there is no such spec or run.
+    """
+    specs = {path.stem: read_json(path) for path in sorted((runs / "slurm").glob("*.json"))}
+    single = {name: {name: run} for kept in specs.values() for name, run in kept.items()}
+    for name in names:
+        if name not in specs | single:
+            near = did_you_mean(name, [*specs, *single])
+            raise UserError(f"{name} was not submitted from {runs}.{near} Submitted were: {', '.join(specs) or 'none'}.")
+    return {name: (specs | single)[name] for name in names or specs}
+
+
+def print_status(runs: Path, names: Sequence[str]) -> int:
+    """Print for each spec how far its runs are; return 1 when one of them needs attention."""
+    try:
+        queue = read_queue()
+    except UserError as error:
+        print(f"this is what the run folders say, since SLURM does not answer: {error}", file=sys.stderr)
+        queue = Queue()
+    jobs, attention = Jobs(runs, queue), False
+    for label, kept in _submitted(runs, names).items():
+        views = {name: jobs.view(name) for name in kept}
+        lines = [["state", "job", "epoch", "run", ""]]
+        for name, view in views.items():
+            if view.state not in _COUNTED:
+                status = read_status(runs / name)
+                failed = [other for other in kept[name]["inputs"] if other in views and views[other].state == "failed"]
+                why = f"its input {failed[0]} failed" if failed else status.get("error") or view.why
+                epoch = f"{status['epoch']}/{kept[name]['epochs']}" if "epoch" in status else ""
+                lines.append([view.state, view.job or "", epoch, f"{kept[name]['place']} ({name})", " ".join(str(why).split())])
+        if len(lines) > 1:
+            print_table(lines)
+        counts = Counter(view.state for view in views.values())
+        print(f"{label}: {len(views)} runs: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+        if reasons := Counter(view.why for view in views.values() if view.state == "queued"):
+            print("queued for: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
+        for state in counts.keys() & _REMEDIES.keys():
+            attention = True
+            print(f"{state}: {_REMEDIES[state]}; {runs / 'logs'} has what each run has printed")
+    return 1 if attention else 0
+
+
+def cancel(runs: Path, names: Sequence[str]) -> int:
+    """Cancel the live jobs of specs or runs; return 1 when some are elsewhere and were not cancelled.
+
+    Raises:
+        UserError: a name is neither a spec that was submitted nor a run; SLURM does not answer.
+    """
+    wanted = {name for kept in _submitted(runs, names).values() for name in kept}
+    with acquire(runs / "slurm" / ".lock", timeout_s=600):
+        jobs = Jobs(runs, read_queue())
+        views = {name: jobs.view(name) for name in wanted}
+        elsewhere = [view.why for view in views.values() if view.state == "elsewhere"]
+        gone = jobs.cancel([name for name, view in views.items() if view.state != "elsewhere"])
+    print(f"cancelled the jobs of {len(gone)} runs; what they have saved stays, and `submit` resumes from it")
+    if elsewhere:
+        print(f"not cancelled, {len(elsewhere)} runs of somebody else or on another cluster: {elsewhere[0]}")
+    return 1 if elsewhere else 0
