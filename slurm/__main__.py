@@ -6,8 +6,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repro.command import exit_code_of, print_table, whole_number
@@ -16,6 +15,7 @@ from repro.runs.lock import acquire
 from slurm.cluster import Cluster, known_clusters, load_cluster
 from slurm.states import Jobs, Queue, forget_options, read_queue
 from slurm.status import cancel, keep_plan, print_status
+from sweeps.spec import PAPER, load_scale, load_spec
 
 _COMMANDS = {
     "submit": "submit what is missing; calling it again submits what is missing then",
@@ -25,6 +25,9 @@ _COMMANDS = {
     "cancel": "stop the jobs of specs or of single runs; what they have saved stays",
     "doctor": "check a cluster file, and with a job of a minute that runs train there and come back when they are interrupted",
 }
+
+
+_CHANGED = "what becomes of runs that a different version of the code made (default: refuse)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,14 +54,20 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("name", nargs="*" if name == "status" else "+", metavar="NAME", help="a spec that was submitted, or a run")
             continue
         command.add_argument("spec", nargs="+", metavar="SPEC", help="a name such as demo, or the path of a .yaml file")
-        command.add_argument("--scale", default="paper", metavar="NAME", help="a name or the path of a .yaml file (default: paper)")
+        command.add_argument("--scale", default=PAPER, metavar="NAME", help="a name or the path of a .yaml file (default: paper)")
         command.add_argument("--dry-run", action="store_true", help="print runs, arrays, hours and the text for sbatch; submit nothing")
         command.add_argument("--yes", action="store_true", help="do not ask")
         command.add_argument("--max-jobs", type=whole_number, metavar="N", help="jobs of yours in the queue; the next call sends the rest")
         command.add_argument("--after", action="append", default=[], metavar="JOB", help="begin when that job has ended well")
+        command.add_argument("--changed-code", choices=("refuse", "retrain", "accept"), default="refuse", help=_CHANGED)
         if name != "tune":
-            add_options(command)
+            command.add_argument("--only", action="append", default=[], metavar="TEXT", help="only cells with TEXT in a label")
+            command.add_argument("--seeds", type=_seeds, default=(), metavar="N,...", help="only the runs of cells with these seeds")
     return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -76,64 +85,66 @@ def _command(args: argparse.Namespace) -> int:
         from slurm.doctor import examine
 
         return examine(site, runs, job=not args.no_job)
-    scale = load_scale(args.scale)
-    specs = [load_spec(name) for name in dict.fromkeys(args.spec)]
-    plan = make_plan(specs, scale, runs)
-    for model in site.by_model:
-        if model not in (models := registry.choices("model")):
-            raise UserError(f"{site.path}: by_model.{model}: there is no such model.{did_you_mean(model, models)}")
+    scale, specs = load_scale(args.scale), [load_spec(name) for name in dict.fromkeys(args.spec)]
+    # With these comes PyTorch.
+    from slurm.submit import check_models
+    from sweeps.plan import make_plan, select, write_plans
+
+    check_models(site)
     site = site if args.max_jobs is None else site.model_copy(update={"max_jobs": args.max_jobs})
-    _submit(args, site, select(plan, only=args.only, seeds=args.seeds), lambda: (write_plans(plan), keep_plan(plan)))
+    plan = make_plan(specs, scale, runs)
+    if not args.dry_run:
+        write_plans(plan)
+        keep_plan(plan)
+    _submit(args, site, select(plan, only=args.only, seeds=args.seeds))
     return 0
 
 
-def _submit(args: argparse.Namespace, site: Cluster, plan: Plan, note: Callable[[], object]) -> None:
-    """Show what of ``plan`` is missing, and submit it; ``note`` is called before."""
-    batches: list[Batch] = []
+def _submit(args: argparse.Namespace, site: Cluster, plan: Plan) -> None:
+    from slurm.snapshot import take_snapshot
+    from slurm.submit import Batch, sender, text, walk
 
-    def collect(batch: Batch) -> list[str]:
-        batches.append(batch)
-        return [f"JOB{len(batches)}"] * len(batch.tasks)
-
-    options = {"retry": args.command == "retry", "after": args.after, "changed_code": args.changed_code}
+    queue = Queue()
     try:
         queue = read_queue()
     except UserError as error:
         if not args.dry_run:
             raise UserError(f"{error} Nothing was submitted.") from error
         print(f"this is what the run folders say, since SLURM does not answer: {error}", file=sys.stderr)
-        queue = Queue()
+    batches: list[Batch] = []
+
+    def collect(batch: Batch) -> list[str]:
+        batches.append(batch)
+        return [f"JOB{len(batches)}_{index}" for index in range(len(batch.tasks))]
+
+    options = {"retry": args.command == "retry", "after": args.after, "changed_code": args.changed_code}
     left = walk(plan, Jobs(plan.folder, queue), site, collect, **options)
     _print_choice(plan, site, batches, left)
-    if not batches:
-        return
-    if args.dry_run:
-        folder, code = plan.folder.resolve() / "slurm" / "TOKEN", plan.folder.resolve() / "code" / "SHA256"
-        print(f"\nsbatch text of the first of {len(batches)} calls:\n{text(batches[0], plan.folder, folder, code)}")
-        return
-    if not args.yes and not _agreed():
-        print("nothing was submitted")
-        return
-    note()
-    with acquire(plan.folder / "slurm" / ".lock", timeout_s=600):
-        jobs = Jobs(plan.folder, read_queue())
-        walk(plan, jobs, site, sender(plan, jobs, take_snapshot(plan.folder), args.changed_code), **options)
-    print(f"submitted {len(names)} runs; `python -m slurm status` shows how far they are")
+    if args.dry_run and batches:
+        folder = plan.folder.resolve()
+        print(f"\ntext for sbatch of {batches[0].name}:\n{text(batches[0], folder, folder / 'slurm' / 'TOKEN', folder / 'code' / 'SHA256')}")
+    elif batches and (args.yes or _agreed()):
+        (plan.folder / "slurm").mkdir(parents=True, exist_ok=True)
+        with acquire(plan.folder / "slurm" / ".lock", timeout_s=600):
+            jobs = Jobs(plan.folder, read_queue())
+            send = sender(plan, jobs, take_snapshot(plan.folder), args.changed_code)
+            walk(plan, jobs, site, send, **options)
+        print("submitted; `python -m slurm status` shows how far the runs are")
 
 
 def _print_choice(plan: Plan, site: Cluster, batches: Sequence[Batch], left: Mapping[str, str]) -> None:
     for name in plan.untuned:
         print(f"not tuned yet: {name}")
     for why, count in Counter(left.values()).items():
-        print(f"not submitted, {count} runs: {why}, such as {next(name for name in left if left[name] == why)}")
+        print(f"not submitted, {count} runs: {why} ({first_of([name for name in left if left[name] == why], 2)})")
     lines = [["jobs", "runs", "limits of a job", "array"]]
     for batch in batches:
-        limits = f"{batch.site.time} min, {batch.site.runs_per_gpu} x {batch.site.memory}, {batch.site.cpus} CPUs, gpu {batch.site.gpu}"
-        after = f", after {len(batch.after)} jobs" if batch.after else ""
-        lines.append([str(len(batch.tasks)), str(sum(map(len, batch.tasks))), limits, f"{batch.name}{after}"])
-    if batches:
-        print_table(lines)
-    print(f"{len(plan.runs)} runs on cluster {site.name}: {...} to submit with {len(batches)} calls of sbatch")
+        part, runs = batch.site, sum(map(len, batch.tasks))
+        limits = f"{part.time} min, {part.memory} a run, {part.cpus} CPUs, GPU: {part.gpu}"
+        lines.append([str(len(batch.tasks)), str(runs), limits, batch.name + (f", after {len(batch.after)} jobs" if batch.after else "")])
+    print_table(lines)
+    sent = sum(len(task) for batch in batches for task in batch.tasks)
+    print(f"{sent} of {len(plan.runs)} runs to submit to {site.name}, with {len(batches)} calls of sbatch")
 
 
 def _agreed() -> bool:

@@ -7,6 +7,7 @@ outside and with a preemption, it saves and leaves: SLURM knows what to do with 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -70,21 +71,21 @@ class Train:
 def _train(folder: Path, overrides: tuple[str, ...], received: list[int]) -> int:
     where = " ".join(f"{name}={os.environ.get(name)}" for name in ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES"))
     print(f"{where} code={Path(__file__).resolve().parents[1]}", flush=True)
-    if read_state(folder) == "failed":
-        print("it has failed in an earlier attempt of this job; `python -m slurm retry` tries it again", flush=True)
-        return 1
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     from repro.config.compose import compose
     from repro.training.run import execute
 
+    config = compose(overrides)
     while not received:
+        if read_state(folder) == "failed":
+            print("it failed in an earlier attempt; `python -m slurm retry` trains it again", flush=True)
+            return 1
         try:
-            if read_state(folder) != "running":
-                execute(compose(overrides))
-                return 0
-        except TrainedElsewhereError:
-            pass
-        print("another process trains this run; waiting for it", flush=True)
-        time.sleep(LOOK_S)
+            execute(config)
+            return 0
+        except TrainedElsewhereError as error:
+            print(f"waiting: {error}", flush=True)
+            time.sleep(LOOK_S)
     return 128 + received[0]
 
 

@@ -17,12 +17,14 @@ from typing import Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
-from repro.errors import UserError
+from repro.config import registry
+from repro.errors import UserError, did_you_mean
 from repro.runs.state import requeue
 from slurm.cluster import Cluster
 from slurm.job import REQUEUE, Train
 from slurm.states import Jobs, View, call
 from sweeps.plan import Plan, PlannedRun
+from sweeps.spec import SpecError, shown
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def _parameters(batch: Batch, runs: Path, code: Path) -> dict[str, Any]:
             "export CUDA_DEVICE_ORDER=PCI_BUS_ID",
             f"export REPRO_DATA={shlex.quote(str(data_folder(site)))}",
             f"export REPRO_RUNS={shlex.quote(str(runs.resolve()))}",
+            f"export REPRO_GPU_SHARE={site.runs_per_gpu}",
             *site.setup,
             f"cd {shlex.quote(str(code))} || exit 1",
             f"export PYTHONPATH={shlex.quote(str(code))}",
@@ -185,6 +188,18 @@ def _parameters(batch: Batch, runs: Path, code: Path) -> dict[str, Any]:
         "wckey": None,
         "additional_parameters": more,
     }
+
+
+def check_models(site: Cluster) -> None:
+    """Check that the models that the cluster file has limits for exist.
+
+    Raises:
+        SpecError: one does not.
+    """
+    known = registry.choices("model")
+    for model in site.by_model:
+        if model not in known:
+            raise SpecError(f"{shown(site.path)}: by_model: there is no model '{model}'.{did_you_mean(model, known)}")
 
 
 def data_folder(site: Cluster) -> Path:
