@@ -253,9 +253,7 @@ class Expansion:
 
     def _cell(self, row: Line, column: Line) -> Cell:
         rules = [
-            rule
-            for rule in self.spec.cells
-            if (not rule.row or row.label in rule.row) and (not rule.column or column.label in rule.column)
+            rule for rule in self.spec.cells if (not rule.row or row.label in rule.row) and (not rule.column or column.label in rule.column)
         ]
         skip = next((rule.skip for rule in rules if rule.skip), None)
         parts: list[tuple[str, Part]] = [("common", Part(set=self.spec.common))]

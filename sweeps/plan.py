@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,19 +21,17 @@ from omegaconf.errors import OmegaConfBaseException
 from repro.config.compose import compose, register_with_hydra, to_config
 from repro.config.identity import run_id, scientific_fields
 from repro.config.schema import Config, InputsConfig
-from repro.errors import UserError, did_you_mean, one_of
+from repro.errors import UserError, did_you_mean
 from repro.files import write_json
 from repro.runs.code import differs
 from repro.runs.inputs import check_inputs
 from repro.runs.state import read_state
 from sweeps.expand import Cell, Variant, digest, expand
+from sweeps.selection import runs_of, with_inputs
 from sweeps.spec import PAPER, Scale, Settings, Spec, SpecError, known_specs, shown
 
 #: Raised when the layout of a plan file changes.
 SCHEMA = 1
-
-#: States of runs that have begun and not ended: they are resumed before others begin.
-_BEGUN = ("running", "preempted", "lost", "queued")
 
 #: The settings without a dot that are choices of Hydra's.
 _CHOICES = frozenset(name for name, kind in get_type_hints(Config).items() if dataclasses.is_dataclass(kind))
@@ -148,7 +146,7 @@ def make_plan(specs: Sequence[Spec], scale: Scale, folder: Path) -> Plan:
             raise UserError(f"{spec.path} and {seen[spec.name]} have one name, by which plans and tables go. Rename one file.")
     graph = Graph(folder)
     cells = [graph.planned(spec, cell) for spec in specs for cell in expand(spec, scale)]
-    needed = {spec.name: with_inputs(graph.runs, _runs_of(cell for cell in cells if cell.spec == spec.name)) for spec in specs}
+    needed = {spec.name: with_inputs(graph.runs, runs_of(cell for cell in cells if cell.spec == spec.name)) for spec in specs}
     runs = {
         name: replace(run, specs=tuple(spec for spec, of_spec in needed.items() if name in of_spec)) for name, run in graph.runs.items()
     }
@@ -236,6 +234,10 @@ class Graph:
         return fields[cell.setting]
 
     def _compose(self, settings: Settings) -> Config:
+        seed = settings.get("seed")
+        if type(seed) is int and seed > 0:
+            # Composing takes longest, and a seed decides nothing else.
+            return replace(self._compose(settings | {"seed": 0}), seed=seed)
         overrides = overrides_of(settings)
         if overrides not in self._configs:
             try:
@@ -257,53 +259,6 @@ class Graph:
         return to_config(tree)
 
 
-def _runs_of(cells: Iterable[Cell]) -> Iterator[str]:
-    return (name for cell in cells for name in cell.run_ids)
-
-
-def with_inputs(runs: Mapping[str, PlannedRun], names: Iterable[str]) -> dict[str, PlannedRun]:
-    """Return the runs called ``names`` in that order, each after all that it reads."""
-    found: dict[str, PlannedRun] = {}
-
-    def visit(name: str) -> None:
-        if name not in found:
-            for read in runs[name].inputs:
-                visit(read)
-            found[name] = runs[name]
-
-    for name in names:
-        visit(name)
-    return found
-
-
-def select(plan: Plan, *, only: Sequence[str] = (), seeds: Collection[int] = ()) -> Plan:
-    """Return the part of ``plan`` that consists of the chosen cells, their runs, and all that these read; what has begun comes first.
-
-    A cell is chosen when each text of ``only`` is the label of its row or column, or, where no label is that text, a part of one; upper
-    and lower case are the same. Of a cell's runs, those with one of ``seeds`` are chosen; no seeds choose all.
-
-    Raises:
-        UserError: nothing is left, with the labels and seeds that there are.
-    """
-    cells = [cell for cell in plan.cells if cell.run_ids]
-    labels = list(dict.fromkeys(label for cell in cells for label in (cell.row, cell.column) if label))
-    for text in only:
-        wanted = text.lower()
-        meant = [label for label in labels if label.lower() == wanted] or [label for label in labels if wanted in label.lower()]
-        cells = [cell for cell in cells if cell.row in meant or cell.column in meant]
-        if not cells:
-            raise UserError(f"--only {text}: there is no such cell.{did_you_mean(text, labels)} Labels: {'; '.join(labels)}.")
-    known = {plan.runs[name].fields["seed"] for name in _runs_of(cells)}
-    if wrong := set(seeds) - known:
-        raise UserError(f"--seeds {min(wrong)}: none of these cells has a run with that seed. There are: {one_of(map(str, known))}.")
-    kept = [
-        replace(cell, run_ids=[name for name in cell.run_ids if not seeds or plan.runs[name].fields["seed"] in seeds]) for cell in cells
-    ]
-    runs = with_inputs(plan.runs, _runs_of(kept))
-    begun = [name for name, run in runs.items() if run.state in _BEGUN]
-    return replace(plan, runs=with_inputs(plan.runs, [*begun, *runs]), cells=kept)
-
-
 def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the plan as ``python -m sweeps plan --json`` prints it."""
     runs = [
@@ -311,9 +266,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         | {"stage": run.stage, "state": run.state, "specs": list(run.specs), "changed": run.changed}
         for run in plan.runs.values()
     ]
-    cells = [
-        {"spec": cell.spec, "row": cell.row, "column": cell.column, "runs": cell.run_ids, "value": cell.value} for cell in plan.cells
-    ]
+    cells = [{"spec": cell.spec, "row": cell.row, "column": cell.column, "runs": cell.run_ids, "value": cell.value} for cell in plan.cells]
     return {"scale": plan.scale.name, "runs": runs, "cells": cells}
 
 
