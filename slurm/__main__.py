@@ -8,14 +8,21 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repro.command import exit_code_of, print_table, whole_number
-from repro.errors import UserError, did_you_mean, first_of
+from repro.errors import UserError, first_of
 from repro.runs.lock import acquire
 from slurm.cluster import Cluster, known_clusters, load_cluster
-from slurm.states import Jobs, Queue, forget_options, read_queue
+from slurm.states import Jobs, forget_options, look_at_queue, read_queue
 from slurm.status import cancel, keep_plan, print_status
-from sweeps.spec import PAPER, load_scale, load_spec
+from sweeps.selection import add_options, select
+from sweeps.spec import PAPER, Scale, Spec, load_scale, load_spec, tuned_folder
+
+if TYPE_CHECKING:
+    from slurm.submit import Batch
+    from sweeps.launch import Outcome
+    from sweeps.plan import Plan
 
 _COMMANDS = {
     "submit": "submit what is missing; calling it again submits what is missing then",
@@ -61,13 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--after", action="append", default=[], metavar="JOB", help="begin when that job has ended well")
         command.add_argument("--changed-code", choices=("refuse", "retrain", "accept"), default="refuse", help=_CHANGED)
         if name != "tune":
-            command.add_argument("--only", action="append", default=[], metavar="TEXT", help="only cells with TEXT in a label")
-            command.add_argument("--seeds", type=_seeds, default=(), metavar="N,...", help="only the runs of cells with these seeds")
+            add_options(command)
     return parser
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -86,12 +88,15 @@ def _command(args: argparse.Namespace) -> int:
 
         return examine(site, runs, job=not args.no_job)
     scale, specs = load_scale(args.scale), [load_spec(name) for name in dict.fromkeys(args.spec)]
-    # With these comes PyTorch.
-    from slurm.submit import check_models
-    from sweeps.plan import make_plan, select, write_plans
-
-    check_models(site)
     site = site if args.max_jobs is None else site.model_copy(update={"max_jobs": args.max_jobs})
+    # With these comes PyTorch.
+    from slurm.submit import check_site
+    from sweeps.plan import make_plan, write_plans
+
+    check_site(site)
+    if args.command == "tune":
+        _tune(args, site, specs, scale, runs)
+        return 0
     plan = make_plan(specs, scale, runs)
     if not args.dry_run:
         write_plans(plan)
@@ -100,17 +105,32 @@ def _command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(args: argparse.Namespace, site: Cluster, specs: Sequence[Spec], scale: Scale, runs: Path) -> None:
+    from repro.runs.state import read_state
+    from sweeps.launch import Outcome
+    from sweeps.report import print_chosen
+    from sweeps.tuning import tune
+
+    waits: list[str] = []
+
+    def execute(plan: Plan) -> Outcome:
+        if not args.dry_run:
+            keep_plan(plan)
+        _submit(args, site, plan)
+        waits.extend(name for name in plan.runs if read_state(runs / name) not in ("done", "failed"))
+        return Outcome(changed={name for name, run in plan.runs.items() if run.changed}, out_of_time=bool(waits))
+
+    chosen = tune(specs, scale, runs, tuned_folder(), execute)
+    if waits:
+        print(f"{len(waits)} runs of the grids are not done; when they are, the same command chooses the values")
+    else:
+        print_chosen(chosen, tuned_folder() / f"{scale.name}.yaml")
+
+
 def _submit(args: argparse.Namespace, site: Cluster, plan: Plan) -> None:
     from slurm.snapshot import take_snapshot
-    from slurm.submit import Batch, sender, text, walk
+    from slurm.submit import sender, text, walk
 
-    queue = Queue()
-    try:
-        queue = read_queue()
-    except UserError as error:
-        if not args.dry_run:
-            raise UserError(f"{error} Nothing was submitted.") from error
-        print(f"this is what the run folders say, since SLURM does not answer: {error}", file=sys.stderr)
     batches: list[Batch] = []
 
     def collect(batch: Batch) -> list[str]:
@@ -118,11 +138,13 @@ def _submit(args: argparse.Namespace, site: Cluster, plan: Plan) -> None:
         return [f"JOB{len(batches)}_{index}" for index in range(len(batch.tasks))]
 
     options = {"retry": args.command == "retry", "after": args.after, "changed_code": args.changed_code}
+    queue = look_at_queue() if args.dry_run else read_queue()
     left = walk(plan, Jobs(plan.folder, queue), site, collect, **options)
     _print_choice(plan, site, batches, left)
     if args.dry_run and batches:
         folder = plan.folder.resolve()
-        print(f"\ntext for sbatch of {batches[0].name}:\n{text(batches[0], folder, folder / 'slurm' / 'TOKEN', folder / 'code' / 'SHA256')}")
+        print(f"\nthe first text for sbatch, of {batches[0].name}:")
+        print(text(batches[0], folder, folder / "slurm" / "TOKEN", folder / "code" / "SHA256"))
     elif batches and (args.yes or _agreed()):
         (plan.folder / "slurm").mkdir(parents=True, exist_ok=True)
         with acquire(plan.folder / "slurm" / ".lock", timeout_s=600):
@@ -133,6 +155,8 @@ def _submit(args: argparse.Namespace, site: Cluster, plan: Plan) -> None:
 
 
 def _print_choice(plan: Plan, site: Cluster, batches: Sequence[Batch], left: Mapping[str, str]) -> None:
+    from sweeps.report import print_hours
+
     for name in plan.untuned:
         print(f"not tuned yet: {name}")
     for why, count in Counter(left.values()).items():
@@ -143,8 +167,10 @@ def _print_choice(plan: Plan, site: Cluster, batches: Sequence[Batch], left: Map
         limits = f"{part.time} min, {part.memory} a run, {part.cpus} CPUs, GPU: {part.gpu}"
         lines.append([str(len(batch.tasks)), str(runs), limits, batch.name + (f", after {len(batch.after)} jobs" if batch.after else "")])
     print_table(lines)
-    sent = sum(len(task) for batch in batches for task in batch.tasks)
-    print(f"{sent} of {len(plan.runs)} runs to submit to {site.name}, with {len(batches)} calls of sbatch")
+    sent = [name for batch in batches for task in batch.tasks for name in task]
+    print(f"{len(sent)} of {len(plan.runs)} runs to submit to {site.name}, with {len(batches)} calls of sbatch")
+    if sent:
+        print_hours(plan, sent)
 
 
 def _agreed() -> bool:

@@ -14,7 +14,20 @@ from sweeps.spec import Model, find, read
 _FOLDER = Path(__file__).resolve().parent / "clusters"
 
 #: Options of sbatch that another key of the file says, or that the suite gives.
-_GIVEN = ("array", "dependency", "error", "gres", "mem", "no-requeue", "ntasks-per-node", "open-mode", "output", "requeue", "signal", "time")
+_GIVEN = (
+    "array",
+    "dependency",
+    "error",
+    "gres",
+    "mem",
+    "no-requeue",
+    "ntasks-per-node",
+    "open-mode",
+    "output",
+    "requeue",
+    "signal",
+    "time",
+)
 
 
 def _minutes(value: object) -> int:
@@ -60,15 +73,15 @@ class Cluster(ModelResources):
     partition: str
     time: Minutes
     memory: Memory
-    by_model: dict[str, ModelResources] = {}
+    by_model: dict[str, ModelResources] = Field(default={})
     max_jobs: Count | None = None
     max_parallel: Count | None = None
     warning_s: int = Field(default=120, ge=10, le=3600)
-    setup: list[str] = []
+    setup: tuple[str, ...] = ()
     python: str | None = None
-    srun: list[str] = []
-    sbatch: dict[str, Scalar] = {}
-    settings: dict[Annotated[str, StringConstraints(pattern=r"^(exec|tracker)(\.\w+)?$")], Scalar] = {}
+    srun: tuple[str, ...] = ()
+    sbatch: dict[str, Scalar] = Field(default={})
+    settings: dict[Annotated[str, StringConstraints(pattern=r"^(exec|tracker)(\.\w+)?$")], Scalar] = Field(default={})
     paths: Paths = Paths()
 
     @field_validator("sbatch")

@@ -17,7 +17,7 @@ from repro.runs.state import read_state, read_status
 from slurm.cluster import Cluster
 from slurm.snapshot import take_snapshot
 from slurm.states import Jobs, call, read_queue
-from slurm.submit import Batch, data_folder, sbatch, text
+from slurm.submit import Batch, check_site, data_folder, sbatch, text
 
 #: Seconds that the job may wait in the queue, and that it may take for each of its steps.
 QUEUE_S, STEP_S = 600.0, 180.0
@@ -39,7 +39,9 @@ def examine(site: Cluster, runs: Path, *, job: bool) -> int:
 
 
 def _checks(site: Cluster, runs: Path, *, job: bool) -> Iterator[str]:
-    yield f"SLURM answers: it is {read_queue().cluster}; partition, longest time, GPUs: {'; '.join(_partitions())}"
+    check_site(site)
+    partitions = "; ".join(call("sinfo", "-h", "-o", "%R %l %G").splitlines())
+    yield f"SLURM answers: it is {read_queue().cluster}; partition, longest time, GPUs: {partitions}"
     folder = data_folder(site)
     published = {name: files for name in registry.choices("dataset") if (files := files_of(name)) is not None}
     there = [name for name, files in published.items() if all(files.path(folder, file) for file in files.md5)]
@@ -65,17 +67,10 @@ def _checks(site: Cluster, runs: Path, *, job: bool) -> Iterator[str]:
         shutil.rmtree(trial, ignore_errors=True)
 
 
-def _partitions() -> list[str]:
-    return call("sinfo", "-h", "-o", "%R %l %G").splitlines()
-
-
 def _job(site: Cluster, runs: Path, trial: Path) -> Iterator[str]:
     short = site.model_copy(update={"time": min(site.time, 10 + site.warning_s // 60), "runs_per_gpu": 1})
     overrides = [*_RUN, *short.overrides()]
-    try:
-        name = run_id(compose(overrides))
-    except UserError as error:
-        raise UserError(f"{site.path}: settings: {error}") from error
+    name = run_id(compose(overrides))
     jobs = Jobs(trial, read_queue())
     folder = jobs.new_folder()
     batch = Batch("doctor", short, ((name,),))

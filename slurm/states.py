@@ -1,7 +1,7 @@
 """How far each run is: what its folder says, and what SLURM says of its newest job.
 
-Every call of sbatch leaves ``RUNS/slurm/TOKEN/jobs.json``: the job of each run, its user and SLURM's name of its cluster, since a folder may
-be shared by several people and clusters, and an id means something to one of them only. Tokens sort by time; the newest job of a run counts.
+Every call of sbatch leaves ``RUNS/slurm/TOKEN/jobs.json``: the job of each run, its user and SLURM's name of its cluster, since a folder
+may be shared by several people and clusters, and an id means something to one of them only. Tokens sort by time; the newest job counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pwd
 import re
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,15 @@ def read_queue() -> Queue:
     config = {key.strip(): value.strip() for key, _, value in lines}
     jobs = [line.split("|", 2) for line in call("squeue", "--me", "-h", "-r", "-o", "%i|%T|%r").splitlines()]
     return Queue(config["ClusterName"], int(config["MaxArraySize"]) - 1, {job: (state, reason) for job, state, reason in jobs})
+
+
+def look_at_queue() -> Queue:
+    """Ask SLURM, and where it does not answer say that only the run folders do."""
+    try:
+        return read_queue()
+    except UserError as error:
+        print(f"this is what the run folders say, since SLURM does not answer: {error}", file=sys.stderr)
+        return Queue()
 
 
 class Jobs:

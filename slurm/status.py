@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from repro.errors import UserError, did_you_mean
 from repro.files import read_json, write_json
 from repro.runs.lock import acquire
 from repro.runs.state import read_status
-from slurm.states import Jobs, Queue, View, read_queue
+from slurm.states import Jobs, look_at_queue, read_queue
+from sweeps.spec import PAPER
 
 if TYPE_CHECKING:
     from sweeps.plan import Plan
@@ -34,7 +34,7 @@ _COUNTED = ("done", "missing", "queued")
 def keep_plan(plan: Plan) -> None:
     """Keep what the commands here need to know of each spec of ``plan``."""
     for spec in plan.specs:
-        label = spec.name if plan.scale.name == "paper" else f"{spec.name}@{plan.scale.name}"
+        label = spec.name + ("" if plan.cells else ".tuning") + ("" if plan.scale.name == PAPER else f"@{plan.scale.name}")
         kept = {
             name: {"place": run.place, "epochs": run.fields["optim.epochs"], "inputs": run.inputs}
             for name, run in plan.runs.items()
@@ -61,12 +61,7 @@ def _submitted(runs: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def print_status(runs: Path, names: Sequence[str]) -> int:
     """Print for each spec how far its runs are; return 1 when one of them needs attention."""
-    try:
-        queue = read_queue()
-    except UserError as error:
-        print(f"this is what the run folders say, since SLURM does not answer: {error}", file=sys.stderr)
-        queue = Queue()
-    jobs, attention = Jobs(runs, queue), False
+    jobs, attention = Jobs(runs, look_at_queue()), False
     for label, kept in _submitted(runs, names).items():
         views = {name: jobs.view(name) for name in kept}
         lines = [["state", "job", "epoch", "run", ""]]

@@ -18,6 +18,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from repro.config import registry
+from repro.config.compose import compose
 from repro.errors import UserError, did_you_mean
 from repro.runs.state import requeue
 from slurm.cluster import Cluster
@@ -55,11 +56,8 @@ def walk(
 ) -> dict[str, str]:
     """``send`` what is neither done nor in the queue, inputs before their readers, and return why other runs were left.
 
-    Args:
-        send: submits a batch and returns the ids of its jobs.
-        retry: failed and corrupted runs too.
-        after: jobs that all others wait for.
-        changed_code: what becomes of runs that a different version of the code made: refuse, retrain or accept.
+    ``send`` returns the ids of the jobs of a batch. ``retry`` sends failed and corrupted runs too. All jobs wait for those of ``after``.
+    ``changed_code`` (refuse, retrain, accept) says what becomes of runs that a different version of the code made.
     """
     left: dict[str, str] = {}
     # The job of each run that is in the queue; None for a run that is done.
@@ -190,16 +188,20 @@ def _parameters(batch: Batch, runs: Path, code: Path) -> dict[str, Any]:
     }
 
 
-def check_models(site: Cluster) -> None:
-    """Check that the models that the cluster file has limits for exist.
+def check_site(site: Cluster) -> None:
+    """Check what of a cluster file needs the code of runs: the models that it names, and its settings.
 
     Raises:
-        SpecError: one does not.
+        SpecError: there is no such model or setting.
     """
     known = registry.choices("model")
     for model in site.by_model:
         if model not in known:
             raise SpecError(f"{shown(site.path)}: by_model: there is no model '{model}'.{did_you_mean(model, known)}")
+    try:
+        compose(["method=one_hot", "dataset=digits", "seed=0", *site.overrides()])
+    except UserError as error:
+        raise SpecError(f"{shown(site.path)}: settings: {error}") from error
 
 
 def data_folder(site: Cluster) -> Path:

@@ -86,7 +86,9 @@ class Lab:
 
     def wait_for(self, name: str, *, epoch: int = 0) -> None:
         """Wait until a run trains."""
-        wait_until(lambda: self.status(name)["state"] == "running" and int(str(self.status(name)["epoch"])) >= epoch, 120, f"{name} to train")
+        wait_until(
+            lambda: self.status(name)["state"] == "running" and int(str(self.status(name)["epoch"])) >= epoch, 120, f"{name} to train"
+        )
 
     def wait_until_over(self) -> None:
         wait_until(lambda: not self.box.jobs(), 400, "the end of all jobs")

@@ -40,7 +40,7 @@ def warned(pid: int) -> bool:
 
 def test_fifty_runs_and_five_disturbances(lab: Callable[..., Lab], capsys: pytest.CaptureFixture[str]) -> None:
     """Forty folds and ten finals: one fold fails, one is killed, one cancelled, one requeued, and one reaches its time limit."""
-    trial = lab(folds(4, seeds=10, epochs=2), time="00:01:00")
+    trial = lab(folds(4, seeds=10, epochs=15), time="00:01:00")
     assert len(trial.ids) == 50
     first_stage = [name for name, run in trial.plan.runs.items() if run.stage == 0]
     limit, killed, requeued, cancelled, bad = first_stage[0], *first_stage[4:8]
