@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
@@ -46,13 +46,6 @@ Count = Annotated[int, Field(ge=1)]
 Scalar = bool | int | float | str | None
 
 
-class Paths(Model):
-    """Folders that all nodes see."""
-
-    runs: Path | None = None
-    data: Path | None = None
-
-
 class ModelResources(Model):
     """What the jobs of one model ask for; what it does not say is said by the cluster."""
 
@@ -82,7 +75,7 @@ class Cluster(ModelResources):
     srun: tuple[str, ...] = ()
     sbatch: dict[str, Scalar] = Field(default={})
     settings: dict[Annotated[str, StringConstraints(pattern=r"^(exec|tracker)(\.\w+)?$")], Scalar] = Field(default={})
-    paths: Paths = Paths()
+    paths: dict[Literal["runs", "data"], Path] = Field(default={})
 
     @field_validator("sbatch")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from repro.config import registry
@@ -15,90 +15,80 @@ from repro.data.published_files import files_of
 from repro.errors import UserError
 from repro.runs.state import read_state, read_status
 from slurm.cluster import Cluster
+from slurm.sbatch import Batch, data_folder, sbatch, text
 from slurm.snapshot import take_snapshot
-from slurm.states import Jobs, call, read_queue
-from slurm.submit import Batch, check_site, data_folder, sbatch, text
+from slurm.states import call, read_queue
+from slurm.submit import check_site
 
-#: Seconds that the job may wait in the queue, and that it may take for each of its steps.
-QUEUE_S, STEP_S = 600.0, 180.0
+#: Seconds that the job may wait in the queue and train its first epoch, and that it may take to save and leave.
+PATIENCE_S = 600.0
 
 #: Long enough that it is still training when it is interrupted, after some seconds.
 _RUN = ("method=one_hot", "dataset=digits", "model=digits_cnn", "split=full", "seed=0", "optim.epochs=100000")
 
 
-def examine(site: Cluster, runs: Path, *, job: bool) -> int:
-    """Print each check as it is made, up to the first that fails; return 1 when one has."""
-    try:
-        for line in _checks(site, runs, job=job):
-            print(f"ok   {line}", flush=True)
-    except UserError as error:
-        print(f"BAD  {error}")
-        return 1
-    print(f"{site.name}: ready")
-    return 0
+def examine(site: Cluster, runs: Path, *, job: bool) -> None:
+    """Print each check as it is made.
 
-
-def _checks(site: Cluster, runs: Path, *, job: bool) -> Iterator[str]:
+    Raises:
+        UserError: a check has failed.
+    """
     check_site(site)
-    partitions = "; ".join(call("sinfo", "-h", "-o", "%R %l %G").splitlines())
-    yield f"SLURM answers: it is {read_queue().cluster}; partition, longest time, GPUs: {partitions}"
+    _passed(f"SLURM answers: it is {read_queue().cluster}; partitions, limits, GPUs: {call('sinfo', '-h', '-o', '%R %l %G,').strip()}")
+    published = {name: files for name in registry.choices("dataset") if (files := files_of(name))}
     folder = data_folder(site)
-    published = {name: files for name in registry.choices("dataset") if (files := files_of(name)) is not None}
-    there = [name for name, files in published.items() if all(files.path(folder, file) for file in files.md5)]
-    yield f"data: {folder} has {', '.join(there) or 'no dataset; digits need none'}"
+    present = [name for name, files in published.items() if all(files.path(folder, file) for file in files.md5)]
+    _passed(f"data: {folder} has {', '.join(['digits', *present])} of {', '.join(['digits', *published])}")
     try:
         (runs / "slurm").mkdir(parents=True, exist_ok=True)
-        trial = Path(tempfile.mkdtemp(dir=runs.resolve() / "slurm", prefix="doctor-"))
+        trial = Path(tempfile.mkdtemp(dir=runs.resolve() / "slurm"))
     except OSError as error:
-        raise UserError(f"{runs} cannot be written: {error.strerror}. Set paths.runs of {site.path}.") from error
-    yield f"runs: {runs.resolve()} can be written"
+        raise UserError(f"{runs} cannot be written: {error.strerror}. Set paths.runs in {site.path}.") from error
     try:
-        for where, part in {"": site, **{f" for {model}": site.of(model) for model in site.by_model}}.items():
-            path = trial / "test.sh"
-            path.write_text(text(Batch("doctor", part, (("doctor",),)), trial, trial, trial))
-            try:
-                call("sbatch", "--test-only", str(path))
-            except UserError as error:
-                raise UserError(f"{site.path}: a job{where} is not possible: {error}") from error
-            yield f"sbatch would take a job{where}"
+        for model in ("others", *site.by_model):
+            script = trial / "test.sh"
+            script.write_text(text(Batch("doctor", site.of(model), (("doctor",),)), trial, trial, trial))
+            call("sbatch", "--test-only", str(script))
+            _passed(f"sbatch would take the jobs of {model if site.by_model else 'all models'}")
         if job:
-            yield from _job(site, runs, trial)
+            _train(site, trial, take_snapshot(runs))
     finally:
         shutil.rmtree(trial, ignore_errors=True)
+    print(f"{site.name}: ready")
 
 
-def _job(site: Cluster, runs: Path, trial: Path) -> Iterator[str]:
+def _train(site: Cluster, trial: Path, code: Path) -> None:
     short = site.model_copy(update={"time": min(site.time, 10 + site.warning_s // 60), "runs_per_gpu": 1})
     overrides = [*_RUN, *short.overrides()]
     name = run_id(compose(overrides))
-    jobs = Jobs(trial, read_queue())
-    folder = jobs.new_folder()
-    batch = Batch("doctor", short, ((name,),))
-    (job,) = sbatch(batch, trial, {name: overrides}, folder, take_snapshot(runs))
+    folder, notes = trial / name, trial / "notes"
+    (job,) = sbatch(Batch("doctor", short, ((name,),)), trial, {name: overrides}, notes, code)
+
+    def state() -> str:
+        return read_queue().jobs.get(job, ("GONE", ""))[0]
+
     try:
-        yield f"job {job} is submitted"
-        _wait(lambda: _state(job) != "PENDING", QUEUE_S, f"job {job} still waits: {read_queue().jobs.get(job)}. Try again later.")
-        failed = f"job {job} trains nothing"
-        _wait(lambda: _state(job) == "GONE" or read_status(trial / name).get("epoch", 0) > 0, STEP_S, failed)
-        if _state(job) == "GONE":
-            logs = [*folder.glob("*_log.err"), *(trial / "logs").glob("*")]
+        _passed(f"job {job} is submitted")
+        waits = f"job {job} has trained nothing in {PATIENCE_S:.0f} s; `squeue -j {job}` says whether it waits. Try again later."
+        _wait(lambda: state() == "GONE" or read_status(folder).get("epoch", 0) > 0, waits)
+        if state() == "GONE":
+            logs = [*notes.glob("*_log.err"), *trial.glob("logs/*")]
             lines = [line for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            raise UserError(f"{failed}; its last lines: {' | '.join(lines[-3:]) or 'none, so is the folder of runs seen by the nodes?'}")
-        status = read_status(trial / name)
-        yield f"it trains on {status['node']}, GPU {status['gpu']}"
+            raise UserError(f"job {job} does not train: {' | '.join(lines[-3:]) or 'no log, so do the nodes see the folder of runs?'}")
+        _passed(f"it trains on {read_status(folder)['node']}, GPU {read_status(folder)['gpu']}")
         call("scancel", "--signal=USR2", job)
-        _wait(lambda: _state(job) == "PENDING" and read_state(trial / name) == "preempted", STEP_S, "it does not heed the warning")
-        yield "when it is warned it saves, and is queued again"
+        _wait(lambda: state() == "PENDING" and read_state(folder) == "preempted", "it does not heed the warning before its end")
+        _passed("when it is warned it saves, and is queued again")
     finally:
         call("scancel", "--quiet", job)
 
 
-def _state(job: str) -> str:
-    return read_queue().jobs.get(job, ("GONE", ""))[0]
+def _passed(check: str) -> None:
+    print(f"ok   {check}", flush=True)
 
 
-def _wait(condition: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
             raise UserError(otherwise)

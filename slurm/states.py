@@ -21,10 +21,6 @@ from repro.errors import UserError
 from repro.files import read_json, write_json
 from repro.runs.state import read_state
 
-#: States of a run that a job of ours will bring further, by the state of the job; any other live job is running.
-LIVE = ("queued", "running", "suspended")
-_WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
-
 #: Variables that are options of SLURM's commands, or that tell a job about itself, except those that say where the controller is.
 _OPTIONS = re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SCANCEL|SCONTROL|SINFO)_(?!(CONF|CONF_SERVER|JWT)$).*")
 
@@ -47,10 +43,8 @@ def call(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except FileNotFoundError as error:
         raise UserError(f"{command[0]}: there is no such command here. Submit from a login node of a SLURM cluster.") from error
-    except subprocess.CalledProcessError as error:
-        raise UserError(f"{command[0]}: {' '.join(error.stderr.split()) or error}") from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{error}. Try again when the controller answers.") from error
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{command[0]}: {' '.join(str(error.stderr or error).split())}") from error
 
 
 @dataclass(frozen=True)
@@ -83,9 +77,8 @@ def read_queue() -> Queue:
     Raises:
         UserError: it does not answer, and nothing may be concluded from that.
     """
-    lines = (line.partition("=") for line in call("scontrol", "show", "config").splitlines())
-    config = {key.strip(): value.strip() for key, _, value in lines}
-    jobs = [line.split("|", 2) for line in call("squeue", "--me", "-h", "-r", "-o", "%i|%T|%r").splitlines()]
+    config = dict(re.findall(r"^(\w+) *= (.*)$", call("scontrol", "show", "config"), re.MULTILINE))
+    jobs = re.findall(r"^(.*?)\|(.*?)\|(.*)$", call("squeue", "--me", "-h", "-r", "-o", "%i|%T|%r"), re.MULTILINE)
     return Queue(config["ClusterName"], int(config["MaxArraySize"]) - 1, {job: (state, reason) for job, state, reason in jobs})
 
 
@@ -105,11 +98,11 @@ class Jobs:
         self.queue = queue
         self._runs = runs
         self._folder = runs.resolve() / "slurm"
-        self._me = {"user": pwd.getpwuid(os.geteuid()).pw_name, "cluster": queue.cluster}
-        self._newest: dict[str, tuple[str | None, dict[str, str]]] = {}
+        self._me = (pwd.getpwuid(os.geteuid()).pw_name, queue.cluster)
+        self._newest: dict[str, tuple[str | None, tuple[str, str]]] = {}
         for path in sorted(self._folder.glob("*/jobs.json")):
-            document = read_json(path)
-            self._newest |= {name: (job, {key: document[key] for key in self._me}) for name, job in document["jobs"].items()}
+            note = read_json(path)
+            self._newest |= {name: (job, (note["user"], note["cluster"])) for name, job in note["jobs"].items()}
 
     def new_folder(self) -> Path:
         """Make the folder of a call of sbatch."""
@@ -119,18 +112,18 @@ class Jobs:
 
     def note(self, folder: Path, jobs: Mapping[str, str | None]) -> None:
         """Write down in ``folder`` which job each run has now; ``None`` says that none will bring it further."""
-        write_json(folder / "jobs.json", {**self._me, "jobs": jobs})
+        user, cluster = self._me
+        write_json(folder / "jobs.json", {"user": user, "cluster": cluster, "jobs": jobs})
         self._newest |= {name: (job, self._me) for name, job in jobs.items()}
 
-    def cancel(self, names: Sequence[str]) -> list[str]:
-        """Cancel the jobs of runs, and note it, since SLURM keeps no trace of a task that has not begun; return the runs of these jobs."""
-        ids = {job for name in names if (job := self.view(name).job)}
-        if ids:
-            call("scancel", *sorted(ids))
-        gone = [name for name, (job, whose) in self._newest.items() if job in ids and whose == self._me]
-        # Whoever sees no queue of ours learns by this that nobody has a job for them any more.
-        self.note(self.new_folder(), dict.fromkeys([*gone, *(name for name in names if name in self._newest)]))
-        return gone
+    def cancel(self, names: Sequence[str]) -> None:
+        """Cancel the jobs of runs of this user, and note it.
+
+        SLURM keeps no trace of a task that has not begun, and whoever cannot see this queue learns that no job will train these runs.
+        """
+        if jobs := sorted({job for name in names if (job := self.view(name).job)}):
+            call("scancel", *jobs)
+        self.note(self.new_folder(), dict.fromkeys(names))
 
     def view(self, name: str) -> View:
         """Return how far a run is."""
@@ -142,8 +135,8 @@ class Jobs:
             unbegun = "cancelled" if name in self._newest else "missing"
             return View(unbegun if folder == "queued" else folder)
         if whose != self._me:
-            return View(folder if folder == "running" else "elsewhere", why=f"job {job} of {whose['user']} on {whose['cluster']}")
+            return View(folder if folder == "running" else "elsewhere", why=f"job {job} of {whose[0]} on {whose[1]}")
         if job not in self.queue.jobs:
             return View("lost" if folder == "queued" else folder)
         state, reason = self.queue.jobs[job]
-        return View("queued" if state in _WAITING else "suspended" if state == "SUSPENDED" else "running", job, reason)
+        return View({"RUNNING": "running", "COMPLETING": "running", "SUSPENDED": "suspended"}.get(state, "queued"), job, reason)

@@ -33,15 +33,12 @@ _COUNTED = ("done", "missing", "queued")
 
 def keep_plan(plan: Plan) -> None:
     """Keep what the commands here need to know of each spec of ``plan``."""
+    folder = plan.folder / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
     for spec in plan.specs:
         label = spec.name + ("" if plan.cells else ".tuning") + ("" if plan.scale.name == PAPER else f"@{plan.scale.name}")
-        kept = {
-            name: {"place": run.place, "epochs": run.fields["optim.epochs"], "inputs": run.inputs}
-            for name, run in plan.runs.items()
-            if spec.name in run.specs
-        }
-        (plan.folder / "slurm").mkdir(parents=True, exist_ok=True)
-        write_json(plan.folder / "slurm" / f"{label}.json", kept)
+        runs = (run for run in plan.runs.values() if spec.name in run.specs)
+        write_json(folder / f"{label}.json", {run.run_id: {"place": run.place, "inputs": run.inputs} for run in runs})
 
 
 def _submitted(runs: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -70,7 +67,7 @@ def print_status(runs: Path, names: Sequence[str]) -> int:
                 status = read_status(runs / name)
                 failed = [other for other in kept[name]["inputs"] if other in views and views[other].state == "failed"]
                 why = f"its input {failed[0]} failed" if failed else status.get("error") or view.why
-                epoch = f"{status['epoch']}/{kept[name]['epochs']}" if "epoch" in status else ""
+                epoch = f"{status['epoch']}/{status['epochs']}" if status else ""
                 lines.append([view.state, view.job or "", epoch, f"{kept[name]['place']} ({name})", " ".join(str(why).split())])
         if len(lines) > 1:
             print_table(lines)
@@ -95,8 +92,9 @@ def cancel(runs: Path, names: Sequence[str]) -> int:
         jobs = Jobs(runs, read_queue())
         views = {name: jobs.view(name) for name in wanted}
         elsewhere = [view.why for view in views.values() if view.state == "elsewhere"]
-        gone = jobs.cancel([name for name, view in views.items() if view.state != "elsewhere"])
-    print(f"cancelled the jobs of {len(gone)} runs; what they have saved stays, and `submit` resumes from it")
+        ours = [name for name, view in views.items() if view.job or view.state in ("lost", "preempted")]
+        jobs.cancel(ours)
+    print(f"cancelled the jobs of {len(ours)} runs; what they have saved stays, and `submit` resumes from it")
     if elsewhere:
         print(f"not cancelled, {len(elsewhere)} runs of somebody else or on another cluster: {elsewhere[0]}")
     return 1 if elsewhere else 0

@@ -1,47 +1,44 @@
-"""From a plan to job arrays: which runs are sent, what they wait for, and the call of sbatch, through submitit."""
+"""From a plan to jobs: which runs are sent, in which arrays, and what these wait for."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import shlex
-import shutil
 import sys
-from collections import defaultdict
+from argparse import Namespace
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from repro.config import registry
 from repro.config.compose import compose
-from repro.errors import UserError, did_you_mean
-from repro.runs.state import requeue
+from repro.errors import UserError, did_you_mean, first_of
+from repro.runs.lock import acquire
+from repro.runs.state import read_state, requeue
 from slurm.cluster import Cluster
-from slurm.job import REQUEUE, Train
-from slurm.states import Jobs, View, call
+from slurm.sbatch import Batch, sbatch, text
+from slurm.snapshot import take_snapshot
+from slurm.states import Jobs, View, call, look_at_queue, read_queue
+from slurm.status import keep_plan
+from sweeps import tuning
+from sweeps.launch import Outcome
 from sweeps.plan import Plan, PlannedRun
-from sweeps.spec import SpecError, shown
+from sweeps.report import print_chosen, print_hours
+from sweeps.spec import Scale, Spec, SpecError, shown, tuned_folder
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one call of sbatch submits: a job, or an array of jobs that have the same limits and wait for the same jobs.
+def check_site(site: Cluster) -> None:
+    """Check what of a cluster file needs the code of runs: the models that it names, and its settings.
 
-    Attributes:
-        site: the cluster as jobs of this model have it.
-        tasks: for each job the ids of its runs, which share a GPU.
-        after: ids of the jobs that must have ended well before.
+    Raises:
+        SpecError: there is no such model or setting.
     """
-
-    name: str
-    site: Cluster
-    tasks: tuple[tuple[str, ...], ...]
-    after: tuple[str, ...] = ()
+    known = registry.choices("model")
+    for model in site.by_model:
+        if model not in known:
+            raise SpecError(f"{shown(site.path)}: by_model: there is no model '{model}'.{did_you_mean(model, known)}")
+    try:
+        compose(["method=one_hot", "dataset=digits", "seed=0", *site.overrides()])
+    except UserError as error:
+        raise SpecError(f"{shown(site.path)}: settings: {error}") from error
 
 
 def walk(
@@ -123,87 +120,64 @@ def sender(plan: Plan, jobs: Jobs, code: Path, changed_code: str) -> Callable[[B
     return send
 
 
-def sbatch(batch: Batch, runs: Path, overrides: Mapping[str, Sequence[str]], folder: Path, code: Path) -> list[str]:
-    """Call sbatch for ``batch``, whose runs train below ``runs``, and return the ids of its jobs; texts and pickles go to ``folder``.
+def tune(specs: Sequence[Spec], scale: Scale, runs: Path, site: Cluster, args: Namespace) -> None:
+    """Submit the grids of the tunings that ``specs`` need; choose the values of those that are done."""
+    waits: list[str] = []
 
-    Raises:
-        UserError: SLURM refuses.
-    """
-    executor = SlurmExecutor(folder, python=batch.site.python)
-    executor.update_parameters(**_parameters(batch, runs, code))
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():
-            work = [Train(runs.resolve(), tuple((name, tuple(overrides[name])) for name in task)) for task in batch.tasks]
-            jobs = [executor.submit(part) for part in work]
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
-        shutil.rmtree(folder)
-        lines = [line.strip() for line in str(error).splitlines() if "error:" in line] or [str(error)]
-        raise UserError(f"{batch.name}: {' '.join(lines)}") from error
-    return [str(job.job_id) for job in jobs]
+    def execute(plan: Plan) -> Outcome:
+        if not args.dry_run:
+            keep_plan(plan)
+        submit(plan, site, args)
+        waits.extend(name for name in plan.runs if read_state(runs / name) not in ("done", "failed"))
+        return Outcome(changed={name for name, run in plan.runs.items() if run.changed}, out_of_time=bool(waits))
 
-
-def text(batch: Batch, runs: Path, folder: Path, code: Path) -> str:
-    """Return the text that sbatch gets for ``batch``."""
-    command = shlex.join(["-u", "-m", "submitit.core._submit", str(folder)])
-    parameters = _parameters(batch, runs, code) | ({"map_count": len(batch.tasks)} if len(batch.tasks) > 1 else {})
-    # submitit has no public name for it; a test compares it with what is really sent.
-    return str(_make_sbatch_string(command=f"{batch.site.python or shlex.quote(sys.executable)} {command}", folder=folder, **parameters))
+    chosen = tuning.tune(specs, scale, runs, tuned_folder(), execute)
+    if waits:
+        print(f"{len(waits)} runs of the grids are not done; when they are, the same command chooses the values")
+    else:
+        print_chosen(chosen, tuned_folder() / f"{scale.name}.yaml")
 
 
-def _parameters(batch: Batch, runs: Path, code: Path) -> dict[str, Any]:
-    site = batch.site
-    more = dict(site.sbatch) | {"requeue": True}
-    if batch.after:
-        more |= {"dependency": f"afterok:{':'.join(batch.after)}", "kill-on-invalid-dep": "yes"}
-    return {
-        "job_name": batch.name,
-        "partition": site.partition,
-        "account": site.account,
-        "qos": site.qos,
-        "constraint": site.constraint,
-        "gres": {"none": None, "any": "gpu:1"}.get(site.gpu, f"gpu:{site.gpu}:1"),
-        "time": site.time,
-        "mem": f"{int(site.memory[:-1]) * site.runs_per_gpu}{site.memory[-1]}",
-        "nodes": 1,
-        "ntasks_per_node": site.runs_per_gpu,
-        "cpus_per_task": site.cpus_per_run,
-        # sbatch forgets to tell srun, and one run that fails must not end those beside it.
-        "srun_args": [f"--cpus-per-task={site.cpus_per_run}", "--kill-on-bad-exit=0", *site.srun],
-        "signal_delay_s": site.warning_s,
-        "array_parallelism": site.max_parallel or len(batch.tasks),
-        "setup": [
-            # SLURM numbers GPUs by PCI bus, CUDA by itself begins with the fastest.
-            "export CUDA_DEVICE_ORDER=PCI_BUS_ID",
-            f"export REPRO_DATA={shlex.quote(str(data_folder(site)))}",
-            f"export REPRO_RUNS={shlex.quote(str(runs.resolve()))}",
-            f"export REPRO_GPU_SHARE={site.runs_per_gpu}",
-            *site.setup,
-            f"cd {shlex.quote(str(code))} || exit 1",
-            f"export PYTHONPATH={shlex.quote(str(code))}",
-        ],
-        "teardown": [REQUEUE],
-        # submitit gives a workload key of its own unless told otherwise, which sites with such keys refuse.
-        "wckey": None,
-        "additional_parameters": more,
-    }
+def submit(plan: Plan, site: Cluster, args: Namespace) -> None:
+    """Show what of ``plan`` is missing, and submit it if that is agreed to."""
+    batches: list[Batch] = []
+
+    def collect(batch: Batch) -> list[str]:
+        batches.append(batch)
+        return [f"JOB{len(batches)}_{index}" for index in range(len(batch.tasks))]
+
+    options = {"retry": args.command == "retry", "after": args.after, "changed_code": args.changed_code}
+    left = walk(plan, Jobs(plan.folder, look_at_queue() if args.dry_run else read_queue()), site, collect, **options)
+    _print_choice(plan, site, batches, left)
+    folder = plan.folder.resolve()
+    if args.dry_run and batches:
+        print(f"\nthe text for the first call:\n{text(batches[0], folder, folder / 'slurm' / 'TOKEN', folder / 'code' / 'SHA256')}")
+    elif batches and (args.yes or _agreed()):
+        with acquire(folder / "slurm" / ".lock", timeout_s=600):
+            jobs = Jobs(folder, read_queue())
+            walk(plan, jobs, site, sender(plan, jobs, take_snapshot(folder), args.changed_code), **options)
+        print("submitted; `python -m slurm status` shows how far the runs are")
 
 
-def check_site(site: Cluster) -> None:
-    """Check what of a cluster file needs the code of runs: the models that it names, and its settings.
+def _print_choice(plan: Plan, site: Cluster, batches: Sequence[Batch], left: Mapping[str, str]) -> None:
+    for name in plan.untuned:
+        print(f"not tuned yet: {name}")
+    for why, count in Counter(left.values()).items():
+        print(f"not submitted, {count} runs: {why} ({first_of([name for name in left if left[name] == why], 2)})")
+    calls = Counter(
+        f"{batch.name}: {len(batch.tasks)} jobs after {len(batch.after)} others, each {batch.site.time} min, {batch.site.cpus} CPUs, "
+        f"{batch.site.runs_per_gpu} x {batch.site.memory}, GPU: {batch.site.gpu}"
+        for batch in batches
+    )
+    for call_of_sbatch, count in calls.items():
+        print(f"{count} x {call_of_sbatch}")
+    sent = [name for batch in batches for task in batch.tasks for name in task]
+    print(f"{len(sent)} of {len(plan.runs)} runs to submit to {site.name}, with {len(batches)} calls of sbatch")
+    if sent:
+        print_hours(plan, sent)
 
-    Raises:
-        SpecError: there is no such model or setting.
-    """
-    known = registry.choices("model")
-    for model in site.by_model:
-        if model not in known:
-            raise SpecError(f"{shown(site.path)}: by_model: there is no model '{model}'.{did_you_mean(model, known)}")
-    try:
-        compose(["method=one_hot", "dataset=digits", "seed=0", *site.overrides()])
-    except UserError as error:
-        raise SpecError(f"{shown(site.path)}: settings: {error}") from error
 
-
-def data_folder(site: Cluster) -> Path:
-    """Return where the jobs look for datasets."""
-    return Path(site.paths.data or os.environ.get("REPRO_DATA", "data")).resolve()
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("this is no terminal to ask in: --yes submits without a question, --dry-run shows what would be submitted.")
+    return input("Submit? [y/N] ").strip().lower() in ("y", "yes")

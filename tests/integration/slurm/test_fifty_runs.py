@@ -40,30 +40,33 @@ def warned(pid: int) -> bool:
 
 def test_fifty_runs_and_five_disturbances(lab: Callable[..., Lab], capsys: pytest.CaptureFixture[str]) -> None:
     """Forty folds and ten finals: one fold fails, one is killed, one cancelled, one requeued, and one reaches its time limit."""
-    trial = lab(folds(4, seeds=10, epochs=15), time="00:01:00")
+    trial = lab(folds(4, seeds=10, epochs=15), time="00:03:00", warning_s=150)
     assert len(trial.ids) == 50
     first_stage = [name for name, run in trial.plan.runs.items() if run.stage == 0]
     limit, killed, requeued, cancelled, bad = first_stage[0], *first_stage[4:8]
     finals = {name: run.inputs for name, run in trial.plan.runs.items() if run.stage == 1}
     in_the_way = block(trial, bad)
+    assert trial.submit("--max-jobs", "1") == 0
+    assert trial.box.jobs() == [str(trial.views()[limit].job)]
+    trial.write_site()
     assert trial.submit() == 0
     jobs = {name: str(view.job) for name, view in trial.views().items()}
     assert len(set(jobs.values())) == 50
-    assert sum(job.count("_") for job in jobs.values()) == 40, "folds are two arrays of twenty, finals wait for their own"
+    assert sum(job.count("_") for job in jobs.values()) == 39, "folds are arrays of twenty at most, finals wait for their own"
     assert trial.submit() == 0
     assert {name: str(view.job) for name, view in trial.views().items()} == jobs, "what is in the queue is not submitted again"
-    # The processor may be too fast for a limit of a minute, so this one is suspended until it has been warned.
-    trial.wait_for(limit)
-    suspended = int(str(trial.status(limit)["pid"]))
-    os.kill(suspended, signal.SIGSTOP)
     assert trial.call("cancel", cancelled) == 0
+    # The processor may be too fast for a limit of three minutes, so this one is suspended until it has been warned.
+    trial.wait_for(limit)
+    process = int(str(trial.status(limit)["pid"]))
+    os.kill(process, signal.SIGSTOP)
     trial.wait_for(killed)
     os.kill(int(str(trial.status(killed)["pid"])), signal.SIGKILL)
     trial.wait_for(requeued)
     trial.box.run("scontrol", "requeue", jobs[requeued])
-    wait_until(lambda: warned(suspended), 90, "the warning")
+    wait_until(lambda: warned(process), 100, "the warning")
     with contextlib.suppress(ProcessLookupError):
-        os.kill(suspended, signal.SIGCONT)
+        os.kill(process, signal.SIGCONT)
     trial.wait_until_over()
     lost = {name for name, inputs in finals.items() if {killed, cancelled, bad} & set(inputs)}
     expected = dict.fromkeys(trial.ids, "done") | dict.fromkeys(lost | {killed}, "lost") | {cancelled: "cancelled", bad: "failed"}

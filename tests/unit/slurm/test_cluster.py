@@ -56,7 +56,10 @@ def test_settings_and_a_gpu_decide_how_a_run_is_executed(tmp_path: Path, more: s
         (f"{GOOD}settings: {{optim.epochs: 3}}", "settings.optim.epochs"),
         (f"{GOOD}sbatch: {{array: 0-3}}", "sbatch: array is given already"),
         (GOOD.replace('"1-02:03:04"', "12:00:00"), "time: a time in quotes is needed"),
-        (GOOD.replace("1-02:03:04", "twelve hours"), "time: a time in quotes is needed, such as \"12:00:00\" or \"2-00:00:00\", found 'twelve"),
+        (
+            GOOD.replace("1-02:03:04", "twelve hours"),
+            'time: a time in quotes is needed, such as "12:00:00" or "2-00:00:00", found \'twelve',
+        ),
         (GOOD.replace("1-02:03:04", "00:00:00"), "time: a time in quotes is needed"),
         (GOOD.replace("24G", "24 GB"), "memory: "),
         (GOOD.replace("partition: gpu\n", ""), "partition: Field required"),

@@ -110,5 +110,5 @@ def test_a_batch_is_noted_and_replaces_a_job_that_waits_in_vain(tmp_path: Path, 
     assert sender(tried.plan, tried.jobs, tmp_path, "accept")(batch) == ["7_0", "7_1"]
     assert answers.calls == [("scancel", "9")]
     assert seen[0]["a"] == ["name=a", "exec.threads=1", "exec.device=cuda", "exec.on_changed_code=accept"]
-    jobs = Jobs(tmp_path, Queue("hal", 4, {job: ("RUNNING", "") for job in ("7_0", "7_1")}))
+    jobs = Jobs(tmp_path, Queue("hal", 4, dict.fromkeys(("7_0", "7_1"), ("RUNNING", ""))))
     assert [jobs.view(name).job for name in "ayb"] == ["7_0", "7_0", "7_1"]
