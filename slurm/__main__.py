@@ -25,7 +25,6 @@ _COMMANDS = {
     "doctor": "check a cluster file, and with a job of a minute that runs train there and come back when they are interrupted",
 }
 
-
 _CHANGED = "what becomes of runs that a different version of the code made (default: refuse)"
 
 
@@ -47,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--cluster", default=os.environ.get("REPRO_CLUSTER"), metavar="NAME", help=clusters)
         command.add_argument("--runs", metavar="DIR", help="run folders (default: the cluster's paths.runs, $REPRO_RUNS, or runs)")
         if name == "doctor":
-            command.add_argument("--no-job", action="store_true", help="submit no test job")
             continue
         if name in ("status", "cancel"):
             command.add_argument("name", nargs="*" if name == "status" else "+", metavar="NAME", help="a spec that was submitted, or a run")
@@ -78,7 +76,7 @@ def _command(args: argparse.Namespace) -> int:
     if args.command == "doctor":
         from slurm.doctor import examine
 
-        examine(site, runs, job=not args.no_job)
+        examine(site, runs)
         return 0
     scale, specs = load_scale(args.scale), [load_spec(name) for name in dict.fromkeys(args.spec)]
     site = site if args.max_jobs is None else site.model_copy(update={"max_jobs": args.max_jobs})

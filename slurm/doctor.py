@@ -27,7 +27,7 @@ PATIENCE_S = 600.0
 _RUN = ("method=one_hot", "dataset=digits", "model=digits_cnn", "split=full", "seed=0", "optim.epochs=100000")
 
 
-def examine(site: Cluster, runs: Path, *, job: bool) -> None:
+def examine(site: Cluster, runs: Path) -> None:
     """Print each check as it is made.
 
     Raises:
@@ -47,11 +47,10 @@ def examine(site: Cluster, runs: Path, *, job: bool) -> None:
     try:
         for model in ("others", *site.by_model):
             script = trial / "test.sh"
-            script.write_text(text(Batch("doctor", site.of(model), (("doctor",),)), trial, trial, trial))
+            script.write_text(text(Batch("doctor", site.of(model), (("doctor",),)), trial))
             call("sbatch", "--test-only", str(script))
             _passed(f"sbatch would take the jobs of {model if site.by_model else 'all models'}")
-        if job:
-            _train(site, trial, take_snapshot(runs))
+        _train(site, trial, take_snapshot(runs))
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     print(f"{site.name}: ready")

@@ -56,12 +56,13 @@ def sbatch(batch: Batch, runs: Path, overrides: Mapping[str, Sequence[str]], fol
     return [str(job.job_id) for job in jobs]
 
 
-def text(batch: Batch, runs: Path, folder: Path, code: Path) -> str:
-    """Return the text that sbatch gets for ``batch``."""
-    command = shlex.join(["-u", "-m", "submitit.core._submit", str(folder)])
+def text(batch: Batch, runs: Path) -> str:
+    """Return the text that sbatch would get for ``batch``, with TOKEN and SHA256 for what is not known yet."""
+    folder, code = runs.resolve() / "slurm" / "TOKEN", runs.resolve() / "code" / "SHA256"
+    command = f"{batch.site.python or shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     parameters = _parameters(batch, runs, code) | ({"map_count": len(batch.tasks)} if len(batch.tasks) > 1 else {})
     # submitit has no public name for it; a test compares it with what is really sent.
-    return str(_make_sbatch_string(command=f"{batch.site.python or shlex.quote(sys.executable)} {command}", folder=folder, **parameters))
+    return str(_make_sbatch_string(command=command, folder=folder, **parameters))
 
 
 def _parameters(batch: Batch, runs: Path, code: Path) -> dict[str, Any]:

@@ -53,12 +53,12 @@ class View:
 
     Attributes:
         state: one of :data:`repro.runs.state.STATES`, ``suspended`` or ``elsewhere``.
-        job: its newest job, where that may still bring it further.
+        job: its newest job, where that may still bring it further, else empty.
         why: what its job waits for, or whose it is.
     """
 
     state: str
-    job: str | None = None
+    job: str = ""
     why: str = ""
 
 
@@ -79,7 +79,7 @@ def read_queue() -> Queue:
     """
     config = dict(re.findall(r"^(\w+) *= (.*)$", call("scontrol", "show", "config"), re.MULTILINE))
     jobs = re.findall(r"^(.*?)\|(.*?)\|(.*)$", call("squeue", "--me", "-h", "-r", "-o", "%i|%T|%r"), re.MULTILINE)
-    return Queue(config["ClusterName"], int(config["MaxArraySize"]) - 1, {job: (state, reason) for job, state, reason in jobs})
+    return Queue(config["ClusterName"], int(config["MaxArraySize"]), {job: (state, reason) for job, state, reason in jobs})
 
 
 def look_at_queue() -> Queue:
@@ -99,7 +99,7 @@ class Jobs:
         self._runs = runs
         self._folder = runs.resolve() / "slurm"
         self._me = (pwd.getpwuid(os.geteuid()).pw_name, queue.cluster)
-        self._newest: dict[str, tuple[str | None, tuple[str, str]]] = {}
+        self._newest: dict[str, tuple[str, tuple[str, str]]] = {}
         for path in sorted(self._folder.glob("*/jobs.json")):
             note = read_json(path)
             self._newest |= {name: (job, (note["user"], note["cluster"])) for name, job in note["jobs"].items()}
@@ -110,8 +110,8 @@ class Jobs:
         folder.mkdir(parents=True)
         return folder
 
-    def note(self, folder: Path, jobs: Mapping[str, str | None]) -> None:
-        """Write down in ``folder`` which job each run has now; ``None`` says that none will bring it further."""
+    def note(self, folder: Path, jobs: Mapping[str, str]) -> None:
+        """Write down in ``folder`` which job each run has now; an empty one says that none will bring it further."""
         user, cluster = self._me
         write_json(folder / "jobs.json", {"user": user, "cluster": cluster, "jobs": jobs})
         self._newest |= {name: (job, self._me) for name, job in jobs.items()}
@@ -123,15 +123,15 @@ class Jobs:
         """
         if jobs := sorted({job for name in names if (job := self.view(name).job)}):
             call("scancel", *jobs)
-        self.note(self.new_folder(), dict.fromkeys(names))
+        self.note(self.new_folder(), dict.fromkeys(names, ""))
 
     def view(self, name: str) -> View:
         """Return how far a run is."""
         folder = read_state(self._runs / name)
-        job, whose = self._newest.get(name, (None, self._me))
+        job, whose = self._newest.get(name, ("", self._me))
         if folder in ("done", "failed", "corrupted"):
             return View(folder)
-        if job is None:
+        if not job:
             unbegun = "cancelled" if name in self._newest else "missing"
             return View(unbegun if folder == "queued" else folder)
         if whose != self._me:

@@ -68,7 +68,7 @@ def print_status(runs: Path, names: Sequence[str]) -> int:
                 failed = [other for other in kept[name]["inputs"] if other in views and views[other].state == "failed"]
                 why = f"its input {failed[0]} failed" if failed else status.get("error") or view.why
                 epoch = f"{status['epoch']}/{status['epochs']}" if status else ""
-                lines.append([view.state, view.job or "", epoch, f"{kept[name]['place']} ({name})", " ".join(str(why).split())])
+                lines.append([view.state, view.job, epoch, f"{kept[name]['place']} ({name})", " ".join(str(why).split())])
         if len(lines) > 1:
             print_table(lines)
         counts = Counter(view.state for view in views.values())

@@ -57,8 +57,8 @@ def walk(
     ``changed_code`` (refuse, retrain, accept) says what becomes of runs that a different version of the code made.
     """
     left: dict[str, str] = {}
-    # The job of each run that is in the queue; None for a run that is done.
-    coming: dict[str, str | None] = {}
+    # The job of each run that is in the queue; empty for a run that is done.
+    coming: dict[str, str] = {}
     sent: set[str] = set()
     room = len(plan.runs) if site.max_jobs is None else max(0, site.max_jobs - len(jobs.queue.jobs))
     for stage in sorted({run.stage for run in plan.runs.values()}):
@@ -70,14 +70,14 @@ def walk(
             # Of a job that waits for one which has failed nothing comes.
             in_vain = view.state == "queued" and not sent.isdisjoint(run.inputs)
             finished = view.state == "done" and (not run.changed or changed_code == "accept")
-            if finished or name in plan.spared or (view.job is not None and not in_vain):
+            if finished or name in plan.spared or (view.job and not in_vain):
                 coming[name] = view.job
             elif run.changed and changed_code == "refuse":
                 left[name] = "made by a different version of the code; --changed-code retrain or accept decides about it"
             elif why := _obstacle(run, view, coming, retry=retry):
                 left[name] = why
             else:
-                waits = sorted({job for other in run.inputs if (job := coming[other]) is not None})
+                waits = sorted({coming[other] for other in run.inputs} - {""})
                 alike[str(run.fields["model.name"]), f"{run.specs[0]}-{run.fields['method.name']}", *waits].append(name)
         for (model, title, *waits), names in alike.items():
             part = site.of(model)
@@ -92,7 +92,7 @@ def walk(
     return left
 
 
-def _obstacle(run: PlannedRun, view: View, coming: Mapping[str, str | None], *, retry: bool) -> str | None:
+def _obstacle(run: PlannedRun, view: View, coming: Mapping[str, str], *, retry: bool) -> str | None:
     """Return why a run that is neither done nor in the queue is not sent."""
     if view.state in ("running", "elsewhere"):
         return view.why or "a process trains it that is no job of yours"
@@ -149,13 +149,12 @@ def submit(plan: Plan, site: Cluster, args: Namespace) -> None:
     options = {"retry": args.command == "retry", "after": args.after, "changed_code": args.changed_code}
     left = walk(plan, Jobs(plan.folder, look_at_queue() if args.dry_run else read_queue()), site, collect, **options)
     _print_choice(plan, site, batches, left)
-    folder = plan.folder.resolve()
     if args.dry_run and batches:
-        print(f"\nthe text for the first call:\n{text(batches[0], folder, folder / 'slurm' / 'TOKEN', folder / 'code' / 'SHA256')}")
+        print(f"\nthe text for the first call:\n{text(batches[0], plan.folder)}")
     elif batches and (args.yes or _agreed()):
-        with acquire(folder / "slurm" / ".lock", timeout_s=600):
-            jobs = Jobs(folder, read_queue())
-            walk(plan, jobs, site, sender(plan, jobs, take_snapshot(folder), args.changed_code), **options)
+        with acquire(plan.folder / "slurm" / ".lock", timeout_s=600):
+            jobs = Jobs(plan.folder, read_queue())
+            walk(plan, jobs, site, sender(plan, jobs, take_snapshot(plan.folder), args.changed_code), **options)
         print("submitted; `python -m slurm status` shows how far the runs are")
 
 

@@ -32,7 +32,7 @@ def test_a_dry_run_shows_what_is_sent_and_the_caller_decides_nothing(
     assert not trial.runs.exists()
     monkeypatch.setenv("SQUEUE_PARTITION", "urgent")
     assert trial.submit() == 0
-    (text,) = trial.runs.glob("slurm/*/*.sh")
+    text = next(trial.runs.glob("slurm/*/*submission*.sh"))
     (code,) = (trial.runs / "code").iterdir()
     sent = text.read_text().partition("#!/bin/bash")[2].strip()
     assert sent == shown.replace("TOKEN", text.parent.name).replace("SHA256", code.name)
@@ -102,7 +102,7 @@ def test_the_doctor(lab: Callable[..., Lab], capsys: pytest.CaptureFixture[str])
     told = capsys.readouterr().out
     for line in (
         "SLURM answers: it is box",
-        "sbatch would take a job",
+        "sbatch would take the jobs of all models",
         "it trains on box, GPU 0",
         "it saves, and is queued again",
         "ready",

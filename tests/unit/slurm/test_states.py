@@ -21,21 +21,14 @@ from slurm.status import cancel, print_status
 def write_state(runs: Path, state: str, name: str = "run") -> None:
     if state != "queued":
         (runs / name).mkdir(exist_ok=True)
-        status = {
-            "state": state,
-            "host": "elsewhere",
-            "pid": 1,
-            "heartbeat": now(),
-            "heartbeat_s": 1000.0,
-            "epoch": 2,
-            "epochs": 3,
-            "error": None,
-        }
-        write_json(runs / name / "status.json", status | ({"error": "why it failed"} if state == "failed" else {}))
+        error = "why it failed" if state == "failed" else None
+        status = {"state": state, "host": "elsewhere", "pid": 1, "epoch": 2, "epochs": 3, "error": error}
+        status |= {"heartbeat": now(), "heartbeat_s": 1000.0}
+        write_json(runs / name / "status.json", status)
         write_json(runs / name / "manifest.json", {"files": {}})
 
 
-def submitted(runs: Path, cluster: str = "hal", **jobs: str | None) -> Jobs:
+def submitted(runs: Path, cluster: str = "hal", **jobs: str) -> Jobs:
     noted = Jobs(runs, Queue(cluster))
     noted.note(noted.new_folder(), jobs)
     return noted
@@ -66,7 +59,7 @@ def test_a_state_is_of_its_folder_and_its_job(tmp_path: Path, answers: Any, fold
     write_state(tmp_path, folder)
     view = Jobs(tmp_path, read_queue()).view("run")
     assert view.state == state
-    assert view.job == ("7_1" if state in ("queued", "running", "suspended") and job is not None else None)
+    assert view.job == ("7_1" if state in ("queued", "running", "suspended") and job is not None else "")
 
 
 @pytest.mark.parametrize(("folder", "state"), [("queued", "elsewhere"), ("running", "running"), ("done", "done"), ("failed", "failed")])
@@ -82,7 +75,7 @@ def test_a_job_of_another_user_or_cluster_cannot_be_seen(
     answers.jobs = {"7": ("RUNNING", "None")}
     write_state(tmp_path, folder)
     view = Jobs(tmp_path, read_queue()).view("run")
-    assert (view.state, view.job) == (state, None)
+    assert (view.state, view.job) == (state, "")
     if state == "elsewhere":
         assert "job 7 of " in view.why
 
@@ -107,7 +100,7 @@ def test_the_newest_job_counts_and_a_cancelled_one_is_told(tmp_path: Path, answe
     assert ("scancel", "8") in answers.calls
     answers.jobs = {}
     assert print_status(tmp_path, []) == 1
-    assert "spec: 4 runs: 1 cancelled, 2 lost, 1 failed" in capsys.readouterr().out, "the run beside it in its job is told too"
+    assert "spec: 4 runs: 2 lost, 1 failed, 1 cancelled" in capsys.readouterr().out, "the run beside it in its job is told too"
 
 
 def test_what_is_elsewhere_is_not_cancelled(tmp_path: Path, answers: Any, capsys: pytest.CaptureFixture[str]) -> None:
