@@ -30,17 +30,17 @@ _GIVEN = (
 )
 
 
-def _minutes(value: object) -> int:
+def minutes(value: object) -> int:
     """Return a time as SLURM writes it in minutes, rounded up. YAML reads one without quotes as a number."""
     match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3}):(\d\d):(\d\d)", value, re.ASCII) if isinstance(value, str) else None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
-    total = (days * 24 + hours) * 60 + minutes + (seconds > 0)
+    days, hours, mins, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
+    total = (days * 24 + hours) * 60 + mins + (seconds > 0)
     if not total:
         raise ValueError(f'a time in quotes is needed, such as "12:00:00" or "2-00:00:00", found {value!r}')
     return total
 
 
-Minutes = Annotated[int, BeforeValidator(_minutes)]
+Minutes = Annotated[int, BeforeValidator(minutes)]
 Memory = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,8}[MGT]$")]
 Count = Annotated[int, Field(ge=1)]
 Scalar = bool | int | float | str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import time
@@ -14,7 +15,7 @@ from repro.config.identity import run_id
 from repro.data.published_files import files_of
 from repro.errors import UserError
 from repro.runs.state import read_state, read_status
-from slurm.cluster import Cluster
+from slurm.cluster import Cluster, minutes
 from slurm.sbatch import Batch, data_folder, sbatch, text
 from slurm.snapshot import take_snapshot
 from slurm.states import call, read_queue
@@ -34,11 +35,11 @@ def examine(site: Cluster, runs: Path) -> None:
         UserError: a check has failed.
     """
     check_site(site)
-    _passed(f"SLURM answers: it is {read_queue().cluster}; partitions, limits, GPUs: {call('sinfo', '-h', '-o', '%R %l %G,').strip()}")
-    published = {name: files for name in registry.choices("dataset") if (files := files_of(name))}
-    folder = data_folder(site)
-    present = [name for name, files in published.items() if all(files.path(folder, file) for file in files.md5)]
-    _passed(f"data: {folder} has {', '.join(['digits', *present])} of {', '.join(['digits', *published])}")
+    limits = dict(re.findall(r"PartitionName=(\S+).* MaxTime=(\S+)", call("scontrol", "show", "partition", "--oneliner")))
+    _passed(f"SLURM answers: it is {read_queue().cluster}, with the partitions {', '.join(map(' '.join, limits.items()))}")
+    folder, datasets = data_folder(site), {name: files_of(name) for name in registry.choices("dataset")}
+    present = [name for name, files in datasets.items() if files is None or all(files.path(folder, file) for file in files.md5)]
+    _passed(f"data: {folder} has {', '.join(present)}")
     try:
         (runs / "slurm").mkdir(parents=True, exist_ok=True)
         trial = Path(tempfile.mkdtemp(dir=runs.resolve() / "slurm"))
@@ -46,8 +47,13 @@ def examine(site: Cluster, runs: Path) -> None:
         raise UserError(f"{runs} cannot be written: {error.strerror}. Set paths.runs in {site.path}.") from error
     try:
         for model in ("others", *site.by_model):
+            part = site.of(model)
+            # sbatch may take a job that is too long, and let it wait for ever.
+            longest = [limits.get(name, "UNLIMITED") for name in part.partition.split(",")]
+            if all(limit != "UNLIMITED" and minutes(limit) < part.time for limit in longest):
+                raise UserError(f"{site.path}: time: {part.partition} allows {', '.join(longest)}")
             script = trial / "test.sh"
-            script.write_text(text(Batch("doctor", site.of(model), (("doctor",),)), trial))
+            script.write_text(text(Batch("doctor", part, (("doctor",),)), trial))
             call("sbatch", "--test-only", str(script))
             _passed(f"sbatch would take the jobs of {model if site.by_model else 'all models'}")
         _train(site, trial, take_snapshot(runs))

@@ -14,8 +14,6 @@ from lab import LEARNING, REPLAY, Lab, folds, plain, spec
 
 from repro.files import read_json
 
-pytestmark = pytest.mark.slurm
-
 #: A job of somebody more important that needs every GPU for a moment.
 URGENT = ["sbatch", "-p", "urgent", "--gres=gpu:2", "--mem=100", "-o", "/dev/null", "--wrap", "sleep 2"]
 
@@ -40,6 +38,7 @@ def test_a_dry_run_shows_what_is_sent_and_the_caller_decides_nothing(
     assert trial.counts() == {"queued": 3}
 
 
+@pytest.mark.slurm
 def test_no_more_jobs_than_allowed_and_none_twice(lab: Callable[..., Lab]) -> None:
     """Two submissions at once; the next one sends the rest; all wait for another job."""
     trial = lab(folds(2, seeds=2, epochs=1))
@@ -57,6 +56,7 @@ def test_no_more_jobs_than_allowed_and_none_twice(lab: Callable[..., Lab]) -> No
     trial.assert_done()
 
 
+@pytest.mark.slurm
 def test_runs_that_share_a_gpu_and_are_preempted(lab: Callable[..., Lab]) -> None:
     """Each is a process of its own; the one that fails does not end the other, and both come back."""
     trial = lab(plain(2, epochs=30), runs_per_gpu=2, cpus=2)
@@ -76,6 +76,7 @@ def test_runs_that_share_a_gpu_and_are_preempted(lab: Callable[..., Lab]) -> Non
     assert read_json(trial.runs / trial.ids[0] / "provenance.json")["git"]["snapshot"].startswith(code.name)
 
 
+@pytest.mark.slurm
 def test_tuning_by_jobs(
     lab: Callable[..., Lab], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +112,7 @@ def test_the_doctor(lab: Callable[..., Lab], capsys: pytest.CaptureFixture[str])
     assert not list((trial.runs / "slurm").iterdir())
     for key, value, line in (
         ("partition", "nope", "nvalid partition"),
-        ("time", "2-00:00:00", "time limit"),
+        ("time", "2-00:00:00", "time: main allows 1-00:00:00"),
         ("memory", "900G", "emory"),
         ("setup", ["exit 3"], "does not train"),
         ("python", "/nowhere/python", "/nowhere/python"),
