@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
@@ -43,7 +43,6 @@ def minutes(value: object) -> int:
 Minutes = Annotated[int, BeforeValidator(minutes)]
 Memory = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,8}[MGT]$")]
 Count = Annotated[int, Field(ge=1)]
-Scalar = bool | int | float | str | None
 
 
 class ModelResources(Model):
@@ -73,13 +72,13 @@ class Cluster(ModelResources):
     setup: tuple[str, ...] = ()
     python: str | None = None
     srun: tuple[str, ...] = ()
-    sbatch: dict[str, Scalar] = Field(default={})
-    settings: dict[Annotated[str, StringConstraints(pattern=r"^(exec|tracker)(\.\w+)?$")], Scalar] = Field(default={})
+    sbatch: dict[str, Any] = Field(default={})
+    settings: dict[Annotated[str, StringConstraints(pattern=r"^(exec|tracker)(\.\w+)?$")], Any] = Field(default={})
     paths: dict[Literal["runs", "data"], Path] = Field(default={})
 
     @field_validator("sbatch")
     @classmethod
-    def _not_given(cls, options: dict[str, Scalar]) -> dict[str, Scalar]:
+    def _not_given(cls, options: dict[str, Any]) -> dict[str, Any]:
         for option in options:
             if option.replace("_", "-") in _GIVEN:
                 raise ValueError(f"{option} is given already, from the keys time, memory and gpu or by the suite. Leave it out.")
@@ -102,7 +101,7 @@ class Cluster(ModelResources):
 
     def overrides(self) -> list[str]:
         """Return the overrides of a run here. One that is given a GPU trains on it or fails, and not on its node's processor for days."""
-        settings: dict[str, Scalar] = {"exec.threads": self.cpus_per_run}
+        settings: dict[str, Any] = {"exec.threads": self.cpus_per_run}
         settings |= {} if self.gpu == "none" else {"exec.device": "cuda"}
         return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (settings | self.settings).items()]
 

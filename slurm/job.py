@@ -15,7 +15,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from repro.command import exit_code_of, stop_signals
 from repro.runs.state import TrainedElsewhereError, read_state
@@ -60,12 +59,6 @@ class Train:
         if code:
             sys.exit(EXIT_REQUEUE if code == 128 + signal.SIGUSR2 else code)
         return "done"
-
-    def checkpoint(self, *arguments: Any, **named: Any) -> Any:
-        """Start again as before: the signal has come before the block above."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
 
 
 def _train(folder: Path, overrides: tuple[str, ...], received: list[int]) -> int:

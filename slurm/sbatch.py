@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import shlex
 import shutil
@@ -46,7 +44,7 @@ def sbatch(batch: Batch, runs: Path, overrides: Mapping[str, Sequence[str]], fol
     executor = SlurmExecutor(folder, python=batch.site.python)
     executor.update_parameters(**_parameters(batch, runs, code))
     try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():
+        with executor.batch():
             work = [Train(runs.resolve(), tuple((name, tuple(overrides[name])) for name in task)) for task in batch.tasks]
             jobs = [executor.submit(part) for part in work]
     except (FailedJobError, FailedSubmissionError, OSError) as error:

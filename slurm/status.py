@@ -58,7 +58,7 @@ def _submitted(runs: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def print_status(runs: Path, names: Sequence[str]) -> int:
     """Print for each spec how far its runs are; return 1 when one of them needs attention."""
-    jobs, attention = Jobs(runs, look_at_queue()), False
+    jobs, states = Jobs(runs, look_at_queue()), set[str]()
     for label, kept in _submitted(runs, names).items():
         views = {name: jobs.view(name) for name in kept}
         lines = [["state", "job", "epoch", "run", ""]]
@@ -69,16 +69,15 @@ def print_status(runs: Path, names: Sequence[str]) -> int:
                 why = f"its input {failed[0]} failed" if failed else status.get("error") or view.why
                 epoch = f"{status['epoch']}/{status['epochs']}" if status else ""
                 lines.append([view.state, view.job, epoch, f"{kept[name]['place']} ({name})", " ".join(str(why).split())])
-        if len(lines) > 1:
-            print_table(lines)
+        print_table(lines)
         counts = Counter(view.state for view in views.values())
         print(f"{label}: {len(views)} runs: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
         if reasons := Counter(view.why for view in views.values() if view.state == "queued"):
             print("queued for: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
-        for state in counts.keys() & _REMEDIES.keys():
-            attention = True
-            print(f"{state}: {_REMEDIES[state]}; {runs / 'logs'} has what each run has printed")
-    return 1 if attention else 0
+        states |= counts.keys() & _REMEDIES.keys()
+    for state in sorted(states):
+        print(f"{state}: {_REMEDIES[state]}; {runs / 'logs'} has what each run has printed")
+    return 1 if states else 0
 
 
 def cancel(runs: Path, names: Sequence[str]) -> int:
@@ -91,7 +90,7 @@ def cancel(runs: Path, names: Sequence[str]) -> int:
     with acquire(runs / "slurm" / ".lock", timeout_s=600):
         jobs = Jobs(runs, read_queue())
         views = {name: jobs.view(name) for name in wanted}
-        elsewhere = [view.why for view in views.values() if view.state == "elsewhere"]
+        elsewhere = [view.why for view in views.values() if view.why and not view.job]
         ours = [name for name, view in views.items() if view.job or view.state in ("lost", "preempted")]
         jobs.cancel(ours)
     print(f"cancelled the jobs of {len(ours)} runs; what they have saved stays, and `submit` resumes from it")

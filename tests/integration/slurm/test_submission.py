@@ -113,7 +113,7 @@ def test_the_doctor(lab: Callable[..., Lab], capsys: pytest.CaptureFixture[str])
     for key, value, line in (
         ("partition", "nope", "nvalid partition"),
         ("time", "2-00:00:00", "time: main allows 1-00:00:00"),
-        ("memory", "900G", "emory"),
+        ("memory", "900G", "node configuration is not available"),
         ("setup", ["exit 3"], "does not train"),
         ("python", "/nowhere/python", "/nowhere/python"),
     ):
