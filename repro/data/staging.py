@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import sys
 from pathlib import Path
 
-from repro.config import registry
 from repro.config.schema import Config
-from repro.data.published_files import PublishedFiles
+from repro.data.published_files import files_of as files_of
 from repro.errors import UserError
 from repro.files import write_bytes
 from repro.runs.lock import hold
@@ -19,16 +17,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a process waits while another one copies.
 WAIT_S = 900.0
-
-
-def files_of(dataset: str) -> PublishedFiles | None:
-    """Return the published files of a dataset; ``None`` where it comes with an installed package.
-
-    Raises:
-        UserError: there is no such dataset.
-    """
-    found: PublishedFiles | None = getattr(sys.modules[registry.get("dataset", dataset).build.__module__], "FILES", None)
-    return found
 
 
 def staged(config: Config) -> Config:
