@@ -35,7 +35,7 @@ class PatriniNoiseConfig(NoiseConfig):
 
 
 def _others(config: PatriniNoiseConfig, num_classes: int) -> list[Labels]:
-    """Return the class (K,) that each class is mistaken for, itself where it cannot be mistaken: all are with ``next``, else five of ten."""
+    """Return the class (K,) that each class is mistaken for, itself where it cannot be mistaken: all with ``next``, else five of ten."""
     pairs = config.pairs if config.pairs != "auto" else ("cifar10" if num_classes == 10 else "next")
     if pairs in _TEN_CLASSES and num_classes != 10:
         raise UserError(f"noise.pairs={pairs}: needs 10 classes, and the dataset has {num_classes}. Use noise.pairs=next.")
