@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from repro.config import registry
 from repro.engine.method import Context
 from repro.errors import UserError
-from repro.runs.inputs import InputRun
+from repro.runs.manifest import read_bytes
 
 
 def load_teacher(context: Context) -> Callable[[Tensor], Tensor]:
@@ -37,7 +37,7 @@ def load_teacher(context: Context) -> Callable[[Tensor], Tensor]:
     del settings["version"]
     choice = registry.get("model", str(settings["name"]))
     model: nn.Module = choice.build(choice.config(**settings), num_classes=context.num_classes, image_shape=data.image_shape)
-    model.load_state_dict(load(read_bytes(run, "model.safetensors")))
+    model.load_state_dict(load(read_bytes(run.folder, "model.safetensors")))
     return torch.no_grad()(model.to(context.device).eval().__call__)
 
 
@@ -45,7 +45,3 @@ def logits_of_all(teacher: Callable[[Tensor], Tensor], context: Context, *, bloc
     """Return the logits (N, K) of ``teacher`` for the training images, not augmented, ``block`` images in a forward pass."""
     assert context.data is not None
     return torch.cat([teacher(context.data.transform(images, None)) for images in torch.split(context.data.train.images, block)])
-
-
-def read_bytes(run: InputRun, name: str) -> bytes:
-    return run.manifest.read_bytes(name)
