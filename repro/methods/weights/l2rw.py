@@ -47,7 +47,7 @@ class L2RW(WeighedImages):
 
     def __init__(self, config: L2RWConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._weights: tuple[Batch, Tensor] | None = None
+        self._weights: Tensor | None = None
 
     def lookahead_coefficients(self, batch: Batch) -> Tensor:
         """Return C = 0, where dL_meta/dC is evaluated."""
@@ -57,14 +57,13 @@ class L2RW(WeighedImages):
         """Find the weights of the images of ``batch``."""
         helps = (-gradient.gather(1, batch.observed.unsqueeze(1)).squeeze(1)).clamp(min=0.0)
         total = helps.sum()
-        self._weights = batch, helps / torch.where(total > 0.0, total, torch.ones_like(total))
+        self._weights = helps / torch.where(total > 0.0, total, torch.ones_like(total))
 
     def weights(self, batch: Batch) -> Tensor:
         """Return the weights (B,) of the look-ahead on this batch; equal ones before it."""
-        if self._weights is None or self._weights[0] is not batch:
-            return torch.full_like(batch.log_probabilities[:, 0], 1.0 / len(batch.observed))
-        return self._weights[1]
+        equal = torch.full_like(batch.log_probabilities[:, 0], 1.0 / len(batch.observed))
+        return equal if self._weights is None else self._weights
 
     def after_step(self, batch: Batch) -> None:
-        """Forget the weights, and with them the batch."""
+        """Forget the weights, which are those of this batch."""
         self._weights = None
