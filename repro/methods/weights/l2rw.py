@@ -1,6 +1,6 @@
 """Learning to reweight examples (L2RW; Ren, Zeng, Yang, Urtasun 2018), a row of Tables 6 and 7.
 
-Each image of a batch has a weight w_i that is found anew at every step: C_i = w_i onehot(y_i). With a perturbation eps_i of weights that
+Each image of a batch has a weight w_i that is found again at every step: C_i = w_i onehot(y_i). With a perturbation eps_i of weights that
 are all 0, so that the look-ahead step does not move the model (Eq. 3 at C = 0), the meta loss says which images would help:
 
     u_i = max(0, -dL_meta/deps_i),      w_i = u_i / sum_j u_j,      dL_meta/deps_i = dL_meta/dC_{i, y_i}
