@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from repro.runs.lease import EXIT_SUPERSEDED, Superseded, claim, wait_for_lock
 
 from repro.errors import Interrupted, UserError
 from repro.files import read_json, write_json
 from repro.runs import lock
 from repro.runs.folder import FinishedError, RunFolder
-from repro.runs.lease import EXIT_SUPERSEDED, Superseded, claim, wait_for_lock
 from repro.runs.lock import HeldError, UnwritableError, hold
 from repro.runs.state import note_failure, read_state, requeue, slurm_job
 

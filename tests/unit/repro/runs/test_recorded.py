@@ -9,12 +9,12 @@ import filelock
 import pytest
 import torch
 from real_runs import stopped, tiny
+from repro.runs.recorded import ASIDE, FILE
 
 from repro.errors import UserError
 from repro.files import read_json, write_json
 from repro.runs import checkpoint, provenance
 from repro.runs.provenance import attempts, decisive, facts
-from repro.runs.recorded import ASIDE, FILE
 from repro.training.run import execute
 
 STEP = "repro/engine/step.py"
