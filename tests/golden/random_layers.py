@@ -50,12 +50,6 @@ class NoisyGradient(torch.autograd.Function):
         return gradients[0] * (1.0 + torch.rand_like(gradients[0]))
 
 
-class OnceFunction(NoiseFunction):
-    """Forbids a second derivative."""
-
-    backward = staticmethod(torch.autograd.function.once_differentiable(NoiseFunction.backward))
-
-
 class Hidden(torch.autograd.Function):
     """Computes its gradient outside of PyTorch, and says nothing about it."""
 
@@ -117,46 +111,25 @@ def plain_dropout() -> nn.Module:
 
 
 EXACT: dict[str, Callable[[], nn.Module]] = {
-    "dropout": lambda: nn.Dropout(0.4),
     "dropout in place": lambda: Lambda(in_place(lambda x: F.dropout(x, 0.4, inplace=True))),
-    "dropout of torch": lambda: Lambda(lambda x: torch.native_dropout(torch.dropout(x, 0.4, True), 0.4, True)[0]),
-    "dropout of rows, channels, volumes": lambda: Lambda(
-        lambda x: F.dropout3d(F.dropout1d(x.flatten(2), 0.4).view_as(x).unsqueeze(4))[..., 0]
-    ),
     "alpha dropout": lambda: nn.AlphaDropout(0.4),
-    "alpha dropout of channels": lambda: nn.FeatureAlphaDropout(0.4),
     "rrelu": lambda: nn.RReLU(),
-    "gumbel softmax": lambda: Lambda(lambda x: F.gumbel_softmax(x, hard=True, dim=1) * x + F.gumbel_softmax(x, dim=1)),
-    "fractional pooling": lambda: nn.FractionalMaxPool2d(2, output_size=3),
-    "noise added and multiplied": lambda: Lambda(lambda x: (x + torch.randn_like(x)) * torch.rand_like(x)),
-    "noise of a learned mean": lambda: Lambda(lambda x: x + torch.normal(x, 1.0) + torch.distributions.Normal(x, 0.1 + x * x).rsample()),
-    "Bernoulli variables": lambda: Lambda(lambda x: x * torch.bernoulli(torch.sigmoid(x)) + in_place(lambda y: y.bernoulli_(0.6))(x)),
-    "a mask filled in place": lambda: Lambda(lambda x: x * torch.empty_like(x).exponential_().log_normal_().uniform_()),
-    "an order drawn": lambda: Lambda(lambda x: x + x[torch.randperm(len(x), device=x.device)].roll(int(torch.randint(4, (1,))), 2)),
+    "gumbel softmax": lambda: Lambda(lambda x: F.gumbel_softmax(x, hard=True, dim=1) * x),
+    "noise of a learned mean": lambda: Lambda(lambda x: x + torch.normal(x, 1.0) * torch.rand_like(x) * torch.bernoulli(x.sigmoid())),
+    "an order drawn": lambda: Lambda(lambda x: x + x[torch.randperm(len(x), device=x.device)]),
     "a generator handed over": lambda: Lambda(handed_over),
     "NumPy's generator": lambda: Lambda(NoiseFunction.apply),
     "attention": lambda: Lambda(attended),
-    "attention without weights": lambda: Lambda(
-        lambda x, inner: maps(inner(*3 * (sequence(x),), need_weights=False)[0]), nn.MultiheadAttention(6, 2, 0.2, batch_first=True)
-    ),
-    "transformer": lambda: Lambda(
-        lambda x, inner: maps(inner(sequence(x), sequence(x * x))), nn.TransformerDecoderLayer(6, 2, 8, 0.2, "gelu", batch_first=True)
-    ),
-    "transformer without dropout": lambda: Lambda(
-        lambda x, inner: maps(inner(sequence(x))), nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True)
-    ),
-    "GRU": lambda: Lambda(lambda x, inner: maps(inner(sequence(x))[0]), nn.GRU(6, 6, 2, dropout=0.3, batch_first=True)),
+    "transformer": lambda: Lambda(lambda x, inner: maps(inner(sequence(x))), nn.TransformerEncoderLayer(6, 2, 8, 0.2, batch_first=True)),
     "LSTM": lambda: Lambda(lambda x, i: maps(i(sequence(x))[0]), nn.LSTM(6, 9, 2, dropout=0.3, batch_first=True, proj_size=6)),
     "checkpoint": lambda: Lambda(lambda x, inner: checkpoint(inner, x, use_reentrant=False), plain_dropout()),
     "autograd function that draws backwards": lambda: Lambda(NoisyGradient.apply),
     "hook that draws": lambda: Lambda(hooked),
-    "changed through a view": lambda: Lambda(in_place(lambda x: x[:, :3].mul_(torch.rand_like(x[:, :3])))),
     "elements set": lambda: Lambda(in_place(some_are_set)),
     "branch chosen by chance": lambda: Lambda(lambda x: torch.sin(x) if float(torch.rand(())) < 0.5 else x * x.mean()),
     "two kinds of dropout": lambda: nn.Sequential(nn.Dropout(0.3), nn.AlphaDropout(0.3), nn.Conv2d(6, 6, 1), nn.Dropout2d(0.3)),
     "instance norm with running statistics": lambda: nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
     "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(6, 6, 1)),
-    "orthogonal": lambda: nn.utils.parametrizations.orthogonal(nn.Conv2d(6, 6, 1)),
 }
 
 #: The same layer without the checkpoint: ``functional_call`` has put the parameters back before the checkpoint reads them again.
@@ -164,7 +137,6 @@ REFERENCE: dict[str, Callable[[], nn.Module]] = {"checkpoint": lambda: Lambda(la
 
 #: Layers that PyTorch cannot differentiate twice.
 REFUSED: dict[str, Callable[[], nn.Module]] = {
-    "autograd function that forbids it": lambda: Lambda(OnceFunction.apply),
     "autograd function that hides it": lambda: Lambda(Hidden.apply),
     "reentrant checkpoint": lambda: Lambda(lambda x, inner: checkpoint(inner, x, use_reentrant=True), plain_dropout()),
 }

@@ -35,30 +35,19 @@ def frozen(module: nn.Module, *names: str) -> nn.Module:
     return module
 
 
-def untracked(features: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cos(features)
-
-
 #: What has a rule.
 FOLLOWED: dict[str, Callable[[], nn.Module]] = {
     "nothing": nn.Identity,
-    "batch norm, cumulative": lambda: nn.BatchNorm2d(6, momentum=None),
     "batch norm, no parameters": lambda: nn.BatchNorm2d(6, affine=False),
-    "batch norm, frozen": lambda: frozen(nn.BatchNorm2d(6)),
     "convolution whose bias alone trains": lambda: frozen(nn.Conv2d(6, 6, 3), "weight"),
     "grouped, strided convolution": lambda: nn.Conv2d(6, 6, 3, padding=2, stride=2, dilation=2, groups=3),
-    "frozen convolution": lambda: frozen(nn.Conv2d(6, 6, 3, padding=1)),
     "linear layer whose bias alone trains": lambda: frozen(nn.Linear(4, 4), "weight"),
     "relu in place": lambda: nn.ReLU(inplace=True),
-    "leaky relu in place": lambda: nn.LeakyReLU(0.1, inplace=True),
     "max pooling": lambda: nn.MaxPool2d(3, stride=2, padding=1),
-    "dropout": lambda: nn.Dropout(0.4),
     "dropout of channels": lambda: nn.Dropout2d(0.4),
     "padding with a number": lambda: Lambda(lambda x: F.pad(x, (1, 2), value=0.7)),
     "every second position": lambda: Lambda(lambda x: x[:, :, ::2, 1::2]),
     "detached branch": lambda: Lambda(lambda x: x + x.detach().sigmoid()),
-    "no gradient inside": lambda: Lambda(lambda x: x + untracked(x)),
     "changes in place": lambda: Lambda(changed_in_place),
     "products of matrices": lambda: Lambda(lambda x: torch.bmm(x.flatten(2), x.flatten(2).transpose(1, 2)).reshape(-1, 6, 3, 2)),
 }
@@ -66,11 +55,8 @@ FOLLOWED: dict[str, Callable[[], nn.Module]] = {
 NOT_FOLLOWED: dict[str, Callable[[], nn.Module]] = {
     "leaky relu that folds": lambda: nn.LeakyReLU(-0.3),
     "dropout in place": lambda: nn.Dropout(0.4, inplace=True),
-    "reflected padding": lambda: Lambda(lambda x: F.pad(x, (1, 2, 1, 2), mode="reflect")),
     "positions by number": lambda: Lambda(lambda x: x[:, [0, 1, 2, 3, 4, 5]][..., torch.tensor([0, 2])]),
     "sum, broadcast": lambda: Lambda(lambda x: x + x.mean((2, 3), keepdim=True)),
-    "split": lambda: Lambda(lambda x: torch.cat([part * part for part in x.chunk(2, dim=1)], dim=1)),
-    "gelu": nn.GELU,
     "scripted module": scripted,
 }
 

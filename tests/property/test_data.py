@@ -1,4 +1,3 @@
-import math
 from typing import Any
 
 import numpy as np
@@ -71,32 +70,6 @@ def test_a_clean_meta_set_has_each_class_s_share(labels: Labels, data: st.DataOb
         share = np.bincount(pool, minlength=8) * (wanted / len(pool))
         assert np.all(np.abs(np.bincount(labels[part], minlength=8) - share) < 1)
         pool = np.delete(labels, part)
-
-
-@settings(deadline=None, max_examples=40)
-@given(num_classes=num_classes_at_least_3, rate=rates, seed=seeds, kind=st.sampled_from(["with", "without", "next"]))
-def test_effective_rates_are_binomial(num_classes: int, rate: float, seed: int, kind: str) -> None:
-    name, values, effective = {
-        "with": ("uniform", {}, rate * (num_classes - 1) / num_classes),
-        "without": ("uniform", {"include_true": False}, rate),
-        "next": ("patrini", {"pairs": "next"}, rate),
-    }[kind]
-    labels = some_labels(num_classes, seed)
-    flipped = np.sum(noisy(name, labels, num_classes, seed, rate=rate, **values) != labels)
-    # Seven standard deviations, so that no run of the tests is a false alarm; ten labels more for rates near 0 and 1, where counts
-    # are far from normal.
-    assert abs(flipped - COUNT * effective) <= 7 * math.sqrt(COUNT * effective * (1 - effective)) + 10
-
-
-@settings(deadline=None, max_examples=40)
-@given(num_classes=st.integers(2, 30), rate=rates, seed=seeds)
-def test_exact_counts_are_exact_and_the_true_class_stays_out(num_classes: int, rate: float, seed: int) -> None:
-    labels = some_labels(num_classes, seed)
-    observed = noisy("uniform", labels, num_classes, seed, rate=rate, draw="exact", include_true=False)
-    # Every replaced label is wrong, so the wrong ones can be counted.
-    assert np.sum(observed != labels) == round(rate * COUNT)
-    assert observed.min() >= 0
-    assert observed.max() < num_classes
 
 
 @settings(deadline=None, max_examples=40)

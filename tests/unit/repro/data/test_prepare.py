@@ -122,14 +122,6 @@ def test_draws_cover_every_crop_and_both_sides_evenly_and_each_can_be_had_alone_
     assert not transform(horizontal_flip=True).draw(Stream(0, "augment"), 100)[:, :2].any()
 
 
-def test_it_never_waits_for_the_device() -> None:
-    # Tensors of the meta device have no values: reading one, as a wait for the device would, raises.
-    device = torch.device("meta")
-    augment = transform(device=device, padding=2, horizontal_flip=True)
-    images = torch.empty(5, *SHAPE, dtype=torch.uint8, device=device)
-    assert augment(images, augment.draw(Stream(0, "augment"), 5)).shape == (5, *SHAPE)
-
-
 @pytest.mark.parametrize(
     ("name", "mean", "std"),
     [

@@ -1,7 +1,6 @@
 """Datasets as published, and parts of them."""
 
 import hashlib
-import os
 import pickle
 import subprocess
 import sys
@@ -10,14 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torchvision import datasets
 
 from repro.config import registry
-from repro.config.compose import compose
-from repro.config.identity import run_id, scientific_fields
 from repro.data.parts import CIFARConfig, block_means
-from repro.data.prepare import prepare
 from repro.data.published_files import PublishedFiles
 from repro.data.sources import cifar10, cifar100, fashion_mnist
 from repro.data.types import ImageSet, RawDataset
@@ -106,18 +101,6 @@ def test_listing_the_choices_imports_no_heavy_library() -> None:
     subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], check=True)
 
 
-@pytest.mark.skipif("REPRO_TEST_CIFAR100" not in os.environ, reason="REPRO_TEST_CIFAR100 names no folder that holds cifar-100-python")
-def test_the_real_cifar100_is_torchvision_s() -> None:
-    folder = os.environ["REPRO_TEST_CIFAR100"]
-    raw = load("cifar100", Path(folder))
-    for part, train in ((raw.train, True), (raw.test, False)):
-        wanted = datasets.CIFAR100(folder, train=train)
-        np.testing.assert_array_equal(part.images.transpose(0, 2, 3, 1), wanted.data)
-        assert part.labels.tolist() == wanted.targets
-        assert raw.class_names == tuple(wanted.classes)
-    check_statistics(raw)
-
-
 def part(**settings: Any) -> RawDataset:
     """Return a part of 60 training and 12 test images of six classes; an image's pixels are its position."""
 
@@ -160,13 +143,3 @@ def test_a_pixel_of_a_smaller_image_is_the_mean_of_its_block() -> None:
     np.testing.assert_array_equal(block_means(image, 2), [[[[2, 25], [255, 0]]]])
     np.testing.assert_array_equal(block_means(image, 4), image)
     assert part(side=2).image_shape == (1, 2, 2)
-
-
-def test_digits_of_a_few_classes_and_their_identity() -> None:
-    common = ["method=one_hot", "dataset=digits", "seed=0"]
-    whole, few = compose(common), compose([*common, "dataset.num_classes=8"])
-    data = prepare(few, torch.device("cpu"))
-    assert (data.num_classes, int(data.observed.max()), int(data.test.labels.max())) == (8, 7, 7)
-    assert run_id(whole) != run_id(few)
-    assert "dataset.num_classes" not in scientific_fields(whole)
-    assert scientific_fields(few)["dataset.num_classes"] == 8

@@ -40,14 +40,3 @@ def test_other_values_reach_every_place_of_a_parameter_and_leave_it_as_it_was(fa
     assert torch.equal(model.norm.running_mean, torch.zeros(4).double())
     assert model.second.weight is model.first.weight is network.parameters[0]
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
-
-
-def test_modes_come_back() -> None:
-    model = Shared().eval()
-    network = Network(model)
-    with network.training_mode():
-        assert model.norm.training
-        with network.running_statistics():
-            assert not model.norm.training
-        assert model.norm.training
-    assert not any(module.training for module in model.modules())

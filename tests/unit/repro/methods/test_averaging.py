@@ -1,6 +1,5 @@
 """Labels averaged over folds: which instance, which moment, which folds (C1, C2, C4, C9)."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,13 +93,3 @@ def test_inputs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "class labels, which have no visits" in message(classes, align="visit")
     short = label_run(tmp_path / "short", "instance", np.full((2, 32, NUM_CLASSES), 0.2, np.float32), [i for i in range(40) if i % 5])
     assert "input short has 2 epochs of instance labels" in message((*runs[1:], short))
-
-
-def test_folds_may_cover_more_than_the_run_trains_on(tmp_path: Path) -> None:
-    """A run over a part of the images reads the labels of that part."""
-    inputs, values = fold_inputs(tmp_path, "instance", num_folds=2)
-    context = make_context(Inputs(inputs.labels[:1]))
-    context.data.train_indices = np.array([3, 1, 39])
-    found = averaged_labels(replace(context, observed=context.observed[[3, 1, 39]])).at(torch.arange(3), 0, 0)
-    wanted = values[0][0, [1, 0, 19]]
-    np.testing.assert_allclose(found.numpy(), wanted / wanted.sum(1, keepdims=True), atol=1e-6)

@@ -10,8 +10,8 @@ from torch import Tensor
 from repro.config.compose import compose
 from repro.engine.method import Batch
 from repro.errors import UserError
-from repro.methods.shared.loss_curriculum import LossCurriculum, kept, percent_done, rate_at
-from repro.methods.weights.mentornet_dd import Lessons, Mentor, MentorNetDDConfig, annotate, teach
+from repro.methods.shared.loss_curriculum import LossCurriculum, kept
+from repro.methods.weights.mentornet_dd import annotate
 from repro.randomness import Stream
 
 LOSSES = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6]
@@ -62,14 +62,6 @@ def test_the_percentile_moves_once_a_step() -> None:
     assert method.average.item() == pytest.approx(0.75 * 1.25 + 0.25 * 5.25)
 
 
-def test_rates_hold_for_their_spans() -> None:
-    """The authors' schedule of DD: 0.5 for 17 percent, 0.05 for 78, 0.9 for 5."""
-    rates = [rate_at(percent, [0.5, 0.05, 0.9], [17, 78, 5]) for percent in (0, 16, 17, 94, 95, 99)]
-    assert rates == [0.5, 0.5, 0.05, 0.05, 0.9, 0.9]
-    assert rate_at(50, [0.3], [10]) == 0.3
-    assert [percent_done(epoch, 40) for epoch in (0, 7, 39, 40)] == [0, 17, 97, 99]
-
-
 def test_images_are_left_out_in_proportion_to_their_weights_as_the_step_says() -> None:
     weights = torch.tensor([0.0, 0.2, 0.4, 0.4])
 
@@ -93,15 +85,6 @@ def test_annotations_follow_the_transition_matrix() -> None:
     counts = torch.zeros(3, 3).index_put((labels, noisy), torch.ones(len(labels)), accumulate=True) / 10_000
     torch.testing.assert_close(counts, matrix, atol=0.02, rtol=0)
     assert ((counts > 0) == (matrix > 0)).all()
-
-
-def test_a_mentor_learns_to_tell_high_losses_from_low_ones() -> None:
-    torch.manual_seed(0)
-    right = (torch.rand(600) < 0.6).float()
-    losses = torch.where(right == 1.0, 0.5, 2.5) + 0.3 * torch.randn(600)
-    lessons, mentor = Lessons(losses, losses - 1.0, torch.randint(0, 100, (600,)), right), Mentor()
-    teach(mentor, lessons, MentorNetDDConfig(mentor_learning_rate=0.01, mentor_passes=20), seed=0)
-    assert ((mentor(*lessons[:3]) > 0.0) == (right == 1.0)).float().mean() > 0.97
 
 
 def test_the_data_driven_mentor_is_learned_once_on_the_clean_split_and_kept() -> None:
