@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from made_models import build_model
 from safetensors.torch import save_file
+from sealed import seal
 from torch import Tensor
 
 from repro.config import registry
@@ -18,16 +19,9 @@ from repro.engine.method import Batch, Context, Method, Visit
 from repro.files import write_json
 from repro.randomness import Stream
 from repro.runs.inputs import InputRun, Inputs
-from repro.runs.manifest import sha256, write_manifest
 
 NUM_CLASSES, NUM_INSTANCES, EPOCHS, BATCH_SIZE = 5, 40, 3, 8
 INITIAL = 0.9
-
-
-def seal(folder: Path) -> None:
-    """Write the manifest of the run in ``folder``, of all its files."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    write_manifest(folder, {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in files})
 
 
 def finished_run(folder: Path, **fields: Any) -> InputRun:

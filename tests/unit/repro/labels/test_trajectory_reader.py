@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_inputs import NUM_CLASSES, NUM_INSTANCES, build_method, seal
+from made_inputs import NUM_CLASSES, NUM_INSTANCES, build_method
+from sealed import seal
 
 from repro.errors import UserError
 from repro.files import read_json, write_json
