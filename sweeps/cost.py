@@ -62,7 +62,7 @@ def estimate(plan: Plan) -> Costs:
             hours[name] = statistics.median(by_kind[kinds[name]]) * int(run.fields["optim.epochs"])
         else:
             teacher = plan.runs.get(str(run.fields.get("inputs.teacher")))
-            hours[name] = _counted_hours(run.fields, teacher and teacher.fields) if on_gpu else None
+            hours[name] = _counted_hours(run.fields, teacher.fields if teacher else None) if on_gpu else None
     measured, unknown = sum(kind in by_kind for kind in kinds.values()), list(hours.values()).count(None)
     basis = f"{measured} as finished runs of their kind took, {len(hours) - measured - unknown} counted, {unknown} without estimate"
     counted = f"; counted are FLOPs in TF32 on an {USUAL_GPU}, at {_EFFICIENCY:.0%} of its peak" if on_gpu else ""
@@ -91,39 +91,23 @@ def _kind(fields: Fields) -> str:
 
 
 def _counted_hours(fields: Fields, teacher: Fields | None) -> float | None:
-    try:
-        return _flops(fields, teacher) / (_FLOPS_PER_S * _EFFICIENCY) / 3600
-    except (UserError, RuntimeError, AttributeError):
-        # A dataset that was registered without its size, or a network that asks for a number.
-        return None
-
-
-def _flops(fields: Fields, teacher: Fields | None) -> float:
-    """Return the FLOPs of all training steps and evaluations.
+    """Return the hours of all training steps by their FLOPs, as if nothing was held out; ``None`` where these are not known.
 
     A step is three forward passes of its batch; one that looks ahead has a derivative in one direction and a second backward pass besides,
     two each, and three of the meta batch.
     """
     size = registry.get("dataset", fields["dataset.name"]).size
-    classes = fields.get("dataset.num_classes") or size.num_classes
-    total = fields.get("dataset.train_size") or size.train * classes // size.num_classes
-    test = fields.get("dataset.test_size") or size.test * classes // size.num_classes
-    held_out = 0
-    if fields["split.name"] == "fold":
-        held_out = total // fields["split.num_folds"]
-    elif fields["split.name"] == "clean_meta":
-        held_out = fields["split.meta_size"] + (fields.get("split.validation_size") or 0)
-    train = total - held_out
+    if size is None:
+        return None
+    side = fields.get("dataset.side") or size.image_shape[-1]
     method = registry.get("method", fields["method.name"]).build
     passes = 3.0
     if method.uses_meta:
         passes += (4 + 3 * fields["meta.batch_size"] / fields["optim.batch_size"]) / fields["meta.interval"]
-    side = fields.get("dataset.side")
-    shape = (size.image_shape[0], side, side) if side else size.image_shape
-    flops = (passes * train + test + held_out) * _forward_flops(_model(fields), shape, classes) * method.num_networks
-    if teacher is not None:
-        flops += train * _forward_flops(_model(teacher), shape, classes)
-    return float(flops * fields["optim.epochs"])
+    flops = passes * method.num_networks * _forward_flops(_model(fields), side, size)
+    flops += _forward_flops(_model(teacher), side, size) if teacher else 0.0
+    images = (fields.get("dataset.train_size") or size.train) * fields["optim.epochs"]
+    return float(flops * images / (_FLOPS_PER_S * _EFFICIENCY) / 3600)
 
 
 def _model(fields: Fields) -> str:
@@ -131,13 +115,13 @@ def _model(fields: Fields) -> str:
 
 
 @functools.cache
-def _forward_flops(model: str, shape: tuple[int, ...], classes: int) -> float:
+def _forward_flops(model: str, side: int, size: registry.DatasetSize) -> float:
     """Return the FLOPs of a forward pass of one image, two for each multiply-accumulate."""
-    settings = json.loads(model)
+    settings, shape = json.loads(model), (size.image_shape[0], side, side)
     choice = registry.get("model", settings["name"])
     with torch.device("meta"):
-        network = choice.build(choice.config(**settings), num_classes=classes, image_shape=shape)
+        network = choice.build(choice.config(**settings), num_classes=size.num_classes, image_shape=shape)
         image = torch.empty(1, *shape)
     with FlopCounterMode(display=False) as counter:
         network.eval()(image)
-    return counter.get_total_flops()
+    return float(counter.get_total_flops())

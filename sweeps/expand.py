@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import one_of
-from sweeps.spec import Chosen, Input, Key, Line, Part, Scale, Settings, Spec, Tuning, join, look_up, merge, mistakes_of, read_tuned
+from sweeps.spec import Chosen, Input, Key, Line, Part, Scale, Settings, Spec, Tuning, Used, join, look_up, merge, mistakes_of, read_tuned
 
 #: What a run has of its own: an input trains on what its reader trains on, but by its own method on its own part of the data.
 NOT_INHERITED = ("method", "split", "inputs")
@@ -132,7 +132,7 @@ def _sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def same_runs(spec: Spec, cells: Sequence[tuple[str, str, Sequence[str]]]) -> list[str]:
+def same_runs(spec: Spec, cells: Sequence[tuple[str, str, Iterable[str]]]) -> list[str]:
     """Return in words which ``cells`` (row, column, run ids) have the same runs, read at the same epoch: between them nothing is compared.
 
     It happens where a scale undoes what tells rows or columns apart, and where what is chosen for one is what another has.
@@ -142,8 +142,9 @@ def same_runs(spec: Spec, cells: Sequence[tuple[str, str, Sequence[str]]]) -> li
     # Rows that are one in a column, then columns that are one in a row.
     for axis in (0, 1):
         groups: defaultdict[tuple[str, frozenset[str], str | None], list[str]] = defaultdict(list)
-        for *place, run_ids in cells:
-            groups[place[1 - axis], frozenset(run_ids), epochs[place[0]]].append(place[axis])
+        for row, column, run_ids in cells:
+            place = (row, column)
+            groups[place[1 - axis], frozenset(run_ids), epochs[row]].append(place[axis])
         for (where, names, _), labels in groups.items():
             if names and len(labels) > 1:
                 alike[tuple(labels)].append(where)
@@ -245,7 +246,8 @@ class Expansion:
         ]
         skip = next((rule.skip for rule in rules if rule.skip), None)
         parts: list[tuple[str, Part]] = [("common", Part.model_construct(settings=self.spec.common))]
-        for title, part in [("its row", row), ("its column", column), *(("cells", rule) for rule in rules)]:
+        sources: list[tuple[str, Used]] = [("its row", row), ("its column", column), *(("cells", rule) for rule in rules)]
+        for title, part in sources:
             if part.use:
                 run = look_up(part.use, self.spec.runs, "use: there is no run")
                 if run.each:
@@ -279,7 +281,7 @@ class Expansion:
         # The runs of a grid have what is tuned beside it, whatever is named first.
         uses = [Use(key, settings, origins, chosen) for key, chosen in needed]
         inherited = without(settings, NOT_INHERITED)
-        inputs = {role: self._inputs(role, ref, inherited, origins) for role, ref in sorted(part.inputs.items())}
+        inputs: dict[str, list[Variant]] = {role: self._inputs(role, ref, inherited, origins) for role, ref in sorted(part.inputs.items())}
         return Variant(self._scaled(settings, origins), inputs, repeat or {}, name, uses)
 
     def _inputs(self, role: str, ref: Input, inherited: Settings, origins: Origins) -> list[Variant]:

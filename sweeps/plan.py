@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from repro.config.compose import compose, register_with_hydra, to_config
 from repro.config.identity import run_id, scientific_fields
-from repro.config.schema import Config, InputsConfig
+from repro.config.schema import Config
 from repro.errors import UserError
 from repro.files import write_json
 from repro.runs.code import differs
@@ -175,22 +175,19 @@ class Graph:
         if variant in self._ids:
             return self._ids[variant]
         read = {role: [self.add(spec, one, place) for one in variants] for role, variants in variant.inputs.items()}
+        settings = variant.settings | {f"inputs.{role}": ids if role == "labels" else ids[0] for role, ids in read.items()}
         what = f"{variant.name} (for {place})" if variant.name else place
         with mistakes_of(spec.path, f"{what}: "):
-            config = self._compose(variant.settings)
-            if read:
-                inputs = InputsConfig(labels=read.get("labels", []), teacher=next(iter(read.get("teacher", [])), None))
-                config = replace(config, inputs=inputs)
+            config = self._compose(settings)
             check_inputs(config)
         name = self._ids[variant] = run_id(config)
         if name not in self.runs:
-            given = [override(f"inputs.{role}", ids if role == "labels" else ids[0]) for role, ids in read.items()]
             before = tuple(one for ids in read.values() for one in ids)
             state = planned_state(self.folder / name)
             changed = state != "missing" and differs(self.folder / name)
             self.runs[name] = PlannedRun(
                 run_id=name,
-                overrides=(*overrides_of(variant.settings), *given),
+                overrides=overrides_of(settings),
                 fields=scientific_fields(config),
                 inputs=before,
                 stage=1 + max((self.runs[one].stage for one in before), default=-1),
@@ -228,11 +225,7 @@ class Graph:
 
 def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the plan as ``python -m sweeps plan --json`` prints it."""
-    runs = [
-        {"run_id": run.run_id, "overrides": list(run.overrides), "config": run.fields, "inputs": list(run.inputs)}
-        | {"stage": run.stage, "state": run.state, "specs": list(run.specs), "changed": run.changed}
-        for run in plan.runs.values()
-    ]
+    runs = [{key: value for key, value in vars(run).items() if key != "fields"} | {"config": run.fields} for run in plan.runs.values()]
     cells = [{"spec": cell.spec, "row": cell.row, "column": cell.column, "runs": cell.run_ids, "value": cell.value} for cell in plan.cells]
     return {"scale": plan.scale.name, "runs": runs, "cells": cells}
 

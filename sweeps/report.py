@@ -33,7 +33,7 @@ def print_plan(plan: Plan, tune: str) -> None:
         shared = sum(len(run.specs) > 1 for run in runs)
         needed = f"{_number(len(cells), 'cell')} ({left_out} left out), {_number(len(runs), 'run')} ({shared} shared with other specs)"
         print(f"{spec.name}: {needed}, {_states(runs)}")
-        for same in same_runs(spec, ((cell.row, cell.column, cell.run_ids) for cell in cells)):
+        for same in same_runs(spec, [(cell.row, cell.column, cell.run_ids) for cell in cells]):
             print(f"{spec.name}: the same runs, so that nothing is compared between them: {same}")
     if len(plan.specs) > 1:
         print(f"together: {_number(len(plan.runs), 'run')}, {_states(plan.runs.values())}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from repro.errors import UserError, did_you_mean, one_of
 
@@ -76,7 +76,8 @@ def read(model: type[_Read], path: Path) -> _Read:
     """
     with mistakes_of(path):
         try:
-            return _parse(model, path, path.read_bytes())
+            parsed: _Read = _parse(model, path, path.read_bytes())
+            return parsed
         except (OSError, yaml.YAMLError) as error:
             raise ValueError(" ".join(str(error).split())) from error
 
@@ -89,8 +90,7 @@ def _parse(model: type[_Read], path: Path, content: bytes) -> _Read:
 def explain(error: ValidationError) -> str:
     """Return the first mistake that pydantic found, after the path of its value."""
     first = error.errors()[0]
-    parts = [part for part in first["loc"] if not str(part).startswith("(")]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     return f"{where or 'the file'}: {first['msg'].removeprefix('Value error, ')}"
 
 
@@ -215,44 +215,34 @@ class Tuning(Part, Grid):
         return self
 
 
-class Line(Part):
-    """A row or a column.
+class Used(Part):
+    """A part that may be made of the named run ``use``."""
+
+    use: str | None = None
+
+
+class Line(Used):
+    """A row or a column; or, with ``rows`` or ``columns``, what these have in common.
 
     Attributes:
-        use: the named run that it is made of.
         epoch: where its value is read, if not where the table's is.
         setting: of a recipe's row, what it shows.
+        epochs: of a group, by name where each of its rows is read.
     """
 
-    label: str
-    use: str | None = None
+    label: str = ""
     epoch: Epoch | None = None
     setting: str | None = None
-
-
-class Group(Part):
-    """What several rows or columns have in common; with ``epochs``, by name, each row is read at all of these."""
-
-    use: str | None = None
     epochs: dict[str, Epoch] = {}
     rows: list[Line] = []
     columns: list[Line] = []
 
 
-def _kind_of_line(value: object) -> str:
-    group = isinstance(value, Group) or (isinstance(value, dict) and ("rows" in value or "columns" in value))
-    return "(group)" if group else "(line)"
-
-
-Lines = list[Annotated[Annotated[Group, Tag("(group)")] | Annotated[Line, Tag("(line)")], Discriminator(_kind_of_line)]]
-
-
-class CellRule(Part):
+class CellRule(Used):
     """What holds for some cells only: what else their runs are, or the reason why they are left out. No ``row`` means every row."""
 
     row: Names = []
     column: Names = []
-    use: str | None = None
     skip: str | None = None
 
 
@@ -327,8 +317,8 @@ class Spec(Shared):
     shared: str | None = None
     reported: ReportedFile | None = None
     common: Set = {}
-    rows: Lines = Field(min_length=1)
-    columns: Lines = [Line(label="")]
+    rows: list[Line] = Field(min_length=1)
+    columns: list[Line] = [Line()]
     cells: list[CellRule] = []
     repeats: Axes = {}
     value: Reading = Reading(metric="", epoch="last")
@@ -366,20 +356,20 @@ class Spec(Shared):
         return self
 
 
-def _flat(lines: Sequence[Group | Line], table_epoch: str) -> Iterator[Line]:
-    for item in lines:
-        if isinstance(item, Line):
-            yield item
-            continue
-        for line in item.rows or item.columns:
-            if item.use and line.use:
+def _flat(lines: Sequence[Line], table_epoch: str) -> Iterator[Line]:
+    for group in lines:
+        below = group.rows or group.columns
+        if not below:
+            yield group
+        for line in below:
+            if group.use and line.use:
                 raise ValueError(f"'{line.label}': use is set by its group too. Set it in one place.")
-            said = dict(merge([("its group", item), (f"'{line.label}'", line)])) | {"use": line.use or item.use}
-            for name, rule in item.epochs.items():
-                epoch = None if rule == table_epoch else rule
-                yield line.model_copy(update=said | {"label": f"{line.label}, {name}", "epoch": epoch})
-            if not item.epochs:
+            said = dict(merge([("its group", group), (f"'{line.label}'", line)])) | {"use": line.use or group.use}
+            if not group.epochs:
                 yield line.model_copy(update=said)
+            for name, rule in group.epochs.items():
+                label, epoch = f"{line.label}, {name}", None if rule == table_epoch else rule
+                yield line.model_copy(update=said | {"label": label, "epoch": epoch})
 
 
 def look_up(name: str, among: Mapping[str, _Item], what: str) -> _Item:
@@ -393,14 +383,14 @@ def look_up(name: str, among: Mapping[str, _Item], what: str) -> _Item:
     return among[name]
 
 
-def join(sources: Iterable[tuple[str, Mapping[str, _Item]]]) -> dict[str, _Item]:
+def join(sources: Iterable[tuple[str, Mapping[Any, _Item]]]) -> dict[Any, _Item]:
     """Return what several sources, each with its name, say together.
 
     Raises:
         ValueError: two of them set the same.
     """
-    joined: dict[str, _Item] = {}
-    setter: dict[str, str] = {}
+    joined: dict[Any, _Item] = {}
+    setter: dict[Any, str] = {}
     for source, items in sources:
         for key, item in items.items():
             if key in joined:
