@@ -60,7 +60,7 @@ def test_a_plan_of_another_scale_says_so(call: Command, tmp_path: Path) -> None:
     printed = call("plan", call.spec, write(tmp_path, RECIPE, "recipe.yaml"), "--scale", scale)
     assert "scale tiny: These numbers mean nothing." in printed
     assert "together: 16 runs, 16 missing" in printed
-    assert "the same runs, so that nothing is compared between them: 'Clean' and '40%' (Final)" in printed
+    assert "the same runs, so that nothing is compared between them: 'Clean' and '40%' (Final" in printed
 
 
 def test_the_grid_of_states(call: Command, tmp_path: Path) -> None:
