@@ -26,22 +26,18 @@ SCHEMA = 1
 
 def scientific_fields(config: Config) -> dict[str, Any]:
     """Return every field of the identity as a flat ``{"optim.epochs": 60, ...}``, sorted by name."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, Any] = {"seed": config.seed}
     for section in dataclasses.fields(config):
-        if section.name not in NOT_SCIENTIFIC:
-            value = getattr(config, section.name)
-            _flatten(section.name, value, dict(section.metadata), flat)
-    for group in registry.GROUPS:
-        flat[f"{group}.version"] = registry.get(group, getattr(config, group).name).version
+        settings = getattr(config, section.name)
+        if section.name == "seed" or section.name in NOT_SCIENTIFIC:
+            continue
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if "neutral" not in field.metadata or value != field.metadata["neutral"]:
+                flat[f"{section.name}.{field.name}"] = value
+        if section.name in registry.GROUPS:
+            flat[f"{section.name}.version"] = registry.get(section.name, settings.name).version
     return dict(sorted(flat.items()))
-
-
-def _flatten(name: str, value: Any, metadata: dict[str, Any], flat: dict[str, Any]) -> None:
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            _flatten(f"{name}.{field.name}", getattr(value, field.name), dict(field.metadata), flat)
-    elif "neutral" not in metadata or value != metadata["neutral"]:
-        flat[name] = list(value) if isinstance(value, list | tuple) else value
 
 
 def step_fields(fields: dict[str, Any]) -> dict[str, Any]:
@@ -78,18 +74,11 @@ def check_same(folder: Path, config: Config) -> None:
         UserError: it holds another one; the message names each field that differs.
     """
     try:
-        stored = read_json(folder / "identity.json")
-        fields, name = stored["fields"], stored["run_id"]
+        stored = read_json(folder / "identity.json")["fields"]
+        name = _run_id(stored)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'identity.json'} cannot be read ({error}), so its owner is unknown. Move the folder away, or delete it."
-        ) from error
+        raise UserError(f"{folder / 'identity.json'} cannot be read ({error}). Move the folder away, or delete it.") from error
     wanted = scientific_fields(config)
-    differing = sorted(key for key in fields.keys() | wanted.keys() if fields.get(key, "absent") != wanted.get(key, "absent"))
-    wanted_name = _run_id(wanted)
-    if differing or name != wanted_name:
-        listed = "; ".join(f"{key}: there {fields.get(key, 'absent')!r}, here {wanted.get(key, 'absent')!r}" for key in differing)
-        raise UserError(
-            f"{folder} holds another run (identity.json: {name}), not {wanted_name}: {listed or 'the id differs'}. "
-            "Nothing was changed. Move that folder away, or set paths.runs to another place."
-        )
+    if differing := sorted(key for key in stored.keys() | wanted.keys() if stored.get(key, "absent") != wanted.get(key, "absent")):
+        listed = "; ".join(f"{key} is {stored.get(key, 'absent')!r}, not {wanted.get(key, 'absent')!r}" for key in differing)
+        raise UserError(f"{folder} holds another run, {name}: {listed}. Move that folder away, or set paths.runs to another place.")

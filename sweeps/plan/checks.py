@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from repro.config import registry
-from repro.config.compose import wrong_setting
 from repro.config.schema import Config
 from repro.errors import did_you_mean
 from repro.metric_names import METRICS, definition_of, is_headline
@@ -19,25 +18,9 @@ from sweeps.spec.expansion import Cell, walk
 from sweeps.spec.load import FigureSpec, Panel, Spec, TableSpec
 from sweeps.spec.models import Epoch
 from sweeps.spec.rows import Row
-from sweeps.spec.scale import Scale
 
 #: The metrics that stand in files of the run folder.
 _LOGGED = tuple(metric.name for metric in METRICS if not metric.mirror_only)
-
-
-def check_scale(scale: Scale) -> None:
-    """Check that what the rules of ``scale`` name exists: a rule that never applies would change nothing, silently.
-
-    Raises:
-        SpecError: a setting or a choice does not exist.
-    """
-    for rule in scale.rules:
-        for setting in (*rule.where, *rule.settings):
-            if problem := wrong_setting(setting.override):
-                raise setting.place.error(problem)
-        for name in rule.drop:
-            if problem := wrong_setting(name):
-                raise name.place.error(problem)
 
 
 def check_meaning(spec: Spec, cells: Sequence[Cell], graph: Graph) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
-from repro.config.assemble import assemble
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from repro.config.compose import compose, register_with_hydra, to_config
 from repro.config.identity import run_id, scientific_fields
 from repro.config.schema import Config, InputsConfig, check
 from repro.errors import UserError
@@ -18,6 +26,9 @@ from sweeps.spec.settings import override_value
 
 #: What needs a run, for messages.
 Owner = Cell | TuningUse
+
+#: The settings that choose a preset or a registered choice.
+_CHOICES = ("method", "dataset", "model", "noise", "split", "augment", "optim", "exec", "tracker")
 
 _Same = tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]
 
@@ -108,17 +119,25 @@ class Graph:
 
 
 def _compose(owner: Owner, variant: Variant) -> Config:
+    choices = tuple(sorted(setting.override for setting in variant.settings if setting.key in _CHOICES))
     try:
-        config = assemble({setting.key: setting.value for setting in variant.settings})
-        if config is None:
-            # Whatever is wrong or unusual: Hydra reads it, or says why not. Imported here, since it takes half a second.
-            from repro.config.compose import compose as compose_with_hydra
-
-            return compose_with_hydra(variant.overrides)
-        check(config)
-        return config
+        try:
+            tree = copy.deepcopy(_composed(choices))
+            for setting in variant.settings:
+                if setting.key not in _CHOICES:
+                    OmegaConf.update(tree, setting.key, list(setting.value) if isinstance(setting.value, tuple) else setting.value)
+            return to_config(tree)
+        except (HydraException, OmegaConfBaseException):
+            return compose(variant.overrides)
     except UserError as error:
         raise _explain(error, owner, variant) from error
+
+
+@cache
+def _composed(choices: tuple[str, ...]) -> DictConfig:
+    register_with_hydra()
+    with initialize_config_module("repro.conf", version_base="1.3"):
+        return hydra_compose("train", list(choices))
 
 
 def _explain(error: UserError, owner: Owner, variant: Variant) -> SpecError:

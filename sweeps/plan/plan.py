@@ -109,12 +109,10 @@ def make_plan(specs: Sequence[Spec], folder: Path) -> Plan:
             spec that means nothing (:mod:`sweeps.plan.checks`).
     """
     # Torch comes with the methods that are composed; whoever only reads a plan's types does without.
-    from sweeps.plan.checks import check_meaning, check_scale
+    from sweeps.plan.checks import check_meaning
     from sweeps.plan.graph import Graph
 
     _check_specs(specs)
-    for scale in dict.fromkeys(spec.scale for spec in specs):
-        check_scale(scale)
     expanded = [(spec, cell) for spec in specs for cell in expand(spec)]
     graph = Graph()
     graph.compose((cell, variant) for _, cell in expanded for variant in cell.composed)
