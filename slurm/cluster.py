@@ -72,7 +72,8 @@ def _settings(value: object) -> tuple[str, ...]:
             raise given.error(key, f"{said}Move it into the spec.")
         chosen = override_value(setting_value(given, key))
         fields = dataclasses.fields(get_type_hints(Config)[group])
-        known = [field.name for field in fields if field.name != "name"] if dot else registry.options(group)
+        presets = [path.stem for path in (registry.CONF / group).glob("*.yaml")]
+        known = [field.name for field in fields if field.name != "name"] if dot else presets
         value, said = (name, "there is no such setting") if dot else (chosen, f"'{shortened(chosen)}' does not exist")
         if value not in known:
             raise given.error(key, f"{said}.{did_you_mean(value, known)} Allowed: {one_of(known)}.")

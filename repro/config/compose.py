@@ -12,7 +12,7 @@ from typing import Any, cast, get_type_hints
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -71,8 +71,8 @@ def mistakes_explained() -> Iterator[None]:
         lines = f"{error}\n{error.__cause__ or ''}".replace("\n\t", " ").splitlines()
         text = "\n".join(line for line in lines if line.strip() and not line.strip().startswith(_NOISE))
         near = ""
-        if choice := re.search(r"Could not find '(\w+)/(.*)'", text):
-            near = did_you_mean(choice[2], registry.options(choice[1]))
+        if isinstance(error, MissingConfigException):
+            near = did_you_mean(str(error.missing_cfg_file).rpartition("/")[2], error.options or ())
         elif key := re.search(r"Could not override '(.*)'", text):
             near = nearest_setting(key[1])
         raise UserError(text + ("." if near else "") + near) from error

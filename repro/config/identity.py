@@ -21,8 +21,6 @@ from repro.config.schema import NOT_SCIENTIFIC, Config
 from repro.errors import UserError
 from repro.files import read_json
 
-SCHEMA = 1
-
 
 def scientific_fields(config: Config) -> dict[str, Any]:
     """Return every field of the identity as a flat ``{"optim.epochs": 60, ...}``, sorted by name."""
@@ -51,20 +49,16 @@ def canonical_json(fields: dict[str, Any]) -> str:
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def identity_document(config: Config) -> dict[str, Any]:
+    """Return what ``identity.json`` holds: the id, ``<method>-<dataset>-<12 hex>``, and the fields that it follows from."""
+    fields = scientific_fields(config)
+    digest = hashlib.sha256(canonical_json(fields).encode()).hexdigest()
+    return {"schema": 1, "run_id": f"{config.method.name}-{config.dataset.name}-{digest[:12]}", "fields": fields}
+
+
 def run_id(config: Config) -> str:
     """Return ``<method>-<dataset>-<12 hex>``."""
-    return _run_id(scientific_fields(config))
-
-
-def _run_id(fields: dict[str, Any]) -> str:
-    digest = hashlib.sha256(canonical_json(fields).encode()).hexdigest()
-    return f"{fields['method.name']}-{fields['dataset.name']}-{digest[:12]}"
-
-
-def identity_document(config: Config) -> dict[str, Any]:
-    """Return what ``identity.json`` holds."""
-    fields = scientific_fields(config)
-    return {"schema": SCHEMA, "run_id": _run_id(fields), "fields": fields}
+    return str(identity_document(config)["run_id"])
 
 
 def check_same(folder: Path, config: Config) -> None:
@@ -73,12 +67,10 @@ def check_same(folder: Path, config: Config) -> None:
     Raises:
         UserError: it holds another one; the message names each field that differs.
     """
-    try:
-        stored = read_json(folder / "identity.json")["fields"]
-        name = _run_id(stored)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'identity.json'} cannot be read ({error}). Move the folder away, or delete it.") from error
-    wanted = scientific_fields(config)
-    if differing := sorted(key for key in stored.keys() | wanted.keys() if stored.get(key, "absent") != wanted.get(key, "absent")):
-        listed = "; ".join(f"{key} is {stored.get(key, 'absent')!r}, not {wanted.get(key, 'absent')!r}" for key in differing)
-        raise UserError(f"{folder} holds another run, {name}: {listed}. Move that folder away, or set paths.runs to another place.")
+    stored, wanted = read_json(folder / "identity.json"), identity_document(config)
+    if stored["run_id"] == wanted["run_id"]:
+        return
+    before, now = stored["fields"], wanted["fields"]
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key, "absent") != now.get(key, "absent"))
+    listed = "; ".join(f"{key} is {before.get(key, 'absent')}, not {now.get(key, 'absent')}" for key in differing)
+    raise UserError(f"{folder} holds another run, {stored['run_id']}: {listed}. Move it away, or set paths.runs to another folder.")

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,35 +85,24 @@ def _register(group: str, name: str, **attributes: Any) -> Callable[[Built], Bui
     return decorate
 
 
-def method(name: str, **attributes: Any) -> Callable[[Built], Built]:
-    """Register a method, with ``attributes`` of :class:`Choice`: a class built as ``build(config, context)``."""
-    return _register("method", name, **attributes)
+#: ``@method(NAME, config=...)`` registers a class built as ``build(config, context)``, see :class:`repro.engine.method.Method`. It and the
+#: decorators below take the attributes of :class:`Choice`.
+method = partial(_register, "method")
 
+#: Registers a function ``build(config, folder) -> RawDataset``.
+dataset = partial(_register, "dataset")
 
-def dataset(name: str, **attributes: Any) -> Callable[[Built], Built]:
-    """Register a dataset, with ``attributes`` of :class:`Choice`: a function ``build(config, folder) -> RawDataset``."""
-    return _register("dataset", name, **attributes)
+#: Registers a function ``build(config, num_classes=, image_shape=) -> nn.Module``.
+model = partial(_register, "model")
 
-
-def model(name: str, **attributes: Any) -> Callable[[Built], Built]:
-    """Register a network, with ``attributes`` of :class:`Choice`: a function ``build(config, num_classes=, image_shape=) -> nn.Module``."""
-    return _register("model", name, **attributes)
-
-
-def noise(name: str, **attributes: Any) -> Callable[[Built], Built]:
-    """Register label noise, with ``attributes`` of :class:`Choice`: a function ``build(config, labels, num_classes, seed) -> labels``."""
-    return _register("noise", name, **attributes)
+#: Registers a function ``build(config, labels, num_classes, seed) -> noisy labels``.
+noise = partial(_register, "noise")
 
 
 def choices(group: str) -> dict[str, Choice]:
     """Return every choice of ``group`` by name, importing the files that register them on the first call."""
     _import_files(group)
     return _choices[group]
-
-
-def options(group: str) -> tuple[str, ...]:
-    """Return the names to choose from in a group, registered or presets; none where ``group`` is no group."""
-    return tuple(sorted(choices(group) if group in GROUPS else (path.stem for path in (CONF / group).glob("*.yaml"))))
 
 
 @cache

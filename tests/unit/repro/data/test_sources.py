@@ -118,7 +118,7 @@ def test_fashion_mnist_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert tuple(FashionMNIST.classes) == fashion_mnist.CLASS_NAMES
 
 
-@pytest.mark.parametrize("name", registry.options("dataset"))
+@pytest.mark.parametrize("name", sorted(registry.choices("dataset")))
 def test_every_dataset_can_be_made_smaller(name: str) -> None:
     few = compose([f"dataset={name}", "method=one_hot", "seed=0", "dataset.train_size=400", "dataset.test_size=50"])
     assert (few.dataset.train_size, few.dataset.test_size) == (400, 50)
