@@ -134,7 +134,7 @@ def test_a_slip_trains_nothing_and_is_told_in_few_lines(
     assert "Traceback" not in printed.err
     assert not printed.out
     assert not trained
-    assert not list(here.iterdir())
+    assert not list(here.glob("runs/*-*"))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_what_only_the_run_itself_can_find(arguments: list[str], message: str, h
     (here / "file").touch()
     assert code_of(*SMALL, *arguments) == 2
     printed = capsys.readouterr().err
-    assert f"error: {message}" in printed or message in printed
+    assert message in printed
     assert "Traceback" not in printed
 
 

@@ -48,7 +48,6 @@ def test_execution_order_and_defaults_are_no_part_of_it(same: list[str]) -> None
         "optim.epochs=61",
         "meta.augment=false",
         "trajectory.dtype=float32",
-        "split.seed=0",
         "method.momentum=0.5",
         "inputs.labels=[a]",
     ],
