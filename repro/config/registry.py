@@ -105,6 +105,11 @@ def choices(group: str) -> dict[str, Choice]:
     return _choices[group]
 
 
+def registered(group: str) -> tuple[Choice, ...]:
+    """Return the choices of ``group`` that this process has registered so far, without importing any."""
+    return tuple(_choices[group].values())
+
+
 @cache
 def _import_files(group: str) -> None:
     package = importlib.import_module(_PACKAGES[group])
