@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sealed import seal
+
 from analysis.build import make_files
 from analysis.tables.page import Files
 from repro.files import read_json, write_json
-from repro.runs.manifest import seal
 from sweeps.plan.plan import Plan, PlannedRun, write_plans
 from sweeps.spec.load import PAPER, Scale, Spec, expand, load_spec
 
