@@ -10,12 +10,12 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from repro.config import registry
-from repro.config.schema import Config
+from repro.config.assemble import PRESETS
 from repro.errors import did_you_mean, one_of
 from sweeps.spec.data import Map, Scalar, SpecError, shortened
 from sweeps.spec.loader import load, named_file, read_file
@@ -71,9 +71,7 @@ def _settings(value: object) -> tuple[str, ...]:
             said = "a cluster says how a run is executed (exec, tracker: a preset; exec.NAME, tracker.NAME), never what is trained. "
             raise given.error(key, f"{said}Move it into the spec.")
         chosen = override_value(setting_value(given, key))
-        fields = dataclasses.fields(get_type_hints(Config)[group])
-        presets = [path.stem for path in (registry.CONF / group).glob("*.yaml")]
-        known = [field.name for field in fields if field.name != "name"] if dot else presets
+        known = [field.name for field in dataclasses.fields(PRESETS[group]) if field.name != "name"] if dot else registry.options(group)
         value, said = (name, "there is no such setting") if dot else (chosen, f"'{shortened(chosen)}' does not exist")
         if value not in known:
             raise given.error(key, f"{said}.{did_you_mean(value, known)} Allowed: {one_of(known)}.")

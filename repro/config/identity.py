@@ -38,21 +38,10 @@ def scientific_fields(config: Config) -> dict[str, Any]:
     return dict(sorted(flat.items()))
 
 
-def step_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return those of :func:`scientific_fields` that decide how a step computes; seeds, folds and the number of epochs do not."""
-    others = ("seed", "split.", "inputs.", "noise.", "optim.epochs", "optim.milestones")
-    return {name: value for name, value in fields.items() if not name.startswith(others)}
-
-
-def canonical_json(fields: dict[str, Any]) -> str:
-    """Return the one JSON text of ``fields``: sorted keys, no spaces, floats by their shortest exact form."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def identity_document(config: Config) -> dict[str, Any]:
     """Return what ``identity.json`` holds: the id, ``<method>-<dataset>-<12 hex>``, and the fields that it follows from."""
     fields = scientific_fields(config)
-    digest = hashlib.sha256(canonical_json(fields).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
     return {"schema": 1, "run_id": f"{config.method.name}-{config.dataset.name}-{digest[:12]}", "fields": fields}
 
 

@@ -11,7 +11,6 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from repro.errors import UserError, did_you_mean
@@ -27,9 +26,6 @@ _PACKAGES = {
 
 #: The groups whose choices are registered; those of the others are presets.
 GROUPS = tuple(_PACKAGES)
-
-#: The presets: one folder a group, one file a choice.
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 @dataclass(frozen=True)
