@@ -6,7 +6,6 @@ A limit stands beside the field it limits, as dataclass metadata; :func:`violati
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict, Unpack
@@ -56,8 +55,6 @@ def _problem(value: Any, limits: Mapping[str, Any]) -> str | None:
     if "choices" in limits and value not in (None, *limits["choices"]):
         names = [str(choice) for choice in limits["choices"]]
         return f"one of {', '.join(names)}.{did_you_mean(str(value), names)}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a finite number."
     if isinstance(value, int | float):
         bounds = [name for name in _HOLDS if name in limits]
         if not all(_HOLDS[name](value, limits[name]) for name in bounds):

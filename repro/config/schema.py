@@ -79,7 +79,7 @@ class SplitConfig:
 
 @dataclass
 class AugmentConfig:
-    """What happens to a training image, drawn anew at each visit (A5, A6)."""
+    """What happens to a training image, drawn at each visit (A5, A6)."""
 
     name: str = setting("none", help="name of the preset")
     padding: int = setting(0, help="pixels added on each side before a random crop to the original size; 0: no crop", at_least=0)
@@ -181,7 +181,7 @@ class ExecConfig:
     precision: str = setting(
         "float32",
         help="of convolutions and matrix products: float32, or bfloat16 by autocast, while parameters, labels and losses stay float32; "
-        "auto: on CUDA the fastest way of execution that a comparison with float32 allows, elsewhere float32",
+        "auto: on CUDA with TensorFloat-32, channels-last images and, where the method allows it, CUDA graphs; elsewhere float32",
         choices=("auto", "float32", "bfloat16"),
     )
     label_gradient: str = setting(
@@ -195,7 +195,7 @@ class ExecConfig:
     cuda_graphs: bool = setting(False, help="replay each step as a CUDA graph; only on CUDA")
     eval_batch_size: int = setting(1000, help="images in a forward pass of an evaluation", at_least=1)
     checkpoint_interval_s: float = setting(60.0, help="seconds between checkpoints; one is also written on a stop signal", at_least=0.0)
-    heartbeat_s: float = setting(15.0, help="seconds between two signs of life in status.json", at_least=0.01, at_most=86400.0)
+    heartbeat_s: float = setting(15.0, help="seconds between two heartbeats in status.json", at_least=0.01, at_most=86400.0)
     save_model: bool = setting(True, help="write model.safetensors at the end")
     debug: bool = setting(False, help="train one batch in each of two epochs, check and show everything, and keep no file")
     on_changed_code: str = setting(
