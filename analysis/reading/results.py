@@ -1,0 +1,121 @@
+"""The cells of a spec with their runs: what a page, a figure and a claim are made from."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from sweeps.expand import digest, expand
+
+from analysis.reading.evidence import Source
+from analysis.reading.runs import curves_frame, runs_frame
+from repro.errors import UserError
+from repro.files import read_json
+from sweeps.spec import Scale, Spec, known_specs
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a plan: its runs, each with what it repeats (``{"seed": 0}``), or the reason ``skip`` why it has none.
+
+    Attributes:
+        value: what the cell of a recipe shows instead of runs.
+        untuned: tunings that were not done when its runs were planned, so that these have the values declared for that case.
+        at_end: chosen values that lie at an end of their grids.
+    """
+
+    row: str
+    column: str
+    run_ids: tuple[str, ...]
+    repeats: tuple[dict[str, Any], ...]
+    skip: str | None = None
+    value: object = None
+    untuned: tuple[str, ...] = ()
+    at_end: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Row and column."""
+        return self.row, self.column
+
+    @property
+    def label(self) -> str:
+        """Row and column in words."""
+        return ", ".join(filter(None, self.place))
+
+
+@dataclass(frozen=True)
+class Results:
+    """The cells of a spec, row by row, and ``runs``, a row for each run that they name (:func:`analysis.reading.runs.runs_frame`)."""
+
+    spec: Spec
+    scale: Scale
+    cells: tuple[Cell, ...]
+    runs: pd.DataFrame
+    source: Source
+    spec_sha256: str
+
+    def done(self, cell: Cell) -> list[str]:
+        """Return the ids of the runs of ``cell`` that are done."""
+        return [run_id for run_id in cell.run_ids if self.runs.at[run_id, "state"] == "done"]
+
+    def rule(self, cell: Cell) -> str:
+        """Return the epoch at which the value of ``cell`` is read: ``last``, ``best_val``, ``best_test`` or ``epoch N``."""
+        assert self.spec.value is not None
+        rule = next((line.epoch for line in self.spec.row_lines if line.label == cell.row and line.epoch), self.spec.value.epoch)
+        return self.scale.numbered_epochs or rule if rule.startswith("epoch") else rule
+
+    def values(self, cell: Cell, metric: str, rule: str) -> list[float | None]:
+        """Return the value of each run of ``cell``: ``None`` where it is not done or has none, NaN where it diverged before that epoch."""
+        column = self.runs.get(f"{metric}@{rule}")
+        if rule.startswith("epoch"):
+            column = self._after(int(rule.split()[1]), metric)
+        return [None if column is None else column[run_id] for run_id in cell.run_ids]
+
+    def _after(self, epoch: int, metric: str) -> dict[str, float | None]:
+        chosen = self.curves[(self.curves["metric"] == metric) & (self.curves["epoch"] == epoch)]
+        values = dict(zip(chosen["run_id"], chosen["value"], strict=True))
+        # A run that diverged before that epoch has no value there, and NaN as its last.
+        last = self.runs.get(f"{metric}@last", {})
+        diverged = {run_id: value for run_id, value in last.items() if value is not None and math.isnan(value)}
+        return {run_id: values.get(run_id, diverged.get(run_id)) for run_id in self.runs.index}
+
+    @functools.cached_property
+    def curves(self) -> pd.DataFrame:
+        """Return the curves of all done runs: run_id, metric, epoch, value."""
+        return curves_frame({run_id: self.source.columns(run_id) for run_id in self.runs.index[self.runs["state"] == "done"]})
+
+
+def read_results(spec: Spec, scale: Scale, source: Source) -> Results:
+    """Return the cells of ``spec`` at ``scale`` with the runs that the plan in ``source`` names.
+
+    Raises:
+        UserError: there is no plan, or it is not of this spec as it stands now; the message says which command to call.
+    """
+    path, again = source.plan_path(spec.name), f"Call: python -m sweeps plan {command_name(spec, scale)}"
+    try:
+        plan = read_json(path)
+        cells = tuple(map(_cell, plan["cells"]))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no plan, so which runs make up {spec.name} is not known. {again}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}). {again}") from error
+    if plan["spec_sha256"] != digest(expand(spec, scale)):
+        raise UserError(f"{path} was made from another version of {spec.path}, of what it shares or of tuned values. {again}")
+    run_ids = dict.fromkeys(run_id for cell in cells for run_id in cell.run_ids)
+    return Results(spec, scale, cells, runs_frame(map(source.record, run_ids)), source, plan["spec_sha256"])
+
+
+def _cell(planned: dict[str, Any]) -> Cell:
+    run_ids, repeats = (tuple(run[key] for run in planned["runs"]) for key in ("run_id", "repeat"))
+    tuned = (tuple(planned.get(key, ())) for key in ("untuned", "at_end"))
+    return Cell(planned["row"], planned["column"], run_ids, repeats, planned["skip"], planned.get("value"), *tuned)
+
+
+def command_name(spec: Spec, scale: Scale) -> str:
+    """Return how a command names ``spec``: by its name when it comes with the suite, else by its file, without the folder."""
+    name = spec.name if known_specs().get(spec.name) == spec.path else spec.path.name
+    return name if scale.name == "paper" else f"{name} --scale {scale.name}"
