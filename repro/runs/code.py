@@ -185,3 +185,15 @@ def _write(node: Any, parts: list[str]) -> None:
         parts.append("]")
     else:
         parts.append(repr(node))
+
+
+def differs(folder: Path) -> bool:
+    """Say whether the run in ``folder`` was made by a different version of the code."""
+    from repro.files import read_json
+    from repro.runs.recorded import differences, has_results, run_code
+
+    if not has_results(folder):
+        return False
+    fields = read_json(folder / "identity.json")["fields"]
+    inputs = [*fields.get("inputs.labels", []), *filter(None, [fields.get("inputs.teacher")])]
+    return bool(differences(folder, run_code(fields, folder.parent, inputs=inputs)))
