@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, FiniteFloat, TypeAdapter, ValidationError
 
+from analysis.reading.stats import rounded
 from repro.errors import did_you_mean
 from sweeps.spec import Spec, SpecError
 
@@ -22,6 +23,20 @@ class Reported(BaseModel):
     unit: str
     own_run: bool
     source: str
+
+    @property
+    def text(self) -> str:
+        """The number as a page prints it: ``91.2 ± 0.3``."""
+        return " ± ".join(rounded(value, 1.0, self._digits(value)) for value in (self.mean, self.sd) if value is not None)
+
+    @property
+    def tolerance(self) -> float:
+        """How far from it a reproduction may be: its spread, and at least what rounding alone can do."""
+        return max(self.sd or 0.0, 0.5 * 10.0 ** -self._digits(self.mean))
+
+    def _digits(self, value: float) -> int:
+        # At least one in percent, where 60.0 is read as 60.
+        return max(1 if self.unit == "percent" else 0, len(f"{value:.9f}".rstrip("0").partition(".")[2]))
 
 
 def read_reported(spec: Spec) -> dict[tuple[str, str], Reported]:

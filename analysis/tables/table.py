@@ -2,288 +2,256 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from analysis.reading.cells import Collected, Repeat, collect
-from analysis.reading.runs import value_at
+from analysis.reading.reported import Reported, read_reported
+from analysis.reading.results import Cell, Results
+from analysis.reading.runs import FACTS
 from analysis.reading.stats import MIN_TESTED, Summary, factor, holm, interval, render, rounded, summarize, welch
-from analysis.tables.formats import csv_bytes, grid_lines, latex_table
-from analysis.tables.page import Files, epoch_rule, execution_note, footer, heading, spread_note
-from repro.files import json_text
+from analysis.tables.formats import csv_bytes, grid_lines
+from analysis.tables.page import Files, notes, provenance, spread_note, table_files
+from repro.errors import UserError
 from repro.metric_names import definition_of
-from sweeps.spec.load import PAPER, Epoch, Reported, TableSpec
-
-#: Raised when the layout of provenance.json changes.
-PROVENANCE_SCHEMA = 1
+from sweeps.spec import Reading
 
 #: Below this adjusted p value a difference is marked.
 SIGNIFICANT = 0.05
 
-#: How many of 100 exact reproductions with three runs would be called within: P(abs(t_2) <= sqrt(3/2)), since the difference of two means
+#: How many of 100 exact reproductions with three runs would be called outside: P(abs(t_2) > sqrt(3/2)), since the difference of two means
 #: of three, divided by the published SD, is t_2 times sqrt(2/3).
-WITHIN_BY_CHANCE = 65
+OUTSIDE_BY_CHANCE = 35
+
+_RULES = {
+    "last": "after the last epoch (`last`)",
+    "best_val": "at the epoch of the best validation accuracy (`best_val`)",
+    "best_test": "at the epoch of the best test accuracy (`best_test`; this looks at the test set and flatters every method)",
+}
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A cell with its numbers: the value of each of its runs (``None``: not done, or not measured), and what they say together.
+    """A cell with its numbers, as ``cells.csv`` has them.
 
     Attributes:
-        epoch: where its values are read: as its row says, else as the table says.
+        mean, sd, n, expected, diverged: what its runs say together (:class:`analysis.reading.stats.Summary`).
+        interval_low, interval_high: the 95% t interval of the mean, of a fraction cut at 0 and 1.
         text: what the page shows of the numbers.
-        published: what was published for it, with the ``gap`` to it and the ``verdict`` (:func:`compare`).
         best: whether its mean is the best of its column.
-        p_value: Holm-adjusted, of its difference from the first row.
+        p_from_first_row: Holm-adjusted, of its difference from the first row.
+        gap, verdict: to the published number (:func:`_compare`).
+        executions: in how many ways its runs were executed, which changes numbers.
     """
 
-    cell: Collected
-    epoch: Epoch
-    values: tuple[float | None, ...]
-    summary: Summary
+    spec: str
+    row: str
+    column: str
+    metric: str
+    epoch_rule: str
+    mean: float | None
+    sd: float | None
+    interval_low: float | None
+    interval_high: float | None
+    n: int
+    expected: int
+    diverged: int
     text: str
-    published: Reported | None
+    best: bool
+    p_from_first_row: float | None
+    published: str
     gap: float | None
     verdict: str | None
-    best: bool = False
-    p_value: float | None = None
+    source: str | None
+    copied_by_the_paper: bool | None
+    executions: int
+    left_out: str | None
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Row and column."""
-        return self.cell.place
-
-    @property
-    def runs(self) -> list[tuple[Repeat, float | None]]:
-        """Its runs with their values."""
-        return list(zip(self.cell.repeats, self.values, strict=True))
-
-    @property
-    def shown(self) -> str:
-        """What the page shows, without bold: ``†`` marks a difference from the first row, ``‡`` runs that were executed in several ways."""
-        different = " †" if self.p_value is not None and self.p_value < SIGNIFICANT else ""
-        return self.text + different + ("" if execution_note(self.cell) is None else " ‡")
+    def shown(self) -> tuple[str, bool]:
+        """What the page shows, and whether in bold: ``†`` marks a difference from the first row, ``‡`` several ways of execution."""
+        differs = self.p_from_first_row is not None and self.p_from_first_row < SIGNIFICANT
+        return self.text + " †" * differs + " ‡" * (self.executions > 1), self.best
 
 
-def fill_table(spec: TableSpec, runs: Path) -> list[Filled]:
-    """Return the cells of the table, row by row, from the run folders in ``runs``.
+def fill_table(results: Results) -> list[Filled]:
+    """Return the cells of a table, row by row.
 
     Raises:
-        UserError: there is no plan of this spec in ``runs``; a published number is in another unit.
+        UserError: a published number is in another unit.
     """
-    filled = [_fill(spec, cell) for cell in collect(spec, runs)]
-    best, p_values = _best(spec, filled), _p_values(spec, filled)
-    return [replace(item, best=item.place in best, p_value=p_values.get(item.place)) for item in filled]
+    spec, reading, reported = results.spec, reading_of(results), read_reported(results.spec)
+    unit, spread = factor(reading.scale), spec.cell.spread != "none"
+    summaries = {
+        cell.place: summarize([v for v in cell_values(results, cell) if v is not None], expected=len(cell.run_ids))
+        for cell in results.cells
+    }
+    best = _best(reading, summaries)
+    p_values = _p_values(summaries) if spread and reading.better != "neither" else {}
+    filled = []
+    for cell in results.cells:
+        summary, published, bounds = summaries[cell.place], reported.get(cell.place), interval(summaries[cell.place]) or (None, None)
+        if bounds[0] is not None and definition_of(reading.metric).unit == "fraction":
+            bounds = max(bounds[0], 0.0), min(bounds[1], 1.0)
+        gap, verdict = _compare(results, summary, published) if reported else (None, None)
+        ways = results.runs.loc[results.done(cell), ["execution", "gpu"]].drop_duplicates()
+        filled.append(
+            Filled(
+                spec=spec.name,
+                row=cell.row,
+                column=cell.column,
+                metric=reading.metric,
+                epoch_rule=results.rule(cell),
+                mean=summary.mean,
+                sd=summary.sd,
+                interval_low=bounds[0],
+                interval_high=bounds[1],
+                n=summary.n,
+                expected=summary.expected,
+                diverged=summary.diverged,
+                text=render(summary, factor=unit, decimals=reading.decimals, spread=spread),
+                best=cell.place in best,
+                p_from_first_row=p_values.get(cell.place),
+                published=published.text if published else "",
+                gap=gap,
+                verdict=verdict,
+                source=published.source if published else None,
+                copied_by_the_paper=not published.own_run if published else None,
+                executions=len(ways),
+                left_out=cell.skip,
+            )
+        )
+    return filled
 
 
-def make_table(spec: TableSpec, runs: Path) -> Files:
-    """Return the files of the table from the run folders in ``runs``; raises what :func:`fill_table` raises."""
-    filled = fill_table(spec, runs)
-    cells = {item.place: item for item in filled}
-    lines = [(row.label, [cells[row.label, column.label] for column in spec.columns]) for row in spec.rows]
-    header = [column.label for column in spec.columns]
-    tex = latex_table(spec, header, [(label, [(item.shown, item.best) for item in line]) for label, line in lines])
-    body = [[label, *(f"**{item.shown}**" if item.best else item.shown for item in line)] for label, line in lines]
-    page = [*heading(spec), *grid_lines(["", *header], body), ""]
-    if spec.reported:
-        page += ["## Comparison with the published numbers", "", *grid_lines(*_beside_grid(spec, filled), left=2), ""]
-    page += footer(spec, [item.cell for item in filled], notes=_notes(spec, filled), command="tables")
-    contents = {"md": ("\n".join(page) + "\n").encode(), "tex": tex.encode(), "runs.csv": csv_bytes(_run_rows(spec, filled))}
-    contents |= {"cells.csv": csv_bytes([_cell_row(spec, item) for item in filled])}
-    contents |= {"provenance.json": json_text(_provenance(spec, filled)).encode()}
-    return Files(spec, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
+def make_table(results: Results) -> Files:
+    """Return the files of a table; raises what :func:`fill_table` raises."""
+    filled = fill_table(results)
+    copied = {
+        source: f" [{index}]"
+        for index, source in enumerate(dict.fromkeys(item.source for item in filled if item.copied_by_the_paper), start=1)
+    }
+    beside = _beside(reading_of(results), filled, copied)
+    closing = notes(
+        results, read=list(_how_to_read(results, filled, copied)), doubt=list(_what_to_doubt(results, filled)), command="tables"
+    )
+    files = table_files(results, [item.shown for item in filled], beside, closing, [vars(item) for item in filled])
+    more = {"runs.csv": csv_bytes(_run_rows(results)), "provenance.json": provenance(results)}
+    return Files(files.spec, files.scale, files.contents | {f"{files.spec.name}.{kind}": content for kind, content in more.items()})
 
 
-def _p_values(spec: TableSpec, filled: Sequence[Filled]) -> dict[tuple[str, str], float]:
-    """Return the adjusted p value of each cell's difference from the first row in its column, where there can be one."""
-    if spec.value.better == "neither" or spec.spread == "none":
-        return {}
-    first = {item.cell.column: item for item in filled if item.cell.row == spec.rows[0].label}
-    pairs = [(item, first[item.cell.column]) for item in filled if item is not first[item.cell.column]]
-    tested = {item.place: value for item, other in pairs if (value := welch(item.summary, other.summary)) is not None}
-    return dict(zip(tested, holm(list(tested.values())), strict=True))
+def reading_of(results: Results) -> Reading:
+    """Return what a table reads of its runs."""
+    assert results.spec.value is not None
+    return results.spec.value
 
 
-def _fill(spec: TableSpec, cell: Collected) -> Filled:
-    epoch = next((row.epoch for row in spec.rows if row.label == cell.row and row.epoch is not None), spec.value.epoch)
-    values = tuple(value_at(item.run, spec.value.metric, epoch) if item.run.done else None for item in cell.repeats)
-    summary = summarize([value for value in values if value is not None], expected=len(values))
-    text = render(summary, factor=factor(spec.value.scale), decimals=spec.value.decimals, spread=spec.spread != "none")
-    published = next((item for item in spec.reported if (item.row, item.column) == (cell.row, cell.column)), None)
-    return Filled(cell, epoch, values, summary, text, published, *compare(spec, summary, published))
+def cell_values(results: Results, cell: Cell) -> list[float | None]:
+    """Return what a table reads of each run of ``cell``: ``None`` where it is not done, or not measured."""
+    return results.values(cell, reading_of(results).metric, results.rule(cell))
 
 
-def _best(spec: TableSpec, filled: Sequence[Filled]) -> set[tuple[str, str]]:
-    """Return the cells with the best mean of their column, as printed, among those that are complete; none where only one is."""
-    if spec.value.better == "neither":
-        return set()
+def _best(reading: Reading, summaries: dict[tuple[str, str], Summary]) -> set[tuple[str, str]]:
+    """Return the cells with the best mean of their column, as printed; none in a column whose cells are not all there, or of one cell."""
     best: set[tuple[str, str]] = set()
-    for column in spec.columns:
-        printed = {
-            item.place: float(rounded(item.summary.mean, factor(spec.value.scale), spec.value.decimals))
-            for item in filled
-            if item.cell.column == column.label and item.summary.complete and item.summary.mean is not None
-        }
-        if len(printed) > 1:
-            top = max(printed.values()) if spec.value.better == "higher" else min(printed.values())
-            best.update(place for place, mean in printed.items() if mean == top)
+    for column in {column for _, column in summaries} if reading.better != "neither" else ():
+        items = {place: summary for place, summary in summaries.items() if place[1] == column and summary.expected}
+        if len(items) > 1 and all(summary.complete for summary in items.values()):
+            means = {
+                place: float(rounded(summary.mean or 0.0, factor(reading.scale), reading.decimals)) for place, summary in items.items()
+            }
+            top = max(means.values()) if reading.better == "higher" else min(means.values())
+            best |= {place for place, mean in means.items() if mean == top}
     return best
 
 
-def _beside_grid(spec: TableSpec, filled: Sequence[Filled]) -> tuple[list[str], list[list[str]]]:
-    sources = copied_sources(item.published for item in filled if item.published is not None)
-    decimals = spec.value.decimals
-    body = []
-    for item in filled:
-        if item.verdict is not None:
-            bounds = [rounded(bound, factor(spec.value.scale), decimals) for bound in _interval(spec, item.summary) or ()]
-            published = "—" if item.published is None else published_text(item.published, sources.get(item.published.source))
-            gap = "—" if item.gap is None else f"{item.gap:+.{decimals}f}"
-            body.append([*item.place, item.text, " to ".join(bounds) or "—", published, gap, item.verdict])
-    return ["", "", "ours", "95% interval", "published", "gap", "verdict"], body
+def _p_values(summaries: dict[tuple[str, str], Summary]) -> dict[tuple[str, str], float]:
+    """Return the adjusted p value of each cell's difference from the first row in its column, where there can be one."""
+    first = next(iter(summaries))[0]
+    pairs = {place: welch(summary, summaries[first, place[1]]) for place, summary in summaries.items() if place[0] != first}
+    tested = {place: p_value for place, p_value in pairs.items() if p_value is not None}
+    return dict(zip(tested, holm(list(tested.values())), strict=True))
 
 
-def _notes(spec: TableSpec, filled: Sequence[Filled]) -> list[str]:
-    unit = ", in percent" if spec.value.scale == "percent" else ""
-    notes = [
-        f"Value: `{spec.value.metric}`{unit}, {epoch_rule(spec.value.epoch)}.",
-        *(f"The row {row.label}: {epoch_rule(row.epoch)}." for row in spec.rows if row.epoch not in (None, spec.value.epoch)),
-        spread_note(spec, [item.cell for item in filled]),
-    ]
-    if any(item.summary.n < item.summary.expected for item in filled):
-        notes.append("(n/N): only n of the cell's N runs are done; the others are left out, not imputed. —: none is done.")
-    if any(item.summary.diverged for item in filled):
-        notes.append("div (d/n): d of the cell's n finished runs diverged, so the cell has no mean.")
-    if any(item.best for item in filled):
-        notes.append(
-            "Bold: the best mean of the column, as printed, among cells whose runs are all done; it does not mean a significant difference."
-        )
-    if count := sum(item.p_value is not None for item in filled):
-        notes.append(
-            f"†: differs from {spec.rows[0].label} in the same column: Welch's t test, two-sided, p < {SIGNIFICANT} after Holm's "
-            f"correction for the {count} comparison{'s' if count > 1 else ''} of this page. "
-            f"Cells with fewer than {MIN_TESTED} runs are not tested."
-        )
-        if any(item.summary.n == MIN_TESTED for item in filled):
-            notes.append(
-                "What n = 3 can show: two cells of equal spread must differ by 2.3 standard deviations to be marked, before any "
-                "correction; no mark does not mean no difference."
-            )
-    notes += filter(None, (execution_note(item.cell) for item in filled))
-    if spec.reported:
-        notes += _notes_beside([item.published for item in filled if item.published is not None])
-    for item in filled:
-        if silent := [repeat.label for repeat, value in item.runs if repeat.run.done and value is None]:
-            notes.append(f"Not measured: {item.cell.label}: {'; '.join(silent)} finished without `{spec.value.metric}` at that epoch.")
-    return notes
-
-
-def _interval(spec: TableSpec, summary: Summary) -> tuple[float, float] | None:
-    """Return the 95% interval of a mean, of a fraction cut at 0 and 1."""
-    bounds = interval(summary)
-    if bounds is None or definition_of(spec.value.metric).unit != "fraction":
-        return bounds
-    return max(bounds[0], 0.0), min(bounds[1], 1.0)
-
-
-def _notes_beside(published: Sequence[Reported]) -> list[str]:
-    remarks = dict.fromkeys(item.source for item in published if item.own_run)
-    return [
-        "95% interval: t interval of our mean over its runs, cut at what is possible.",
-        "Gap: our mean minus the published one. Verdict: `within` when it is at most the published ± (at least half of the last digit), "
-        f"else `outside`; of exact reproductions with three runs, {100 - WITHIN_BY_CHANCE} in 100 would be outside by chance.",
-        *(f"[{index}]: not measured by the paper. {source}." for source, index in copied_sources(published).items()),
-        *(f"Published: {source}." for source in remarks),
-    ]
-
-
-def _run_rows(spec: TableSpec, filled: Sequence[Filled]) -> list[dict[str, Any]]:
-    rows = []
-    for item in filled:
-        read = {"metric": spec.value.metric, "epoch_rule": str(item.epoch)}
-        rows += [item.cell.columns(spec) | run.repeat | read | {"value": value} | run.run.columns() for run, value in item.runs]
-    return rows
-
-
-def _cell_row(spec: TableSpec, item: Filled) -> dict[str, Any]:
-    low, high = _interval(spec, item.summary) or (None, None)
-    summary, published = item.summary, item.published
-    row = item.cell.columns(spec) | {"metric": spec.value.metric, "epoch_rule": str(item.epoch)}
-    row |= {"mean": summary.mean, "sd": summary.sd, "interval_low": low, "interval_high": high}
-    row |= {"n": summary.n, "expected": summary.expected, "diverged": summary.diverged}
-    row |= {"best": item.best, "p_from_first_row": item.p_value, "text": item.text, "left_out": item.cell.skip}
-    if spec.reported:
-        row |= {f"published_{name}": getattr(published, name, None) for name in ("mean", "sd", "unit")}
-        row |= {"gap": item.gap, "verdict": item.verdict}
-        row |= {"copied_by_the_paper": None if published is None else not published.own_run, "source": getattr(published, "source", None)}
-    return row
-
-
-def _provenance(spec: TableSpec, filled: Sequence[Filled]) -> dict[str, Any]:
-    return {
-        "schema": PROVENANCE_SCHEMA,
-        "spec": spec.name,
-        "spec_sha256": spec.sha256,
-        "metric": spec.value.metric,
-        "epoch_rule": str(spec.value.epoch),
-        "cells": [
-            {"row": item.cell.row, "column": item.cell.column, "text": item.text, "mean": item.summary.mean, "sd": item.summary.sd}
-            | ({} if item.epoch == spec.value.epoch else {"epoch_rule": str(item.epoch)})
-            | ({} if item.verdict is None else {"verdict": item.verdict})
-            | {"runs": [_run(repeat, value) for repeat, value in item.runs]}
-            for item in filled
-        ],
-    }
-
-
-def _run(repeat: Repeat, value: float | None) -> dict[str, Any]:
-    run = repeat.run
-    return {"run_id": run.run_id, "repeat": repeat.repeat, "state": run.state, "value": value, "git": run.provenance.get("git")}
-
-
-def compare(spec: TableSpec, summary: Summary, published: Reported | None) -> tuple[float | None, str | None]:
-    """Return what to say of a cell of ``spec`` beside its published number: the gap, and the verdict.
-
-    The gap is our mean minus the published one, in the published unit; ``None`` unless all our runs are done and finite, and of the
-    paper's scale. There is no verdict where the table has no published number, or the cell neither runs nor a number.
+def _compare(results: Results, summary: Summary, published: Reported | None) -> tuple[float | None, str | None]:
+    """Return the gap to a published number, our mean minus it in its unit, and the verdict; no gap unless all our runs are done and finite.
 
     Raises:
-        SpecError: the published number is in another unit than the table.
+        UserError: the published number is in another unit than the table.
     """
-    if not spec.reported or (published is None and summary.expected == 0):
-        return None, None
-    if published is not None and published.unit != spec.value.scale:
-        raise published.place.error(f"unit {published.unit}: {spec.name} is in {spec.value.scale}.")
-    if published is not None and spec.scale != PAPER:
-        return None, "another scale"
-    if summary.mean is None:
-        return None, "not run"
-    if not summary.complete:
-        return None, "diverged" if summary.diverged else "incomplete"
+    reading = reading_of(results)
     if published is None:
-        return None, "no published number"
-    gap = summary.mean * factor(spec.value.scale) - published.mean
-    # Half of the last printed digit is what rounding alone can do.
-    tolerance = max(published.sd or 0.0, 0.5 * 10.0 ** -_digits(published.mean, published))
-    return gap, "within" if abs(gap) <= tolerance + 1e-9 else "outside"
+        return None, "no published number" if summary.complete else None
+    if published.unit != reading.scale:
+        raise UserError(
+            f"{results.spec.path}: {published.row}, {published.column} is published in {published.unit}, the table in {reading.scale}."
+        )
+    if results.scale.name != "paper":
+        return None, "another scale"
+    if summary.mean is None or not summary.complete:
+        return None, "not run" if summary.n == 0 else "diverged" if summary.diverged else "incomplete"
+    gap = summary.mean * factor(reading.scale) - published.mean
+    return gap, "within" if abs(gap) <= published.tolerance + 1e-9 else "outside"
 
 
-def _digits(value: float, published: Reported) -> int:
-    """Return the digits after the point that ``value`` was given with; at least one in percent, where 60.0 is read as 60."""
-    return max(1 if published.unit == "percent" else 0, len(f"{value:.9f}".rstrip("0").partition(".")[2]))
+def _beside(reading: Reading, filled: Sequence[Filled], copied: dict[str | None, str]) -> list[str]:
+    body = []
+    for item in filled if any(item.published for item in filled) else ():
+        if item.verdict is not None:
+            bounds = [
+                rounded(bound, factor(reading.scale), reading.decimals)
+                for bound in (item.interval_low, item.interval_high)
+                if bound is not None
+            ]
+            published = item.published + copied.get(item.source, "") or "—"
+            gap = "—" if item.gap is None else f"{item.gap:+.{reading.decimals}f}"
+            body.append([item.row, item.column, item.text, " to ".join(bounds) or "—", published, gap, item.verdict])
+    return grid_lines(["", "", "ours", "95% interval", "published", "gap", "verdict"], body, left=2) if body else []
 
 
-def published_text(published: Reported, note: int | None) -> str:
-    """Return a published number as a page prints it; ``note`` is the number of the note that says where it was copied from."""
-    text = rounded(published.mean, 1.0, _digits(published.mean, published))
-    if published.sd is not None:
-        text += f" ± {rounded(published.sd, 1.0, _digits(published.sd, published))}"
-    return text if note is None else f"{text} [{note}]"
+def _how_to_read(results: Results, filled: Sequence[Filled], copied: dict[str | None, str]) -> Iterator[str]:
+    reading = reading_of(results)
+    rules = {item.row: _RULES.get(item.epoch_rule, f"after {item.epoch_rule}") for item in filled}
+    common = max(rules.values(), key=list(rules.values()).count)
+    yield f"Value: `{reading.metric}`{', in percent' * (reading.scale == 'percent')}, {common}."
+    yield from (f"The row {row}: {rule}." for row, rule in rules.items() if rule != common)
+    yield f"{spread_note(results)} (n/N): n of its N runs are done. div (d/n): d of n diverged, so there is no mean."
+    if any(item.best for item in filled):
+        yield "Bold: the best mean, as printed, of a column whose runs are all done; it does not mean a significant difference."
+    if count := sum(item.p_from_first_row is not None for item in filled):
+        yield (
+            f"†: differs from {filled[0].row} in the same column: Welch's t test, two-sided, p < {SIGNIFICANT} after Holm's correction for "
+            f"the {count} comparisons of this page; cells with fewer than {MIN_TESTED} runs are not tested."
+        )
+    if any(item.published for item in filled):
+        yield (
+            "95% interval: of our mean, over its runs. Gap: our mean minus the published one. Verdict: `within` when the gap is at most the "
+            "published ± (at least half of the last digit), else `outside`."
+        )
+    yield from (f"{note.strip()}: not measured by the paper. {source}." for source, note in copied.items())
+    yield from (f"Published: {source}." for source in dict.fromkeys(item.source for item in filled if item.source not in copied) if source)
 
 
-def copied_sources(published: Iterable[Reported]) -> dict[str, int]:
-    """Return source -> number of its note, of the published numbers that their paper copied from elsewhere."""
-    sources = dict.fromkeys(item.source for item in published if not item.own_run)
-    return {source: index for index, source in enumerate(sources, start=1)}
+def _what_to_doubt(results: Results, filled: Sequence[Filled]) -> Iterator[str]:
+    if any(item.p_from_first_row is not None and item.n == MIN_TESTED for item in filled):
+        yield (
+            "What n = 3 can show: two cells of equal spread must differ by 2.3 standard deviations to be marked, before any correction; no "
+            f"mark does not mean no difference. Of exact reproductions, {OUTSIDE_BY_CHANCE} in 100 would be outside by chance."
+        )
+    for cell, item in zip(results.cells, filled, strict=True):
+        runs = results.runs.loc[results.done(cell)]
+        if item.executions > 1:
+            ways = sorted({", ".join(filter(None, way)) or "float32" for way in zip(runs["execution"], runs["gpu"], strict=True)})
+            yield f"‡ {cell.label}: its runs were executed in different ways, which changes numbers: {'; '.join(ways)}."
+        if silent := len(runs) - item.n:
+            yield f"Not measured: {cell.label}: {silent} runs finished without `{item.metric}` at that epoch."
+
+
+def _run_rows(results: Results) -> list[dict[str, Any]]:
+    return [
+        {"spec": results.spec.name, "row": cell.row, "column": cell.column, **repeat}
+        | {"metric": reading_of(results).metric, "epoch_rule": results.rule(cell), "value": value}
+        | results.runs.loc[run_id, list(FACTS)].to_dict()
+        for cell in results.cells
+        for run_id, repeat, value in zip(cell.run_ids, cell.repeats, cell_values(results, cell), strict=True)
+    ]

@@ -191,8 +191,8 @@ class ExecConfig:
     debug: bool = setting(False, help="train one batch in each of two epochs, check and show everything, and keep no file")
     on_changed_code: str = setting(
         "refuse",
-        help="where the folder holds what other code has made; again: train anew, the old folder goes to aside/; equal: take it, noted",
-        choices=("refuse", "again", "equal"),
+        help="where the folder was made by a different version of the code; retrain: the old folder goes to archive/; accept: as it is",
+        choices=("refuse", "retrain", "accept"),
     )
 
 

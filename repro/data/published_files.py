@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from repro.config import registry
 from repro.data.types import ImageSet, RawDataset
 from repro.errors import UserError
 
@@ -112,3 +113,13 @@ def cifar_dataset(
     groups = dict(zip(test[f"{kind}labels"], test.get("coarse_labels", ()), strict=False))
     superclasses = tuple(int(groups[label]) for label in range(len(names))) if len(groups) == len(names) else None
     return RawDataset(joined(train), joined([test]), names, mean, std, superclasses)
+
+
+def files_of(dataset: str) -> PublishedFiles | None:
+    """Return the published files of a dataset; ``None`` where it comes with an installed package.
+
+    Raises:
+        UserError: there is no such dataset.
+    """
+    files: PublishedFiles | None = getattr(sys.modules[registry.get("dataset", dataset).build.__module__], "FILES", None)
+    return files

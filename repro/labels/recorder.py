@@ -24,7 +24,7 @@ from repro.engine.method import Method
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
 from repro.labels.trajectory import SCHEMA
-from repro.runs.manifest import Entry, entry_of
+from repro.runs.manifest import sha256
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Recorder:
         self._when = when
         dtype = torch.float16 if layout.dtype.itemsize == 2 else torch.float32
         self._digests: list[str] = []
-        self._entries: dict[str, Entry] = {}
+        self._sha256s: dict[str, str] = {}
+        self._whole = hashlib.sha256()
         self._block = torch.zeros((layout.rows, layout.num_classes), dtype=dtype, device=method.context.device)
 
     @property
@@ -86,7 +87,7 @@ class Recorder:
         """Open the trajectory of a run that has completed so many epochs; what was written after them is cut off.
 
         Raises:
-            UserError: an epoch that a resumed run has written is not there as it was written: labels cannot be made anew from a checkpoint.
+            UserError: an epoch that a resumed run has written is not as it was written: labels cannot be made again from a checkpoint.
         """
         self._folder.mkdir(exist_ok=True)
         layout = self._layout
@@ -103,15 +104,18 @@ class Recorder:
         small = {"indices.i64": train_indices.astype("<i8").tobytes(), "layout.json": json_text(described).encode()}
         for name, content in small.items():
             write_bytes(self._folder / name, content)
-            self._entries[f"labels/{name}"] = entry_of(content)
+            self._sha256s[f"labels/{name}"] = sha256(content)
         path = self._path()
         path.touch()
+        self._whole = hashlib.sha256()
         with path.open("r+b") as file:
             for epoch in range(completed_epochs):
-                if hashlib.sha256(file.read(layout.block_bytes)).hexdigest() != self._digests[epoch]:
+                content = file.read(layout.block_bytes)
+                self._whole.update(content)
+                if sha256(content) != self._digests[epoch]:
                     raise UserError(
                         f"{path}: epoch {epoch + 1} of the {completed_epochs} that the checkpoint knows is not what the run wrote: the "
-                        "file was cut, damaged or replaced. Move the run folder away to train the run anew."
+                        "file was cut, corrupted or replaced. Move the run folder away to train the run again."
                     )
             file.truncate(completed_epochs * layout.block_bytes)
         del self._digests[completed_epochs:]
@@ -119,7 +123,8 @@ class Recorder:
     def end_epoch(self, completed_epochs: int) -> None:
         """Write the block of the epoch that makes ``completed_epochs`` complete, and force it to the disk."""
         content = self._block.cpu().numpy().astype(self._layout.dtype, copy=False).tobytes()
-        self._digests = [*self._digests[: completed_epochs - 1], hashlib.sha256(content).hexdigest()]
+        self._digests.append(sha256(content))
+        self._whole.update(content)
         with self._path().open("r+b") as file:
             file.seek((completed_epochs - 1) * self._layout.block_bytes)
             file.write(content)
@@ -129,10 +134,9 @@ class Recorder:
     def _path(self) -> Path:
         return self._folder / self._layout.file_name
 
-    def entries(self) -> dict[str, Entry]:
-        """Return what the manifest says of the files: path in the run folder -> entry."""
-        size, digests = self._layout.block_bytes, tuple(self._digests)
-        return {**self._entries, f"labels/{self._layout.file_name}": Entry(size * len(digests), block_bytes=size, blocks=digests)}
+    def sha256s(self) -> dict[str, str]:
+        """Return the sha256 of each file: path in the run folder -> sha256 of what was written."""
+        return {**self._sha256s, f"labels/{self._layout.file_name}": self._whole.hexdigest()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the open block, and the sha256 of those that were written."""

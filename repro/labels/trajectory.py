@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from repro.errors import UserError
-from repro.files import read_json
-from repro.runs.manifest import Manifest, open_manifest
+from repro.runs.manifest import check, read_bytes
 
 #: The layout of ``labels/layout.json``.
 SCHEMA = 1
@@ -29,7 +29,6 @@ class Trajectory:
         num_classes: K.
         when: whether labels were noted ``before`` or ``after`` the update of their visit (C3).
         indices: positions (N,) of the training instances in the published training set.
-        manifest: of the run; what is read is checked against it. An unfinished run has none.
     """
 
     kind: str
@@ -42,13 +41,12 @@ class Trajectory:
     path: Path
     dtype: np.dtype[np.floating[Any]]
     layout: dict[str, Any]
-    manifest: Manifest | None
 
     def block(self, epoch: int) -> npt.NDArray[np.float32]:
         """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K).
 
         Raises:
-            DamagedError: the epoch is not what the run wrote.
+            UserError: the file cannot be read, or was cut after it was opened.
         """
         assert 0 <= epoch < self.epochs
         size = self.rows * self.num_classes
@@ -59,8 +57,6 @@ class Trajectory:
             raise UserError(f"{self.path} cannot be read: {error.strerror or error}.") from error
         if len(flat) < size:
             raise UserError(f"{self.path} is cut short: epoch {epoch + 1} is not whole. Put it back from a copy, or train the run again.")
-        if self.manifest is not None:
-            self.manifest.check_block(f"labels/{self.path.name}", epoch, flat)
         return flat.reshape(self.rows, self.num_classes).astype(np.float32)
 
     def rows_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -74,26 +70,29 @@ class Trajectory:
 def open_trajectory(folder: Path, *, unfinished: bool = False) -> Trajectory:
     """Return the trajectory in ``folder``, the ``labels`` of a run; of an unfinished one the epochs so far, which nothing can check yet.
 
+    All of a finished one is read once, to check it.
+
     Raises:
         UserError: there is none, it is of another layout, or a file is not what the run wrote.
     """
-    manifest = None if unfinished else open_manifest(folder.parent)
+
+    def read(name: str) -> bytes:
+        return (folder / name).read_bytes() if unfinished else read_bytes(folder.parent, f"{folder.name}/{name}")
+
     try:
-        layout = read_json(folder / "layout.json") if manifest is None else manifest.read_json("labels/layout.json")
+        layout = json.loads(read("layout.json"))
         if layout["schema"] != SCHEMA:
             path = folder / "layout.json"
             raise UserError(f"{path} has layout {layout['schema']}, this code reads {SCHEMA}. Use the code that the run was made with.")
-        path, indices = folder / str(layout["file"]), folder / str(layout["indices"])
-        content = indices.read_bytes() if manifest is None else manifest.read_bytes(f"labels/{indices.name}")
-        size = path.stat().st_size if manifest is None else manifest.size(f"labels/{path.name}")
-        return trajectory_of(layout, np.frombuffer(content, dtype="<i8").astype(np.int64), path, size=size, manifest=manifest)
+        path, indices = folder / str(layout["file"]), np.frombuffer(read(str(layout["indices"])), dtype="<i8").astype(np.int64)
+        if not unfinished:
+            check(folder.parent, f"{folder.name}/{path.name}")
+        return trajectory_of(layout, indices, path, size=path.stat().st_size)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{folder} holds no readable label trajectory ({error}). Move the run folder away and run it again.") from error
 
 
-def trajectory_of(
-    layout: dict[str, Any], indices: npt.NDArray[np.int64], path: Path, *, size: int, manifest: Manifest | None
-) -> Trajectory:
+def trajectory_of(layout: dict[str, Any], indices: npt.NDArray[np.int64], path: Path, *, size: int) -> Trajectory:
     """Return the trajectory whose blocks are the ``size`` bytes of ``path``.
 
     Raises:
@@ -111,4 +110,4 @@ def trajectory_of(
             f"{path.parent / layout['indices']}: it names {len(indices)} images, layout.json says {images}. "
             "Move the run folder away and run it again."
         )
-    return Trajectory(kind, epochs, planned, rows, num_classes, str(layout["when"]), indices, path, dtype, layout, manifest)
+    return Trajectory(kind, epochs, planned, rows, num_classes, str(layout["when"]), indices, path, dtype, layout)

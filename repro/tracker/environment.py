@@ -6,7 +6,7 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from repro.runs.lock import hold
+from repro.runs.lock import acquire
 
 #: Folder inside the run folder for everything that the client keeps beside its runs.
 DATA = "wandb-data"
@@ -29,8 +29,8 @@ def isolate(folder: Path) -> None:
 
 
 def upload_lock(folder: Path, *, timeout_s: float = 0.0) -> AbstractContextManager[None]:
-    """Hold the right to send a run to a server, as :func:`repro.runs.lock.hold` does: two processes at once would log epochs twice."""
-    return hold(folder / "wandb" / ".writer.lock", timeout_s=timeout_s)
+    """Hold the right to send a run to a server, as :func:`repro.runs.lock.acquire` does: two processes at once would log epochs twice."""
+    return acquire(folder / "wandb" / ".writer.lock", timeout_s=timeout_s)
 
 
 def described(error: Exception) -> str:

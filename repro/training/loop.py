@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -134,10 +133,10 @@ class Training:
             # Of the run's own device: another machine may show other ones beside it.
             torch.cuda.set_rng_state(state["random"][1], self._device)
 
-    def run(self, observer: Observer, *, first: Mapping[str, float] = MappingProxyType({})) -> None:
-        """Train to the end, or until the observer stops it. The first row is that of the untrained model, epoch 0, with ``first``."""
+    def run(self, observer: Observer) -> None:
+        """Train to the end, or until the observer stops it. The first row is that of the untrained model, epoch 0."""
         if self.epoch == 0 and self.batch == 0:
-            observer.evaluated(self._row(dict(first)))
+            observer.evaluated(self._row({}))
         while self.epoch < self.config.optim.epochs and not self.diverged:
             start = time.monotonic()
             row = self._train_epoch(observer)

@@ -11,6 +11,7 @@ from repro.config import registry
 from repro.engine.method import Context
 from repro.errors import UserError
 from repro.runs.inputs import InputRun
+from repro.runs.manifest import read_bytes
 
 
 def load_model(run: InputRun, context: Context) -> nn.Module:
@@ -29,14 +30,14 @@ def load_model(run: InputRun, context: Context) -> nn.Module:
             f"with {taught_with}: it would see images of another scale. Use the same."
         )
     file = "model.safetensors"
-    if file not in run.manifest.files:
+    if not (run.folder / file).exists():
         raise UserError(f"input {run.run_id} has no model.safetensors: it was trained with exec.save_model=false. Train it again with it.")
     choice = registry.get("model", str(run.fields["model.name"]))
     prefix = "model."
     settings = {key.removeprefix(prefix): value for key, value in run.fields.items() if key.startswith(prefix) and key != "model.version"}
     model: nn.Module = choice.build(choice.config(**settings), num_classes=context.num_classes, image_shape=data.image_shape)
     try:
-        model.load_state_dict(load(run.manifest.read_bytes(file)))
+        model.load_state_dict(load(read_bytes(run.folder, file)))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"input {run.run_id}: {run.folder / file} cannot be used: {str(error).splitlines()[0]}") from error
     for parameter in model.parameters():
