@@ -187,7 +187,7 @@ def _draw_images(sheet: _Sheet, made: ImagePanel, *, spread: bool) -> None:
         image.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(tile["image"])))), cmap="gray", vmin=0, vmax=255)
         image.set(xticks=[], yticks=[], xlabel=f"image {tile['instance']}")
         image.spines[:].set_visible(False)
-        chart.set_title(tile["title"], loc="left")
+        chart.set_title(tile["title"], loc="right")
         chart.grid(visible=False, axis="y")
         if tile["reason"]:
             chart.set(xticks=[], yticks=[])

@@ -15,22 +15,26 @@ def make_figure(results: Results) -> Files:
     """Return the files of a figure.
 
     Raises:
-        UserError: recorded curves or labels are corrupted; published numbers cannot be read.
+        UserError: recorded labels are corrupted; published numbers cannot be read.
     """
     spec, scale = results.spec, results.scale
-    points, images = curve_points(results), image_panels(results)
-    contents = draw(results, points, images)
-    empty = _not_drawn(results, points) | {", ".join(filter(None, (one.column, one.panel["label"]))): one.reason for one in images if not one.tiles}
-    picture = f"![{spec.title}]({spec.name}.png)" if contents else f"No picture: {'; '.join(dict.fromkeys(empty.values()))}."
-    read = [*curve_notes(results, points), *(note for made in images for note in made.notes)]
+    curves, images = curve_points(results), image_panels(results)
+    points = [*curves, *(point for made in images for point in made.points)]
+    drawn = {(point["panel"], point["column"]) for point in points if point["source"] == "runs"}
+    empty = {made.panel["label"]: made.reason for made in images if not made.tiles}
+    places = [(panel.label, column.label) for panel in spec.panels for column in spec.column_lines]
+    reason = "no done run has this metric" if "done" in set(results.runs["state"]) else "no run is done"
+    reasons = {": ".join(filter(None, place)): empty.get(place[0], reason) for place in places if place not in drawn}
+    contents = draw(results, curves, images)
+    picture = f"![{spec.title}]({spec.name}.png)" if contents else f"No picture: {'; '.join(dict.fromkeys(reasons.values()))}."
+    read = [*curve_notes(results, curves), *(note for made in images for note in made.notes)]
     # One run's labels have no spread.
-    if any(panel.type != "examples" for panel in spec.panels):
-        read.append(spread_note(results))
-    doubt = [f"Not drawn: {place}: {reason}." for place, reason in empty.items() if contents]
+    read += [spread_note(results)] if any(panel.type != "examples" for panel in spec.panels) else []
+    doubt = [f"Not drawn: {place}: {text}." for place, text in reasons.items() if contents]
     page = [*heading(spec, scale), picture, "", *notes(results, read=read, doubt=doubt, command="figures")]
-    shown = [
-        {"panel": panel.label, "classes": sorted({point["class"] for point in points if point["panel"] == panel.label})}
-        for panel in spec.panels
-        if "{k}" in panel.metric
-    ]
-    ...
+    contents |= {
+        "csv": csv_bytes([{name: point[name] for name in COLUMNS} for point in points], columns=COLUMNS),
+        "md": ("\n".join(page) + "\n").encode(),
+        "provenance.json": provenance(results),
+    }
+    return Files(spec, scale, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
