@@ -18,7 +18,7 @@ from analysis.reading.runs import Columns, Record, read_columns, read_labels, re
 from repro.errors import UserError
 from repro.files import json_text, jsonable, read_json, write_json, write_text
 from repro.labels.trajectory import Trajectory
-from sweeps.spec import Scale
+from sweeps.spec import PAPER, Scale
 
 FOLDER = "evidence"
 _SHA256 = "sha256.json"
@@ -56,7 +56,7 @@ def open_source(folder: Path, scale: Scale) -> Source:
     if (folder / scale.name / _SHA256).exists():
         return open_evidence(folder / scale.name)
     run_ids = sorted(path.parent.name for path in folder.glob("*/status.json"))
-    plans = folder / "plans" / ("" if scale.name == "paper" else scale.name)
+    plans = folder / "plans" / ("" if scale.name == PAPER else scale.name)
     return Source(
         plans,
         run_ids,

@@ -90,7 +90,7 @@ def _drawn(results: Results) -> dict[str, dict[str, Any]]:
     if all(panel.type == "curve" and "{k}" not in panel.metric for panel in results.spec.panels):
         return {}
     # matplotlib takes a second to import.
-    from analysis.figures.panels_labels import drawn_of
+    from analysis.figures.labels import drawn_of
 
     return drawn_of(results)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from sweeps.expand import digest, expand
 
 from analysis.reading.evidence import Source
 from analysis.reading.runs import curves_frame, runs_frame
 from repro.errors import UserError
 from repro.files import read_json
-from sweeps.spec import Scale, Spec, known_specs
+from sweeps.expand import digest, expand
+from sweeps.spec import PAPER, Scale, Spec, known_specs
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,8 @@ class Results:
 
     def rule(self, cell: Cell) -> str:
         """Return the epoch at which the value of ``cell`` is read: ``last``, ``best_val``, ``best_test`` or ``epoch N``."""
-        assert self.spec.value is not None
-        rule = next((line.epoch for line in self.spec.row_lines if line.label == cell.row and line.epoch), self.spec.value.epoch)
-        return self.scale.numbered_epochs or rule if rule.startswith("epoch") else rule
+        rule = next(line.epoch for line in self.spec.row_lines if line.label == cell.row)
+        return self.scale.epoch(rule or self.spec.value.epoch)
 
     def values(self, cell: Cell, metric: str, rule: str) -> list[float | None]:
         """Return the value of each run of ``cell``: ``None`` where it is not done or has none, NaN where it diverged before that epoch."""
@@ -118,4 +117,4 @@ def _cell(planned: dict[str, Any]) -> Cell:
 def command_name(spec: Spec, scale: Scale) -> str:
     """Return how a command names ``spec``: by its name when it comes with the suite, else by its file, without the folder."""
     name = spec.name if known_specs().get(spec.name) == spec.path else spec.path.name
-    return name if scale.name == "paper" else f"{name} --scale {scale.name}"
+    return name if scale.name == PAPER else f"{name} --scale {scale.name}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from analysis.reading.stats import rounded
 from analysis.tables.claims import Outcome, Tested, examine
 from analysis.tables.formats import csv_bytes, grid_lines
-from analysis.tables.page import stamp_lines
+from analysis.tables.page import disclaimer_lines
 from sweeps.claims import Claim, Claims, load_claims
-from sweeps.spec.load import Scale, load_scale
+from sweeps.spec import Scale, load_scale
 
 #: The files, below the folder of the pages.
 PAGE, TABLE = "claims.md", "claims.csv"
@@ -48,7 +48,7 @@ def _page(claims: Claims, tested: Sequence[Tested]) -> str:
         "",
     ]
     for item in tested:
-        lines += [f"## Scale: {item.scale.title}", "", *stamp_lines(item.scale)]
+        lines += [f"## Scale: {item.scale.name}", "", *disclaimer_lines(item.scale)]
         lines += ["Sanity:", "", *_grid(item.sanity), "", "Claims:", "", *_grid(item.claims), ""]
     lines += ["---", "", "- To rebuild this page: `python -m analysis claims`."]
     return "\n".join(lines) + "\n"
@@ -97,13 +97,7 @@ def _rows(tested: Sequence[Tested]) -> list[dict[str, object]]:
 def _row(scale: Scale, kind: str, claim: Claim, outcome: Outcome) -> dict[str, object]:
     low, high = outcome.interval or (None, None)
     adjusted_low, adjusted_high = outcome.adjusted or (None, None)
-    row: dict[str, object] = {
-        "scale": scale.title,
-        "kind": kind,
-        "id": claim.id,
-        "comparison": outcome.label,
-        "difference": outcome.difference,
-    }
-    row |= {"low_95": low, "high_95": high, "low_adjusted": adjusted_low, "high_adjusted": adjusted_high}
+    row: dict[str, object] = {"scale": scale.name, "kind": kind, "id": claim.id, "comparison": outcome.label}
+    row |= {"difference": outcome.difference, "low_95": low, "high_95": high, "low_adjusted": adjusted_low, "high_adjusted": adjusted_high}
     row |= {"margin": claim.margin, "direction": claim.direction, "runs": outcome.runs, "runs_planned": outcome.planned}
     return row | {"published": outcome.published, "verdict": outcome.verdict}

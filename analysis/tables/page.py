@@ -18,26 +18,31 @@ from analysis.reading.results import Cell, Results, command_name
 from analysis.tables.formats import csv_bytes, grid_lines, latex_table
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
-from sweeps.spec import Scale, Spec
+from sweeps.spec import PAPER, Scale, Spec
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one table or figure: name -> content; the page itself is ``<spec>.md``."""
+    """The files of one table or figure, made from ``results``: name -> content; the page itself is ``<spec>.md``."""
 
-    spec: Spec
-    scale: Scale
+    results: Results
     contents: dict[str, bytes]
+
+    @property
+    def name(self) -> str:
+        """The name of the spec."""
+        return self.results.spec.name
 
     @property
     def page(self) -> str:
         """The Markdown page."""
-        return self.contents[f"{self.spec.name}.md"].decode()
+        return self.contents[f"{self.name}.md"].decode()
 
-    def folder(self, out: Path) -> Path:
-        """Return where below ``out`` the files lie: each scale but the paper's has a folder, and so has what is not in the paper."""
-        scaled = out if self.scale.name == "paper" else out / self.scale.name
-        return scaled if re.fullmatch(r"(table|figure)\d+", self.spec.name) else scaled / self.spec.name
+    @property
+    def folder(self) -> Path:
+        """Where the files lie below all pages: each scale but the paper's has a folder, and so has what is not in the paper."""
+        scale = "" if self.results.scale.name == PAPER else self.results.scale.name
+        return Path(scale) / ("" if re.fullmatch(r"(table|figure)\d+", self.name) else self.name)
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
@@ -84,7 +89,7 @@ def table_files(
     page = [*heading(spec, scale), *grid, "", *(["## Comparison with what is published", "", *beside, ""] if beside else []), *closing]
     tex = latex_table(spec.name, one_line(f"{spec.title}. {scale.disclaimer} {spec.caption}"), columns, body)
     contents = {"md": ("\n".join(page) + "\n").encode(), "tex": tex.encode(), "cells.csv": csv_bytes(rows)}
-    return Files(spec, scale, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
+    return Files(results, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
 def provenance(results: Results, **more: Any) -> bytes:

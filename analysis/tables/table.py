@@ -14,7 +14,7 @@ from analysis.tables.formats import csv_bytes, grid_lines
 from analysis.tables.page import Files, notes, provenance, spread_note, table_files
 from repro.errors import UserError
 from repro.metric_names import definition_of
-from sweeps.spec import Reading
+from sweeps.spec import PAPER, Reading
 
 #: Below this adjusted p value a difference is marked.
 SIGNIFICANT = 0.05
@@ -80,7 +80,7 @@ def fill_table(results: Results) -> list[Filled]:
     Raises:
         UserError: a published number is in another unit.
     """
-    spec, reading, reported = results.spec, reading_of(results), read_reported(results.spec)
+    spec, reading, reported = results.spec, results.spec.value, read_reported(results.spec)
     unit, spread = factor(reading.scale), spec.cell.spread != "none"
     summaries = {
         cell.place: summarize([v for v in cell_values(results, cell) if v is not None], expected=len(cell.run_ids))
@@ -131,24 +131,18 @@ def make_table(results: Results) -> Files:
         source: f" [{index}]"
         for index, source in enumerate(dict.fromkeys(item.source for item in filled if item.copied_by_the_paper), start=1)
     }
-    beside = _beside(reading_of(results), filled, copied)
+    beside = _beside(results.spec.value, filled, copied)
     closing = notes(
         results, read=list(_how_to_read(results, filled, copied)), doubt=list(_what_to_doubt(results, filled)), command="tables"
     )
     files = table_files(results, [item.shown for item in filled], beside, closing, [vars(item) for item in filled])
     more = {"runs.csv": csv_bytes(_run_rows(results)), "provenance.json": provenance(results)}
-    return Files(files.spec, files.scale, files.contents | {f"{files.spec.name}.{kind}": content for kind, content in more.items()})
-
-
-def reading_of(results: Results) -> Reading:
-    """Return what a table reads of its runs."""
-    assert results.spec.value is not None
-    return results.spec.value
+    return Files(results, files.contents | {f"{files.name}.{kind}": content for kind, content in more.items()})
 
 
 def cell_values(results: Results, cell: Cell) -> list[float | None]:
     """Return what a table reads of each run of ``cell``: ``None`` where it is not done, or not measured."""
-    return results.values(cell, reading_of(results).metric, results.rule(cell))
+    return results.values(cell, results.spec.value.metric, results.rule(cell))
 
 
 def _best(reading: Reading, summaries: dict[tuple[str, str], Summary]) -> set[tuple[str, str]]:
@@ -179,14 +173,14 @@ def _compare(results: Results, summary: Summary, published: Reported | None) -> 
     Raises:
         UserError: the published number is in another unit than the table.
     """
-    reading = reading_of(results)
+    reading = results.spec.value
     if published is None:
         return None, "no published number" if summary.complete else None
     if published.unit != reading.scale:
         raise UserError(
             f"{results.spec.path}: {published.row}, {published.column} is published in {published.unit}, the table in {reading.scale}."
         )
-    if results.scale.name != "paper":
+    if results.scale.name != PAPER:
         return None, "another scale"
     if summary.mean is None or not summary.complete:
         return None, "not run" if summary.n == 0 else "diverged" if summary.diverged else "incomplete"
@@ -210,7 +204,7 @@ def _beside(reading: Reading, filled: Sequence[Filled], copied: dict[str | None,
 
 
 def _how_to_read(results: Results, filled: Sequence[Filled], copied: dict[str | None, str]) -> Iterator[str]:
-    reading = reading_of(results)
+    reading = results.spec.value
     rules = {item.row: _RULES.get(item.epoch_rule, f"after {item.epoch_rule}") for item in filled}
     common = max(rules.values(), key=list(rules.values()).count)
     yield f"Value: `{reading.metric}`{', in percent' * (reading.scale == 'percent')}, {common}."
@@ -250,7 +244,7 @@ def _what_to_doubt(results: Results, filled: Sequence[Filled]) -> Iterator[str]:
 def _run_rows(results: Results) -> list[dict[str, Any]]:
     return [
         {"spec": results.spec.name, "row": cell.row, "column": cell.column, **repeat}
-        | {"metric": reading_of(results).metric, "epoch_rule": results.rule(cell), "value": value}
+        | {"metric": results.spec.value.metric, "epoch_rule": results.rule(cell), "value": value}
         | results.runs.loc[run_id, list(FACTS)].to_dict()
         for cell in results.cells
         for run_id, repeat, value in zip(cell.run_ids, cell.repeats, cell_values(results, cell), strict=True)
