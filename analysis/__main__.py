@@ -54,7 +54,7 @@ def _collect(chosen: argparse.Namespace) -> None:
     print(
         f"{len(runs) - len(others)} runs", *(f"left out: {run.run_id}: {run.state} {run.problem}" for run in others.itertuples()), sep="\n"
     )
-    _print_files([target / "runs.parquet", target / "curves.parquet"])
+    _print_files([target / "runs.csv", target / "curves.csv.gz"])
 
 
 def _tables_or_figures(chosen: argparse.Namespace) -> None:
@@ -109,7 +109,7 @@ def _evidence(chosen: argparse.Namespace) -> None:
     scale = load_scale(chosen.scale)
     path, source = chosen.out / FOLDER / scale.name, open_source(chosen.runs, scale)
     if chosen.restore:
-        print(f"{len(restore(_specs(chosen), open_evidence(path), source))} runs restored in {chosen.runs}")
+        print(f"{len(restore(_specs(chosen), open_evidence(path), source, chosen.runs))} runs restored in {chosen.runs}")
         return
     for name, problem in add(_specs(chosen), scale, source, path).items():
         print(f"left out: {name}: {problem}", file=sys.stderr)
@@ -143,7 +143,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str]] = {
-    "collect": (_collect, "write every finished run and its curves as runs.parquet and curves.parquet into the runs folder"),
+    "collect": (_collect, "write every finished run and its curves as runs.csv and curves.csv.gz into the runs folder"),
     "tables": (_tables_or_figures, "write tables as Markdown, CSV and LaTeX with their provenance, and print them"),
     "figures": (_tables_or_figures, "write figures as PNG, SVG and PDF, with what is plotted as CSV"),
     "report": (_report, "write one HTML page with tables, figures and a browser of labels, that opens without a network"),

@@ -5,8 +5,6 @@ There is a page for each plan ``paper_tables/evidence/<scale>/plans/<spec>.json`
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,8 +31,6 @@ Made by `python -m analysis build` from the [evidence](evidence), the finished r
 edited by hand: `python -m analysis check` fails if a byte differs from what the evidence gives. Each page ends with how to read
 it, what to doubt, and the commands that make its runs. The published numbers, cell by cell, are in [reported](reported/README.md).
 """
-
-_FOOT = "Cells: filled, partly filled, empty. Compared with the paper: within or outside the published spread, by the rule on the page.\n"
 
 
 def make_files(spec: Spec, scale: Scale, source: Source, *, published: bool = True) -> Files:
@@ -72,7 +68,7 @@ def build(tables: Path) -> dict[Path, bytes]:
         contents |= {files.folder / name: content for files in pages for name, content in files.contents.items()}
         index += _index(scale, pages)
     contents |= {Path(name): content for name, content in claims_files(tables / FOLDER).items()}
-    return contents | {Path("README.md"): "\n".join([*index, _FOOT]).encode()}
+    return contents | {Path("README.md"): "\n".join(index).encode()}
 
 
 def write(tables: Path) -> list[Path]:
@@ -104,27 +100,13 @@ def _index(scale: Scale, pages: Sequence[Files]) -> list[str]:
     """Return the lines of the index on one scale."""
     body = []
     for files in pages:
-        link = f"[{files.name}]({(files.folder / files.name).as_posix()}.md)"
-        body.append([link, files.results.spec.title, *_state(files)])
+        results = files.results
+        whole = sum(len(results.done(cell)) == len(cell.run_ids) for cell in results.cells if cell.run_ids)
+        counts = [
+            f"{(results.runs['state'] == 'done').sum()} of {len(results.runs)}",
+            f"{whole} of {sum(bool(cell.run_ids) for cell in results.cells)}",
+        ]
+        body.append([f"[{files.name}]({(files.folder / files.name).as_posix()}.md)", results.spec.title, *counts])
     title = "At full scale" if scale.name == PAPER else f"Scale: {scale.name}"
-    grid = grid_lines(["page", "what it shows", "runs done", "cells", "compared with the paper"], body, left=5)
+    grid = grid_lines(["page", "what it shows", "runs done", "whole cells"], body, left=2)
     return [f"## {title}", "", *disclaimer_lines(scale), *grid, ""]
-
-
-def _state(files: Files) -> list[str]:
-    results = files.results
-    if results.runs.empty:
-        return ["no runs needed", "", ""]
-    shares = [(len(results.done(cell)), len(cell.run_ids)) for cell in results.cells if cell.run_ids]
-    states = Counter("filled" if done == planned else "partly" if done else "empty" for done, planned in shares)
-    cells = csv.DictReader(files.contents.get(f"{files.name}.cells.csv", b"").decode().splitlines())
-    verdicts = Counter(cell["verdict"] for cell in cells)
-    done = int((results.runs["state"] == "done").sum())
-    texts = [
-        ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
-        for counts, names in ((states, _STATES), (verdicts, _VERDICTS))
-    ]
-    return [f"{done} of {len(results.runs)}", *texts]
-
-
-_STATES, _VERDICTS = ("filled", "partly", "empty"), ("within", "outside")

@@ -69,18 +69,14 @@ class Results:
 
     def values(self, cell: Cell, metric: str, rule: str) -> list[float | None]:
         """Return the value of each run of ``cell``: ``None`` where it is not done or has none, NaN where it diverged before that epoch."""
-        column = self.runs.get(f"{metric}@{rule}")
         if rule.startswith("epoch"):
-            column = self._after(int(rule.split()[1]), metric)
-        return [None if column is None else column[run_id] for run_id in cell.run_ids]
-
-    def _after(self, epoch: int, metric: str) -> dict[str, float | None]:
-        chosen = self.curves[(self.curves["metric"] == metric) & (self.curves["epoch"] == epoch)]
-        values = dict(zip(chosen["run_id"], chosen["value"], strict=True))
-        # A run that diverged before that epoch has no value there, and NaN as its last.
-        last = self.runs.get(f"{metric}@last", {})
-        diverged = {run_id: value for run_id, value in last.items() if value is not None and math.isnan(value)}
-        return {run_id: values.get(run_id, diverged.get(run_id)) for run_id in self.runs.index}
+            epoch, last = int(rule.split()[1]), self.values(cell, metric, "last")
+            chosen = self.curves[(self.curves["metric"] == metric) & (self.curves["epoch"] == epoch)].set_index("run_id")["value"]
+            # A run that diverged before that epoch has no value there, and NaN as its last.
+            diverged = [value if value is not None and math.isnan(value) else None for value in last]
+            return [chosen.get(run_id, otherwise) for run_id, otherwise in zip(cell.run_ids, diverged, strict=True)]
+        column = self.runs.get(f"{metric}@{rule}", {})
+        return [column.get(run_id) for run_id in cell.run_ids]
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:

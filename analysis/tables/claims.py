@@ -24,7 +24,6 @@ from analysis.reading.evidence import open_source
 from analysis.reading.reported import read_reported
 from analysis.reading.results import Results, read_results
 from analysis.reading.stats import contrast, factor, summarize
-from analysis.tables.table import cell_values
 from sweeps.claims import Claim, Claims, Test
 from sweeps.spec import Scale, load_spec
 
@@ -32,7 +31,6 @@ from sweeps.spec import Scale, load_spec
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN, WITHHELD = "supported", "contradicted", "undecided", "not run", "withheld"
 
 _CONFIDENCE = 0.95
-Bounds = tuple[float, float] | None
 
 #: The values of one cell's runs, each with its run_id; ``None``: not done, or not measured.
 Values = tuple[tuple[str, float | None], ...]
@@ -50,21 +48,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim at one scale, or one of its comparisons; ``runs`` of ``planned`` are done.
+    """A claim at one scale, or one of its comparisons, as ``claims.csv`` has it; ``runs`` of ``runs_planned`` are done.
 
     Attributes:
         difference: ``None`` where runs are missing, NaN where one diverged.
-        interval, adjusted: t intervals at 95%, and at the confidence that the verdict is given at.
+        low_95, high_95: the t interval at 95%.
+        low_adjusted, high_adjusted: that at the confidence that the verdict is given at.
+        parts: of a claim, its comparisons.
     """
 
-    label: str
+    comparison: str
     runs: int
-    planned: int
+    runs_planned: int
     published: float | None
     verdict: str = NOT_RUN
     difference: float | None = None
-    interval: Bounds = None
-    adjusted: Bounds = None
+    low_95: float | None = None
+    high_95: float | None = None
+    low_adjusted: float | None = None
+    high_adjusted: float | None = None
     parts: tuple[Outcome, ...] = ()
 
 
@@ -110,25 +112,21 @@ def _compared(claim: Claim, comparison: Comparison, confidence: float) -> Outcom
     for weight, values in comparison.terms:
         weights[values] = weights.get(values, 0.0) + weight
     outcome = Outcome(comparison.label, *_runs(weights), comparison.published)
-    if outcome.runs < outcome.planned or not outcome.planned:
+    if outcome.runs < outcome.runs_planned or not outcome.runs:
         return outcome
     terms = [(weight, summarize([value for _, value in of if value is not None], expected=len(of))) for of, weight in weights.items()]
     difference = math.fsum(weight * (summary.mean or 0.0) for weight, summary in terms) - comparison.constant
     half, adjusted = (contrast(terms, confidence=level) for level in (_CONFIDENCE, confidence))
+    outcome = replace(outcome, difference=difference, verdict=UNDECIDED)
     if half is None or adjusted is None:
-        return replace(outcome, difference=difference, verdict=UNDECIDED)
-    bounds = (difference - adjusted, difference + adjusted)
-    return replace(
-        outcome,
-        difference=difference,
-        interval=(difference - half, difference + half),
-        adjusted=bounds,
-        verdict=_verdict(claim, bounds),
-    )
+        return outcome
+    outcome = replace(outcome, low_95=difference - half, high_95=difference + half)
+    outcome = replace(outcome, low_adjusted=difference - adjusted, high_adjusted=difference + adjusted)
+    return replace(outcome, verdict=_verdict(claim, difference - adjusted, difference + adjusted))
 
 
-def _verdict(claim: Claim, bounds: tuple[float, float]) -> str:
-    above, below = bounds[0] > claim.margin, bounds[1] < claim.margin
+def _verdict(claim: Claim, low: float, high: float) -> str:
+    above, below = low > claim.margin, high < claim.margin
     wanted, other = (above, below) if claim.direction == "higher" else (below, above)
     return SUPPORTED if wanted else CONTRADICTED if other else UNDECIDED
 
@@ -148,7 +146,7 @@ def _least(claim: Claim, parts: tuple[Outcome, ...], runs: int, planned: int) ->
         return Outcome("the least of all", runs, planned, published, parts=parts)
     # One that diverged has no difference, and supports nothing.
     least = min(parts, key=lambda part: -math.inf if math.isnan(part.difference or 0.0) else sign * (part.difference or 0.0))
-    return replace(least, runs=runs, planned=planned, published=published, verdict=verdict, parts=parts)
+    return replace(least, runs=runs, runs_planned=planned, published=published, verdict=verdict, parts=parts)
 
 
 class _Cells:
@@ -164,11 +162,10 @@ class _Cells:
             for row, column in itertools.product(test.rows, test.columns):
                 label = f"{test.spec}: {', '.join(filter(None, (row, column)))}: {' with '.join(test.metrics)}"
                 yield Comparison(label, ((1.0, self._values(test, (row, column))),), test.above)
-        for row, column in itertools.product(test.rows, test.columns):
-            for other in test.over:
-                yield self._difference(test, (row, column), (other, column), f"{row} over {other}, {column}")
-            for other in test.over_columns:
-                yield self._difference(test, (row, column), (row, other), f"{column} over {other}, {row}")
+        for row, other, column in itertools.product(test.rows, test.over, test.columns):
+            yield self._difference(test, (row, column), (other, column), f"{row} over {other}, {column}")
+        for row, column, other in itertools.product(test.rows, test.columns, test.over_columns):
+            yield self._difference(test, (row, column), (row, other), f"{column} over {other}, {row}")
 
     def _difference(self, test: Test, one: tuple[str, str], two: tuple[str, str], label: str) -> Comparison:
         reported = read_reported(load_spec(test.spec))
@@ -189,7 +186,8 @@ class _Cells:
             values = [_measure(test, results.curves[results.curves["run_id"] == run_id]) for run_id in cell.run_ids]
         else:
             unit = factor(results.spec.value.scale)
-            values = [None if value is None else unit * value for value in cell_values(results, cell)]
+            read = results.values(cell, results.spec.value.metric, results.rule(cell))
+            values = [None if value is None else unit * value for value in read]
         return tuple((run_id, None if cell.untuned else value) for run_id, value in zip(cell.run_ids, values, strict=True))
 
 
@@ -207,14 +205,11 @@ def _measure(test: Test, curves: pd.DataFrame) -> float | None:
 
 def _correlation(curves: pd.DataFrame, one: str, other: str) -> float | None:
     """Return Spearman's correlation of the last values of two series over the classes; 0 where one is constant."""
-    from scipy.stats import spearmanr
-
-    last = dict(zip(curves["metric"], curves["value"], strict=True))
-    prefixes = one.removesuffix("{k}"), other.removesuffix("{k}")
-    numbers = sorted(name.removeprefix(prefixes[0]) for name in last if name.startswith(prefixes[0]))
-    first, second = ([last[prefix + number] for number in numbers if prefixes[1] + number in last] for prefix in prefixes)
+    last = curves.drop_duplicates("metric", keep="last").set_index("metric")["value"]
+    series = [last.filter(like=family.removesuffix("{k}")).rename(lambda name: name.rpartition("/")[2]) for family in (one, other)]
+    first, second = series[0].align(series[1], join="inner")
     if len(first) < 3:
         return None
-    if len(set(first)) == 1 or len(set(second)) == 1:
+    if first.nunique() == 1 or second.nunique() == 1:
         return 0.0
-    return float(spearmanr(first, second).statistic)
+    return float(first.corr(second, method="spearman"))
