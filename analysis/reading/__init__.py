@@ -15,7 +15,7 @@
     source.labels(run_id)         # recorded labels (repro.labels.trajectory); None where there are none, as in evidence
     source.record(run_id)         # the JSON that the table of runs is made of: status, fields, final, cost, provenance
 
-Of labels, evidence keeps what figures draw: ``analysis.figures.panels_labels.drawn_of(results)`` returns it when evidence is written, as
+Of labels, evidence keeps what figures draw: ``analysis.figures.labels.drawn_of(results)`` returns it when evidence is written, as
 run_id -> JSON (names of classes, chosen labels and images, by panel), for the runs that it has something of. When the page is made from
 evidence, ``source.record(run_id)["drawn"][spec.name]`` has it.
 

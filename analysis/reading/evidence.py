@@ -7,9 +7,8 @@ a run a line, ``curves.jsonl`` with those of its curves that a page or a claim r
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from analysis.reading.runs import Columns, Record, read_columns, read_labels, re
 from repro.errors import UserError
 from repro.files import json_text, jsonable, read_json, write_json, write_text
 from repro.labels.trajectory import Trajectory
-from sweeps.spec import Scale
+from repro.runs import manifest
+from sweeps.spec import PAPER, Scale
 
 FOLDER = "evidence"
 _SHA256 = "sha256.json"
@@ -56,47 +56,40 @@ def open_source(folder: Path, scale: Scale) -> Source:
     if (folder / scale.name / _SHA256).exists():
         return open_evidence(folder / scale.name)
     run_ids = sorted(path.parent.name for path in folder.glob("*/status.json"))
-    plans = folder / "plans" / ("" if scale.name == "paper" else scale.name)
-    return Source(
-        plans,
-        run_ids,
-        lambda name: read_record(folder / name),
-        lambda name: read_columns(folder / name),
-        lambda name: read_labels(folder / name),
-    )
+    plans = folder / "plans" / ("" if scale.name == PAPER else scale.name)
+    record, columns, labels = (lambda run_id, read=read: read(folder / run_id) for read in (read_record, read_columns, read_labels))
+    return Source(plans, run_ids, record, columns, labels)
 
 
 def open_evidence(path: Path) -> Source:
-    """Return the evidence of one scale; raises what :func:`open_source` raises."""
+    """Return the evidence of one scale, without any run where there is none; raises what :func:`open_source` raises."""
     for name, sha256 in read_json(path / _SHA256).items() if path.exists() else ():
-        if not (path / name).exists() or hashlib.sha256((path / name).read_bytes()).hexdigest() != sha256:
+        if not (path / name).exists() or manifest.sha256((path / name).read_bytes()) != sha256:
             raise UserError(f"{path / name} is not as `python -m analysis evidence` wrote it. Put it back: git checkout -- {path}")
     records, curves = _read_lines(path / "runs.jsonl"), _read_lines(path / "curves.jsonl")
-    return Source(
-        path / "plans",
-        list(records),
-        lambda name: {"place": str(path / "runs.jsonl"), **records.get(name, {"run_id": name, "status": {"state": "missing"}})},
-        lambda name: {key: values for key, values in curves.get(name, {"epoch": []}).items() if key != "run_id"},
-        lambda name: None,
-    )
+
+    def record(run_id: str) -> Record:
+        return {"run_id": run_id, "status": {"state": "missing"}, "place": str(path / "runs.jsonl"), **records.get(run_id, {})}
+
+    return Source(path / "plans", list(records), record, lambda run_id: curves.get(run_id, {"epoch": []}), lambda run_id: None)
 
 
 def write_evidence(path: Path, plans: Mapping[str, Any], records: Mapping[str, Record], curves: Mapping[str, Columns]) -> None:
-    """Write the evidence of a scale: plans by spec, records and curves by run.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Write the evidence of a scale: plans by spec, records and curves by run."""
     files = {f"plans/{name}.json": json_text(plan) for name, plan in plans.items()}
-    for name, lines in (("runs.jsonl", records), ("curves.jsonl", curves)):
-        texts = [json.dumps(jsonable({"run_id": run_id, **lines[run_id]}), sort_keys=True, allow_nan=False) for run_id in sorted(lines)]
-        files[name] = "".join(f"{text}\n" for text in texts)
+    for name, items in (("runs.jsonl", records), ("curves.jsonl", curves)):
+        files[name] = json_lines({"run_id": run_id, **items[run_id]} for run_id in sorted(items))
     (path / "plans").mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write_text(path / name, text)
-    write_json(path / _SHA256, {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()})
+    write_json(path / _SHA256, {name: manifest.sha256(text.encode()) for name, text in files.items()})
+
+
+def json_lines(items: Iterable[Mapping[str, Any]]) -> str:
+    """Return a line of sorted JSON for each of ``items``."""
+    return "".join(json.dumps(jsonable(dict(item)), sort_keys=True, allow_nan=False) + "\n" for item in items)
 
 
 def _read_lines(path: Path) -> dict[str, dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {item["run_id"]: item for item in map(json.loads, lines)}
+    return {item.pop("run_id"): item for item in map(json.loads, lines)}

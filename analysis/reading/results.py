@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from sweeps.expand import digest, expand
 
 from analysis.reading.evidence import Source
 from analysis.reading.runs import curves_frame, runs_frame
 from repro.errors import UserError
 from repro.files import read_json
-from sweeps.spec import Scale, Spec, known_specs
+from sweeps.expand import digest, expand
+from sweeps.spec import PAPER, Scale, Spec, known_specs
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,19 @@ class Results:
 
     def rule(self, cell: Cell) -> str:
         """Return the epoch at which the value of ``cell`` is read: ``last``, ``best_val``, ``best_test`` or ``epoch N``."""
-        assert self.spec.value is not None
-        rule = next((line.epoch for line in self.spec.row_lines if line.label == cell.row and line.epoch), self.spec.value.epoch)
-        return self.scale.numbered_epochs or rule if rule.startswith("epoch") else rule
+        rule = next(line.epoch for line in self.spec.row_lines if line.label == cell.row)
+        return self.scale.epoch(rule or self.spec.value.epoch)
 
     def values(self, cell: Cell, metric: str, rule: str) -> list[float | None]:
         """Return the value of each run of ``cell``: ``None`` where it is not done or has none, NaN where it diverged before that epoch."""
-        column = self.runs.get(f"{metric}@{rule}")
         if rule.startswith("epoch"):
-            column = self._after(int(rule.split()[1]), metric)
-        return [None if column is None else column[run_id] for run_id in cell.run_ids]
-
-    def _after(self, epoch: int, metric: str) -> dict[str, float | None]:
-        chosen = self.curves[(self.curves["metric"] == metric) & (self.curves["epoch"] == epoch)]
-        values = dict(zip(chosen["run_id"], chosen["value"], strict=True))
-        # A run that diverged before that epoch has no value there, and NaN as its last.
-        last = self.runs.get(f"{metric}@last", {})
-        diverged = {run_id: value for run_id, value in last.items() if value is not None and math.isnan(value)}
-        return {run_id: values.get(run_id, diverged.get(run_id)) for run_id in self.runs.index}
+            epoch, last = int(rule.split()[1]), self.values(cell, metric, "last")
+            chosen = self.curves[(self.curves["metric"] == metric) & (self.curves["epoch"] == epoch)].set_index("run_id")["value"]
+            # A run that diverged before that epoch has no value there, and NaN as its last.
+            diverged = [value if value is not None and math.isnan(value) else None for value in last]
+            return [chosen.get(run_id, otherwise) for run_id, otherwise in zip(cell.run_ids, diverged, strict=True)]
+        column = self.runs.get(f"{metric}@{rule}", {})
+        return [column.get(run_id) for run_id in cell.run_ids]
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
@@ -118,4 +113,4 @@ def _cell(planned: dict[str, Any]) -> Cell:
 def command_name(spec: Spec, scale: Scale) -> str:
     """Return how a command names ``spec``: by its name when it comes with the suite, else by its file, without the folder."""
     name = spec.name if known_specs().get(spec.name) == spec.path else spec.path.name
-    return name if scale.name == "paper" else f"{name} --scale {scale.name}"
+    return name if scale.name == PAPER else f"{name} --scale {scale.name}"

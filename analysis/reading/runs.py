@@ -23,8 +23,14 @@ Record = dict[str, Any]
 #: Curves of a run: ``epoch`` and each metric -> a value for each evaluation, ``None`` where it has none.
 Columns = dict[str, list[Any]]
 
+#: The files of a run folder that are a part of its record as they are.
+PARTS = ("final", "cost", "provenance")
+
 #: Where a run comes from and what it cost, as every table of runs shows it.
 FACTS = ("run_id", "state", "problem", "git_sha", "dirty_sha256", "torch", "device", "ended", "wall_s", "gpu_hours", "peak_gib")
+
+#: What tells apart how runs were made: versions of the code, with uncommitted changes; machines; settings of ``exec`` that move numbers.
+MADE_WITH = ("code", "torch", "machine", "execution")
 
 #: What of a machine moves the last digits.
 _MACHINE = ("processor", "cpu_capability", "threads", "gpu", "driver", "cuda", "cudnn")
@@ -39,12 +45,11 @@ def read_record(folder: Path) -> Record:
     try:
         record["status"] = read_json(folder / "status.json")
         if record["status"]["state"] == "done":
-            names = ("identity", "final", "cost", "provenance")
-            identity, *others = (manifest.read_json(folder, f"{name}.json") for name in names)
+            identity = manifest.read_json(folder, "identity.json")
             if identity["run_id"] != folder.name:
                 raise UserError(f"{folder} holds another run, {identity['run_id']}")
             manifest.read_bytes(folder, "metrics.jsonl")
-            record |= {"fields": identity["fields"], **dict(zip(names[1:], others, strict=True))}
+            record |= {"fields": identity["fields"], **{name: manifest.read_json(folder, f"{name}.json") for name in PARTS}}
     except FileNotFoundError:
         record["status"] = {"state": "missing"}
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
@@ -89,11 +94,15 @@ def curves_frame(curves: Mapping[str, Columns]) -> pd.DataFrame:
 
 def _row(record: Record) -> Record:
     status, cost, provenance = record["status"], record.get("cost", {}), record.get("provenance", {})
-    git, sha256 = provenance.get("git") or {}, provenance.get("sha256", {})
+    git = provenance.get("git") or {}
+    # A run that was resumed elsewhere, or with another version of the code, was made with both.
+    code = [
+        f"{str(item.get('sha'))[:12]}{' with changes' * bool(item.get('dirty_sha256'))}"
+        for item in [*provenance.get("earlier_git", []), git]
+    ]
     attempts = [attempt["facts"] for attempt in provenance.get("attempts", [])]
     machines = [", ".join(f"{key} {facts[key]}" for key in _MACHINE if facts.get(key) is not None) for facts in attempts]
-    # What of exec moved the numbers is no part of a run's id, so one cell may mix what differs in it.
-    execution = [f"{key}={value}" for key, value in provenance.get("execution", {}).items() if value not in (False, "float32", "precision")]
+    execution = [f"{key} {value}" for key, value in provenance.get("execution", {}).items() if value not in (False, "float32", "precision")]
     row = {
         "run_id": record["run_id"],
         "state": status["state"],
@@ -104,14 +113,9 @@ def _row(record: Record) -> Record:
         "device": provenance.get("device"),
         "ended": status.get("ended") or "",
         **{key: cost.get(key) for key in ("wall_s", "gpu_hours", "peak_gib")},
-        "place": record.get("place"),
-        "code_sha256": provenance.get("code"),
-        "dataset_sha256": sha256.get("dataset"),
-        "noise_sha256": sha256.get("noise"),
-        "execution": ", ".join(sorted(execution)),
-        "gpu": ", then ".join(dict.fromkeys(str(facts.get("gpu")) for facts in attempts)),
-        "machine": machines[-1] if machines else None,
-        "resumed_elsewhere": bool(provenance.get("earlier_git")) or len(set(machines)) > 1,
+        "code": ", then ".join(dict.fromkeys(code)),
+        "machine": ", then ".join(dict.fromkeys(machines)),
+        "execution": ", ".join(sorted(execution)) or "float32",
     }
     results = {f"{metric}@{rule}": number(value) for metric, rules in record.get("final", {}).items() for rule, value in rules.items()}
     return row | record.get("fields", {}) | results

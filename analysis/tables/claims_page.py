@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from analysis.reading.stats import rounded
 from analysis.tables.claims import Outcome, Tested, examine
 from analysis.tables.formats import csv_bytes, grid_lines
-from analysis.tables.page import stamp_lines
+from analysis.tables.page import disclaimer_lines
 from sweeps.claims import Claim, Claims, load_claims
-from sweeps.spec.load import Scale, load_scale
+from sweeps.spec import Scale, load_scale
 
 #: The files, below the folder of the pages.
 PAGE, TABLE = "claims.md", "claims.csv"
@@ -48,7 +49,7 @@ def _page(claims: Claims, tested: Sequence[Tested]) -> str:
         "",
     ]
     for item in tested:
-        lines += [f"## Scale: {item.scale.title}", "", *stamp_lines(item.scale)]
+        lines += [f"## Scale: {item.scale.name}", "", *disclaimer_lines(item.scale)]
         lines += ["Sanity:", "", *_grid(item.sanity), "", "Claims:", "", *_grid(item.claims), ""]
     lines += ["---", "", "- To rebuild this page: `python -m analysis claims`."]
     return "\n".join(lines) + "\n"
@@ -64,7 +65,7 @@ def short_table(scale: Scale, runs: Path) -> list[str]:
 def _grid(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[str]:
     body = []
     for claim, outcome in outcomes:
-        numbers = [_published(claim, outcome), _difference(outcome), f"{outcome.runs} of {outcome.planned}"]
+        numbers = [_published(claim, outcome), _difference(outcome), f"{outcome.runs} of {outcome.runs_planned}"]
         body.append([claim.text, claim.source, *numbers, outcome.verdict])
     return grid_lines(["claim", "where", "paper", "difference (95% interval)", "runs", "verdict"], body, left=2)
 
@@ -79,31 +80,19 @@ def _difference(outcome: Outcome) -> str:
     if math.isnan(outcome.difference):
         return "diverged"
     digits = 1 if abs(outcome.difference) >= 1.0 else 2
-    if outcome.interval is None:
-        return f"{outcome.difference:+.{digits}f}"
-    return f"{outcome.difference:+.{digits}f} ({' to '.join(rounded(bound, 1.0, digits) for bound in outcome.interval)})"
+    text = f"{outcome.difference:+.{digits}f}"
+    if outcome.low_95 is None or outcome.high_95 is None:
+        return text
+    return f"{text} ({rounded(outcome.low_95, 1.0, digits)} to {rounded(outcome.high_95, 1.0, digits)})"
 
 
-def _rows(tested: Sequence[Tested]) -> list[dict[str, object]]:
-    return [
-        _row(item.scale, kind if outcome is whole else f"comparison of {kind}", claim, outcome)
-        for item in tested
-        for kind, outcomes in (("sanity", item.sanity), ("claim", item.claims))
-        for claim, whole in outcomes
-        for outcome in (whole, *(whole.parts if len(whole.parts) > 1 else ()))
-    ]
-
-
-def _row(scale: Scale, kind: str, claim: Claim, outcome: Outcome) -> dict[str, object]:
-    low, high = outcome.interval or (None, None)
-    adjusted_low, adjusted_high = outcome.adjusted or (None, None)
-    row: dict[str, object] = {
-        "scale": scale.title,
-        "kind": kind,
-        "id": claim.id,
-        "comparison": outcome.label,
-        "difference": outcome.difference,
-    }
-    row |= {"low_95": low, "high_95": high, "low_adjusted": adjusted_low, "high_adjusted": adjusted_high}
-    row |= {"margin": claim.margin, "direction": claim.direction, "runs": outcome.runs, "runs_planned": outcome.planned}
-    return row | {"published": outcome.published, "verdict": outcome.verdict}
+def _rows(tested: Sequence[Tested]) -> list[dict[str, Any]]:
+    rows = []
+    for item in tested:
+        for kind, outcomes in (("sanity", item.sanity), ("claim", item.claims)):
+            for claim, whole in outcomes:
+                for outcome in (whole, *(whole.parts if len(whole.parts) > 1 else ())):
+                    row = {"scale": item.scale.name, "kind": kind if outcome is whole else f"comparison of {kind}", "id": claim.id}
+                    row |= vars(outcome) | {"margin": claim.margin, "direction": claim.direction}
+                    rows.append({key: value for key, value in row.items() if key != "parts"})
+    return rows

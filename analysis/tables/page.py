@@ -12,32 +12,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from analysis.reading.results import Cell, Results, command_name
+from analysis.reading.runs import MADE_WITH
 from analysis.tables.formats import csv_bytes, grid_lines, latex_table
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
-from sweeps.spec import Scale, Spec
+from sweeps.expand import same_runs
+from sweeps.spec import PAPER, Scale, Spec
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one table or figure: name -> content; the page itself is ``<spec>.md``."""
+    """The files of one table or figure, made from ``results``: name -> content; the page itself is ``<spec>.md``."""
 
-    spec: Spec
-    scale: Scale
+    results: Results
     contents: dict[str, bytes]
+
+    @property
+    def name(self) -> str:
+        """The name of the spec."""
+        return self.results.spec.name
 
     @property
     def page(self) -> str:
         """The Markdown page."""
-        return self.contents[f"{self.spec.name}.md"].decode()
+        return self.contents[f"{self.name}.md"].decode()
 
-    def folder(self, out: Path) -> Path:
-        """Return where below ``out`` the files lie: each scale but the paper's has a folder, and so has what is not in the paper."""
-        scaled = out if self.scale.name == "paper" else out / self.scale.name
-        return scaled if re.fullmatch(r"(table|figure)\d+", self.spec.name) else scaled / self.spec.name
+    @property
+    def folder(self) -> Path:
+        """Where the files lie below all pages: each scale but the paper's has a folder, and so has what is not in the paper."""
+        scale = "" if self.results.scale.name == PAPER else self.results.scale.name
+        return Path(scale) / ("" if re.fullmatch(r"(table|figure)\d+", self.name) else self.name)
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
@@ -84,15 +89,14 @@ def table_files(
     page = [*heading(spec, scale), *grid, "", *(["## Comparison with what is published", "", *beside, ""] if beside else []), *closing]
     tex = latex_table(spec.name, one_line(f"{spec.title}. {scale.disclaimer} {spec.caption}"), columns, body)
     contents = {"md": ("\n".join(page) + "\n").encode(), "tex": tex.encode(), "cells.csv": csv_bytes(rows)}
-    return Files(spec, scale, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
+    return Files(results, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
 def provenance(results: Results, **more: Any) -> bytes:
     """Return the JSON of what a page was made from: the runs of each cell, what they were made with, and ``more``."""
     document = {"schema": 2, "spec": results.spec.name, "scale": results.scale.name, "spec_sha256": results.spec_sha256}
-    runs = [{"row": cell.row, "column": cell.column, "runs": cell.run_ids} for cell in results.cells]
-    done = results.runs[results.runs["state"] == "done"]
-    return json_text(document | {"cells": runs, "made_with": made_with(done), **more}).encode()
+    cells = [{"row": cell.row, "column": cell.column, "runs": cell.run_ids} for cell in results.cells]
+    return json_text(document | {"cells": cells, "made_with": _made_with(results), **more}).encode()
 
 
 def spread_note(results: Results) -> str:
@@ -107,53 +111,42 @@ def spread_note(results: Results) -> str:
 
 def notes(results: Results, *, read: Sequence[str], doubt: Sequence[str], command: str) -> list[str]:
     """Return the last lines of a page: how to read it, what to doubt, how to rebuild it; ``read`` and ``doubt`` are notes of its own."""
-    cells, done = results.cells, results.runs[results.runs["state"] == "done"]
-    read = [*read, *(f"Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip)]
+    spec, cells, name = results.spec, results.cells, command_name(results.spec, results.scale)
+    done = results.runs[results.runs["state"] == "done"]
     doubt = [*doubt, *_missing(results)]
-    untuned = _labels((name, cell) for cell in cells for name in cell.untuned)
-    doubt += [f"**Not tuned yet**: {name}; the values that the spec declares until it is: {labels}." for name, labels in untuned]
-    at_end = _labels((name, cell) for cell in cells for name in cell.at_end)
-    doubt += [f"At the end of its grid, so that a better value may lie beyond: {name}: {labels}." for name, labels in at_end]
-    same = _labels((" ".join(cell.run_ids), cell) for cell in cells)
-    doubt += [
-        f"**The same runs**, so that nothing is compared between them: {labels}." for run_ids, labels in same if run_ids and ";" in labels
-    ]
-    made_by = made_with(done)
-    several = [f"{len(counts)} {what}" for what, counts in made_by.items() if len(counts) > 1]
-    if several:
-        doubt.append(f"The runs come from {', '.join(several)} (`{results.spec.name}.provenance.json` counts them).")
-    if moved := int(done["resumed_elsewhere"].sum()):
-        doubt.append(
-            f"{moved} runs began on another machine or with another version of the code, and resumed with the one that is counted."
-        )
-    name = command_name(results.spec, results.scale)
+    doubt += [f"**Not tuned yet**, so with the values that the spec declares until it is: {text}." for text in _noted(cells, "untuned")]
+    doubt += [f"At the end of its grid, so that a better value may lie beyond: {text}." for text in _noted(cells, "at_end")]
+    same = same_runs(spec, [(cell.row, cell.column, cell.run_ids) for cell in cells])
+    doubt += [f"**The same runs**, so that nothing is compared between them: {text}." for text in same]
+    made_with = _made_with(results)
+    if mixed := [f"{what} ({len(counts)})" for what, counts in made_with.items() if len(counts) > 1]:
+        doubt.append(f"**Not all made alike**: the runs differ in {', '.join(mixed)}; `{spec.name}.provenance.json` counts them.")
     rebuild = [
-        f"`python -m sweeps run {name}`, then `python -m analysis {command} {name}`.",
-        f"{len(done)} of {len(results.runs)} runs are done.",
+        f"`python -m sweeps run {name}`, then `python -m analysis {command} {name}`. {len(done)} of {len(results.runs)} runs are done."
     ]
     if len(done):
-        one = "; ".join(f"{what}: {text}" for what, counts in made_by.items() if len(counts) == 1 for text in counts)
-        hours, gpu_hours = (sum(done[key].fillna(0.0)) for key in ("wall_s", "gpu_hours"))
-        rebuild.append(f"Newest run: {max(done['ended'])}; {hours / 3600:.2f} hours, {gpu_hours:.2f} GPU-hours over all attempts. {one}")
+        alike = "All with " + ", ".join(f"{what} {text}" for what, counts in made_with.items() if len(counts) == 1 for text in counts)
+        rebuild.append(
+            f"{alike}. Newest run: {max(done['ended'])}. {sum(done['wall_s']) / 3600:.2f} hours, {sum(done['gpu_hours']):.2f} on GPUs."
+        )
+    read = [*read, *(f"Left out: {cell.label}: {cell.skip}" for cell in cells if cell.skip)]
     groups = (("How to read it", read), ("What to doubt", doubt), ("How to rebuild it", rebuild))
-    return ["---", *(line for title, lines in groups if lines for line in ("", f"**{title}**", "", *(f"- {text}" for text in lines)))]
+    return ["---", *(line for title, texts in groups if texts for line in ("", f"**{title}**", "", *(f"- {text}" for text in texts)))]
 
 
-def made_with(done: pd.DataFrame) -> dict[str, Counter[str]]:
-    """Return what runs that are done were made with, and how many with each."""
-    code = (
-        f"{str(sha)[:12]}{f' with changes {dirty[:12]}' if dirty else ''}"
-        for sha, dirty in zip(done["git_sha"], done["dirty_sha256"], strict=True)
-    )
-    return {"versions of the code": Counter(code), "versions of PyTorch": Counter(done["torch"]), "machines": Counter(done["machine"])}
+def _made_with(results: Results) -> dict[str, Counter[str]]:
+    """Return what the done runs were made with, and how many with each."""
+    done = results.runs[results.runs["state"] == "done"]
+    return {what: Counter(done[what]) for what in MADE_WITH}
 
 
-def _labels(noted: Iterable[tuple[str, Cell]]) -> list[tuple[str, str]]:
-    """Return each note once, with the labels of the cells that have it."""
+def _noted(cells: Iterable[Cell], what: str) -> list[str]:
+    """Return each note that ``cells`` have in their field ``what``, with the labels of those that have it."""
     labels: defaultdict[str, list[str]] = defaultdict(list)
-    for note, cell in noted:
-        labels[note].append(cell.label)
-    return [(note, "; ".join(of_note)) for note, of_note in labels.items()]
+    for cell in cells:
+        for note in getattr(cell, what):
+            labels[note].append(cell.label)
+    return [f"{note}: {'; '.join(of_note)}" for note, of_note in labels.items()]
 
 
 def _missing(results: Results) -> Iterator[str]:

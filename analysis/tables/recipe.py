@@ -6,6 +6,7 @@ from analysis.reading.reported import read_reported
 from analysis.reading.results import Results, command_name
 from analysis.tables.formats import grid_lines
 from analysis.tables.page import Files, table_files
+from sweeps.spec import PAPER
 
 
 def make_recipe(results: Results) -> Files:
@@ -16,7 +17,7 @@ def make_recipe(results: Results) -> Files:
         item, text = published.get(cell.place), _text(cell.value)
         verdict = None
         if item is not None:
-            verdict = "another scale" if results.scale.name != "paper" else "same" if text == _text(item.mean) else "differs"
+            verdict = "another scale" if results.scale.name != PAPER else "same" if text == _text(item.mean) else "differs"
         row = {"spec": results.spec.name, "row": cell.row, "column": cell.column, "value": cell.value, "text": text}
         row |= {"published": item and item.mean, "verdict": verdict, "source": item and item.source, "left_out": cell.skip}
         rows.append(row)

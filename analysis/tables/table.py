@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.reading.reported import Reported, read_reported
@@ -14,7 +14,7 @@ from analysis.tables.formats import csv_bytes, grid_lines
 from analysis.tables.page import Files, notes, provenance, spread_note, table_files
 from repro.errors import UserError
 from repro.metric_names import definition_of
-from sweeps.spec import Reading
+from sweeps.spec import PAPER, Reading
 
 #: Below this adjusted p value a difference is marked.
 SIGNIFICANT = 0.05
@@ -32,46 +32,28 @@ _RULES = {
 
 @dataclass(frozen=True)
 class Filled:
-    """A cell with its numbers, as ``cells.csv`` has them.
+    """A cell with its numbers.
 
     Attributes:
-        mean, sd, n, expected, diverged: what its runs say together (:class:`analysis.reading.stats.Summary`).
-        interval_low, interval_high: the 95% t interval of the mean, of a fraction cut at 0 and 1.
-        text: what the page shows of the numbers.
+        rule: the epoch at which its values are read.
+        values: of each of its runs; ``None``: not done, or not measured.
+        interval: the 95% t interval of the mean, of a fraction cut at 0 and 1.
         best: whether its mean is the best of its column.
-        p_from_first_row: Holm-adjusted, of its difference from the first row.
+        p_value: Holm-adjusted, of its difference from the first row.
         gap, verdict: to the published number (:func:`_compare`).
-        executions: in how many ways its runs were executed, which changes numbers.
     """
 
-    spec: str
-    row: str
-    column: str
-    metric: str
-    epoch_rule: str
-    mean: float | None
-    sd: float | None
-    interval_low: float | None
-    interval_high: float | None
-    n: int
-    expected: int
-    diverged: int
+    cell: Cell
+    rule: str
+    values: list[float | None]
+    summary: Summary
+    interval: tuple[float | None, float | None]
     text: str
-    best: bool
-    p_from_first_row: float | None
-    published: str
+    published: Reported | None
     gap: float | None
     verdict: str | None
-    source: str | None
-    copied_by_the_paper: bool | None
-    executions: int
-    left_out: str | None
-
-    @property
-    def shown(self) -> tuple[str, bool]:
-        """What the page shows, and whether in bold: ``†`` marks a difference from the first row, ``‡`` several ways of execution."""
-        differs = self.p_from_first_row is not None and self.p_from_first_row < SIGNIFICANT
-        return self.text + " †" * differs + " ‡" * (self.executions > 1), self.best
+    best: bool = False
+    p_value: float | None = None
 
 
 def fill_table(results: Results) -> list[Filled]:
@@ -80,95 +62,55 @@ def fill_table(results: Results) -> list[Filled]:
     Raises:
         UserError: a published number is in another unit.
     """
-    spec, reading, reported = results.spec, reading_of(results), read_reported(results.spec)
-    unit, spread = factor(reading.scale), spec.cell.spread != "none"
-    summaries = {
-        cell.place: summarize([v for v in cell_values(results, cell) if v is not None], expected=len(cell.run_ids))
-        for cell in results.cells
-    }
-    best = _best(reading, summaries)
-    p_values = _p_values(summaries) if spread and reading.better != "neither" else {}
+    spec, reading, reported = results.spec, results.spec.value, read_reported(results.spec)
+    spread = spec.cell.spread != "none"
     filled = []
     for cell in results.cells:
-        summary, published, bounds = summaries[cell.place], reported.get(cell.place), interval(summaries[cell.place]) or (None, None)
-        if bounds[0] is not None and definition_of(reading.metric).unit == "fraction":
+        rule = results.rule(cell)
+        values = results.values(cell, reading.metric, rule)
+        summary = summarize([value for value in values if value is not None], expected=len(values))
+        bounds = interval(summary)
+        if bounds and definition_of(reading.metric).unit == "fraction":
             bounds = max(bounds[0], 0.0), min(bounds[1], 1.0)
-        gap, verdict = _compare(results, summary, published) if reported else (None, None)
-        ways = results.runs.loc[results.done(cell), ["execution", "gpu"]].drop_duplicates()
-        filled.append(
-            Filled(
-                spec=spec.name,
-                row=cell.row,
-                column=cell.column,
-                metric=reading.metric,
-                epoch_rule=results.rule(cell),
-                mean=summary.mean,
-                sd=summary.sd,
-                interval_low=bounds[0],
-                interval_high=bounds[1],
-                n=summary.n,
-                expected=summary.expected,
-                diverged=summary.diverged,
-                text=render(summary, factor=unit, decimals=reading.decimals, spread=spread),
-                best=cell.place in best,
-                p_from_first_row=p_values.get(cell.place),
-                published=published.text if published else "",
-                gap=gap,
-                verdict=verdict,
-                source=published.source if published else None,
-                copied_by_the_paper=not published.own_run if published else None,
-                executions=len(ways),
-                left_out=cell.skip,
-            )
-        )
-    return filled
+        text = render(summary, factor=factor(reading.scale), decimals=reading.decimals, spread=spread)
+        published = reported.get(cell.place)
+        compared = _compare(results, summary, published) if reported else (None, None)
+        filled.append(Filled(cell, rule, values, summary, bounds or (None, None), text, published, *compared))
+    if reading.better == "neither":
+        return filled
+    best, p_values = _best(reading, filled), _p_values(filled) if spread else {}
+    return [replace(item, best=item.cell.place in best, p_value=p_values.get(item.cell.place)) for item in filled]
 
 
 def make_table(results: Results) -> Files:
     """Return the files of a table; raises what :func:`fill_table` raises."""
     filled = fill_table(results)
-    copied = {
-        source: f" [{index}]"
-        for index, source in enumerate(dict.fromkeys(item.source for item in filled if item.copied_by_the_paper), start=1)
-    }
-    beside = _beside(reading_of(results), filled, copied)
-    closing = notes(
-        results, read=list(_how_to_read(results, filled, copied)), doubt=list(_what_to_doubt(results, filled)), command="tables"
-    )
-    files = table_files(results, [item.shown for item in filled], beside, closing, [vars(item) for item in filled])
-    more = {"runs.csv": csv_bytes(_run_rows(results)), "provenance.json": provenance(results)}
-    return Files(files.spec, files.scale, files.contents | {f"{files.spec.name}.{kind}": content for kind, content in more.items()})
+    sources = dict.fromkeys(item.published.source for item in filled if item.published and not item.published.own_run)
+    copied = {source: f"[{index}]" for index, source in enumerate(sources, start=1)}
+    shown = [(item.text + " †" * (item.p_value is not None and item.p_value < SIGNIFICANT), item.best) for item in filled]
+    read, doubt = _how_to_read(results, filled, copied), _what_to_doubt(results, filled)
+    closing = notes(results, read=list(read), doubt=list(doubt), command="tables")
+    files = table_files(results, shown, _beside(results.spec.value, filled, copied), closing, [_cell_row(results, item) for item in filled])
+    more = {"runs.csv": csv_bytes(_run_rows(results, filled)), "provenance.json": provenance(results)}
+    return Files(results, files.contents | {f"{files.name}.{kind}": content for kind, content in more.items()})
 
 
-def reading_of(results: Results) -> Reading:
-    """Return what a table reads of its runs."""
-    assert results.spec.value is not None
-    return results.spec.value
-
-
-def cell_values(results: Results, cell: Cell) -> list[float | None]:
-    """Return what a table reads of each run of ``cell``: ``None`` where it is not done, or not measured."""
-    return results.values(cell, reading_of(results).metric, results.rule(cell))
-
-
-def _best(reading: Reading, summaries: dict[tuple[str, str], Summary]) -> set[tuple[str, str]]:
+def _best(reading: Reading, filled: Sequence[Filled]) -> set[tuple[str, str]]:
     """Return the cells with the best mean of their column, as printed; none in a column whose cells are not all there, or of one cell."""
     best: set[tuple[str, str]] = set()
-    for column in {column for _, column in summaries} if reading.better != "neither" else ():
-        items = {place: summary for place, summary in summaries.items() if place[1] == column and summary.expected}
-        if len(items) > 1 and all(summary.complete for summary in items.values()):
-            means = {
-                place: float(rounded(summary.mean or 0.0, factor(reading.scale), reading.decimals)) for place, summary in items.items()
-            }
-            top = max(means.values()) if reading.better == "higher" else min(means.values())
-            best |= {place for place, mean in means.items() if mean == top}
+    for column in {item.cell.column for item in filled}:
+        items = [item for item in filled if item.cell.column == column and item.cell.run_ids]
+        if len(items) > 1 and all(item.summary.complete for item in items):
+            means = [float(rounded(item.summary.mean or 0.0, factor(reading.scale), reading.decimals)) for item in items]
+            top = max(means) if reading.better == "higher" else min(means)
+            best |= {item.cell.place for item, mean in zip(items, means, strict=True) if mean == top}
     return best
 
 
-def _p_values(summaries: dict[tuple[str, str], Summary]) -> dict[tuple[str, str], float]:
+def _p_values(filled: Sequence[Filled]) -> dict[tuple[str, str], float]:
     """Return the adjusted p value of each cell's difference from the first row in its column, where there can be one."""
-    first = next(iter(summaries))[0]
-    pairs = {place: welch(summary, summaries[first, place[1]]) for place, summary in summaries.items() if place[0] != first}
+    first = {item.cell.column: item for item in filled if item.cell.row == filled[0].cell.row}
+    pairs = {item.cell.place: welch(item.summary, first[item.cell.column].summary) for item in filled if item not in first.values()}
     tested = {place: p_value for place, p_value in pairs.items() if p_value is not None}
     return dict(zip(tested, holm(list(tested.values())), strict=True))
 
@@ -179,14 +121,12 @@ def _compare(results: Results, summary: Summary, published: Reported | None) -> 
     Raises:
         UserError: the published number is in another unit than the table.
     """
-    reading = reading_of(results)
+    reading = results.spec.value
     if published is None:
         return None, "no published number" if summary.complete else None
     if published.unit != reading.scale:
-        raise UserError(
-            f"{results.spec.path}: {published.row}, {published.column} is published in {published.unit}, the table in {reading.scale}."
-        )
-    if results.scale.name != "paper":
+        raise UserError(f"{results.spec.path}: {published.row} is published in {published.unit}, the table is in {reading.scale}.")
+    if results.scale.name != PAPER:
         return None, "another scale"
     if summary.mean is None or not summary.complete:
         return None, "not run" if summary.n == 0 else "diverged" if summary.diverged else "incomplete"
@@ -194,64 +134,69 @@ def _compare(results: Results, summary: Summary, published: Reported | None) -> 
     return gap, "within" if abs(gap) <= published.tolerance + 1e-9 else "outside"
 
 
-def _beside(reading: Reading, filled: Sequence[Filled], copied: dict[str | None, str]) -> list[str]:
+def _beside(reading: Reading, filled: Sequence[Filled], copied: Mapping[str, str]) -> list[str]:
     body = []
-    for item in filled if any(item.published for item in filled) else ():
+    for item in filled:
         if item.verdict is not None:
-            bounds = [
-                rounded(bound, factor(reading.scale), reading.decimals)
-                for bound in (item.interval_low, item.interval_high)
-                if bound is not None
-            ]
-            published = item.published + copied.get(item.source, "") or "—"
+            bounds = [rounded(bound, factor(reading.scale), reading.decimals) for bound in item.interval if bound is not None]
+            published = f"{item.published.text} {copied.get(item.published.source, '')}".rstrip() if item.published else "—"
             gap = "—" if item.gap is None else f"{item.gap:+.{reading.decimals}f}"
-            body.append([item.row, item.column, item.text, " to ".join(bounds) or "—", published, gap, item.verdict])
+            body.append([*item.cell.place, item.text, " to ".join(bounds) or "—", published, gap, item.verdict])
     return grid_lines(["", "", "ours", "95% interval", "published", "gap", "verdict"], body, left=2) if body else []
 
 
-def _how_to_read(results: Results, filled: Sequence[Filled], copied: dict[str | None, str]) -> Iterator[str]:
-    reading = reading_of(results)
-    rules = {item.row: _RULES.get(item.epoch_rule, f"after {item.epoch_rule}") for item in filled}
+def _how_to_read(results: Results, filled: Sequence[Filled], copied: Mapping[str, str]) -> Iterator[str]:
+    reading = results.spec.value
+    rules = {item.cell.row: _RULES.get(item.rule, f"after {item.rule}") for item in filled}
     common = max(rules.values(), key=list(rules.values()).count)
     yield f"Value: `{reading.metric}`{', in percent' * (reading.scale == 'percent')}, {common}."
     yield from (f"The row {row}: {rule}." for row, rule in rules.items() if rule != common)
     yield f"{spread_note(results)} (n/N): n of its N runs are done. div (d/n): d of n diverged, so there is no mean."
     if any(item.best for item in filled):
         yield "Bold: the best mean, as printed, of a column whose runs are all done; it does not mean a significant difference."
-    if count := sum(item.p_from_first_row is not None for item in filled):
+    if count := sum(item.p_value is not None for item in filled):
         yield (
-            f"†: differs from {filled[0].row} in the same column: Welch's t test, two-sided, p < {SIGNIFICANT} after Holm's correction for "
-            f"the {count} comparisons of this page; cells with fewer than {MIN_TESTED} runs are not tested."
+            f"†: differs from {filled[0].cell.row} in the same column: Welch's t test, two-sided, p < {SIGNIFICANT} after Holm's "
+            f"correction for the {count} comparisons of this page; cells with fewer than {MIN_TESTED} runs are not tested."
         )
-    if any(item.published for item in filled):
+    published = [item.published for item in filled if item.published]
+    if published:
         yield (
-            "95% interval: of our mean, over its runs. Gap: our mean minus the published one. Verdict: `within` when the gap is at most the "
-            "published ± (at least half of the last digit), else `outside`."
+            "95% interval: of our mean, over its runs. Gap: our mean minus the published one. Verdict: `within` when the gap is at most "
+            "the published ± (at least half of the last digit), else `outside`."
         )
-    yield from (f"{note.strip()}: not measured by the paper. {source}." for source, note in copied.items())
-    yield from (f"Published: {source}." for source in dict.fromkeys(item.source for item in filled if item.source not in copied) if source)
+    yield from (f"{note}: not measured by the paper. {source}." for source, note in copied.items())
+    yield from (f"Published: {source}." for source in dict.fromkeys(item.source for item in published if item.own_run))
 
 
 def _what_to_doubt(results: Results, filled: Sequence[Filled]) -> Iterator[str]:
-    if any(item.p_from_first_row is not None and item.n == MIN_TESTED for item in filled):
+    if any(item.p_value is not None and item.summary.n == MIN_TESTED for item in filled):
         yield (
             "What n = 3 can show: two cells of equal spread must differ by 2.3 standard deviations to be marked, before any correction; no "
             f"mark does not mean no difference. Of exact reproductions, {OUTSIDE_BY_CHANCE} in 100 would be outside by chance."
         )
-    for cell, item in zip(results.cells, filled, strict=True):
-        runs = results.runs.loc[results.done(cell)]
-        if item.executions > 1:
-            ways = sorted({", ".join(filter(None, way)) or "float32" for way in zip(runs["execution"], runs["gpu"], strict=True)})
-            yield f"‡ {cell.label}: its runs were executed in different ways, which changes numbers: {'; '.join(ways)}."
-        if silent := len(runs) - item.n:
-            yield f"Not measured: {cell.label}: {silent} runs finished without `{item.metric}` at that epoch."
+    for item in filled:
+        if silent := len(results.done(item.cell)) - item.summary.n:
+            yield f"Not measured: {item.cell.label}: {silent} runs finished without `{results.spec.value.metric}` at that epoch."
 
 
-def _run_rows(results: Results) -> list[dict[str, Any]]:
+def _cell_row(results: Results, item: Filled) -> dict[str, Any]:
+    published = dict(item.published) if item.published else {}
+    row = _place(results, item) | vars(item.summary) | dict(zip(("interval_low", "interval_high"), item.interval, strict=True))
+    row |= {"text": item.text, "best": item.best, "p_from_first_row": item.p_value, "gap": item.gap, "verdict": item.verdict}
+    row |= {f"published_{key}": published.get(key) for key in ("mean", "sd", "unit", "own_run", "source")}
+    return row | {"left_out": item.cell.skip}
+
+
+def _run_rows(results: Results, filled: Sequence[Filled]) -> list[dict[str, Any]]:
+    facts = results.runs[list(FACTS)].to_dict("index")
     return [
-        {"spec": results.spec.name, "row": cell.row, "column": cell.column, **repeat}
-        | {"metric": reading_of(results).metric, "epoch_rule": results.rule(cell), "value": value}
-        | results.runs.loc[run_id, list(FACTS)].to_dict()
-        for cell in results.cells
-        for run_id, repeat, value in zip(cell.run_ids, cell.repeats, cell_values(results, cell), strict=True)
+        _place(results, item) | repeat | {"value": value} | facts[run_id]
+        for item in filled
+        for run_id, repeat, value in zip(item.cell.run_ids, item.cell.repeats, item.values, strict=True)
     ]
+
+
+def _place(results: Results, item: Filled) -> dict[str, Any]:
+    place = {"spec": results.spec.name, "row": item.cell.row, "column": item.cell.column}
+    return place | {"metric": results.spec.value.metric, "epoch_rule": item.rule}
