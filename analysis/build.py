@@ -103,7 +103,7 @@ def _index(scale: Scale, pages: Sequence[Files]) -> list[str]:
         results = files.results
         whole = sum(len(results.done(cell)) == len(cell.run_ids) for cell in results.cells if cell.run_ids)
         counts = [
-            f"{(results.runs['state'] == 'done').sum()} of {len(results.runs)}",
+            f"{list(results.states.values()).count('done')} of {len(results.runs)}",
             f"{whole} of {sum(bool(cell.run_ids) for cell in results.cells)}",
         ]
         body.append([f"[{files.name}]({(files.folder / files.name).as_posix()}.md)", results.spec.title, *counts])

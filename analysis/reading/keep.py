@@ -41,7 +41,7 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
         results = read_results(spec, scale, source)
         plans[spec.name] = read_json(source.plan_path(spec.name))
         drawn = _drawn(results)
-        for run_id, state in results.runs["state"].items():
+        for run_id, state in results.states.items():
             if state == "done":
                 record, columns = source.record(run_id), source.columns(run_id)
                 if run_id in records:
@@ -51,7 +51,7 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
                     record["drawn"] = record.get("drawn", {}) | {spec.name: drawn[run_id]}
                 records[run_id], curves[run_id] = record, columns | curves.get(run_id, {})
             elif state != "missing":
-                left_out[run_id] = f"{state} {results.runs.at[run_id, 'problem']}"
+                left_out[run_id] = f"{state} {source.record(run_id)['status'].get('error', '')}"
     read: defaultdict[str, set[str]] = defaultdict(set)
     for name, plan in plans.items():
         for run_id in _run_ids(plan):
@@ -88,7 +88,8 @@ def _drawn(results: Results) -> dict[str, dict[str, Any]]:
     # matplotlib takes a second to import.
     from analysis.figures.labels import drawn_of
 
-    return drawn_of(results)
+    drawn: dict[str, dict[str, Any]] = drawn_of(results)
+    return drawn
 
 
 def _metrics(spec: Spec) -> set[str]:

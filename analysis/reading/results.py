@@ -58,9 +58,14 @@ class Results:
     source: Source
     spec_sha256: str
 
+    @functools.cached_property
+    def states(self) -> dict[str, str]:
+        """The state of each run."""
+        return dict(zip(self.runs["run_id"], self.runs["state"], strict=True))
+
     def done(self, cell: Cell) -> list[str]:
         """Return the ids of the runs of ``cell`` that are done."""
-        return [run_id for run_id in cell.run_ids if self.runs.at[run_id, "state"] == "done"]
+        return [run_id for run_id in cell.run_ids if self.states[run_id] == "done"]
 
     def rule(self, cell: Cell) -> str:
         """Return the epoch at which the value of ``cell`` is read: ``last``, ``best_val``, ``best_test`` or ``epoch N``."""
@@ -75,13 +80,13 @@ class Results:
             # A run that diverged before that epoch has no value there, and NaN as its last.
             diverged = [value if value is not None and math.isnan(value) else None for value in last]
             return [chosen.get(run_id, otherwise) for run_id, otherwise in zip(cell.run_ids, diverged, strict=True)]
-        column = self.runs.get(f"{metric}@{rule}", {})
+        column: Any = self.runs.get(f"{metric}@{rule}", {})
         return [column.get(run_id) for run_id in cell.run_ids]
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
         """Return the curves of all done runs: run_id, metric, epoch, value."""
-        return curves_frame({run_id: self.source.columns(run_id) for run_id in self.runs.index[self.runs["state"] == "done"]})
+        return curves_frame({run_id: self.source.columns(run_id) for run_id, state in self.states.items() if state == "done"})
 
 
 def read_results(spec: Spec, scale: Scale, source: Source) -> Results:

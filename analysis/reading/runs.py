@@ -118,4 +118,4 @@ def _row(record: Record) -> Record:
         "execution": ", ".join(sorted(execution)) or "float32",
     }
     results = {f"{metric}@{rule}": number(value) for metric, rules in record.get("final", {}).items() for rule, value in rules.items()}
-    return row | record.get("fields", {}) | results
+    return {**row, **record.get("fields", {}), **results}

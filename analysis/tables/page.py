@@ -158,7 +158,7 @@ def _missing(results: Results) -> Iterator[str]:
         groups[label].update(cell.run_ids)
     lines = []
     for label, run_ids in groups.items():
-        states = Counter(results.runs.at[run_id, "state"] for run_id in sorted(run_ids))
+        states = Counter(results.states[run_id] for run_id in sorted(run_ids))
         if set(states) - {"done"}:
             lines.append(f"  - {label}: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}")
     if lines:

@@ -189,7 +189,7 @@ def _cell_row(results: Results, item: Filled) -> dict[str, Any]:
 
 
 def _run_rows(results: Results, filled: Sequence[Filled]) -> list[dict[str, Any]]:
-    facts = results.runs[list(FACTS)].to_dict("index")
+    facts: dict[Any, dict[Any, Any]] = results.runs[list(FACTS)].to_dict("index")
     return [
         _place(results, item) | repeat | {"value": value} | facts[run_id]
         for item in filled
