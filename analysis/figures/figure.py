@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from analysis.figures.curves import curve_notes, curve_points
+from analysis.figures.curves import curve_points
 from analysis.figures.draw import draw
 from analysis.figures.labels import image_panels
 from analysis.figures.points import COLUMNS
 from analysis.reading.results import Results
 from analysis.tables.formats import csv_bytes
 from analysis.tables.page import Files, heading, notes, provenance, spread_note
+
+
+_CURVES = (
+    "Lines: means over the runs after each completed epoch; epoch 0 is the untrained model. Bands: mean ± spread.",
+    "(2/3): of the three runs of a line two are done and have the metric. div (1/3): one diverged, where the line ends.",
+    "Hollow markers at the edges: published numbers.",
+)
 
 
 def make_figure(results: Results) -> Files:
@@ -27,9 +34,9 @@ def make_figure(results: Results) -> Files:
     reasons = {": ".join(filter(None, place)): empty.get(place[0], reason) for place in places if place not in drawn}
     contents = draw(results, curves, images)
     picture = f"![{spec.title}]({spec.name}.png)" if contents else f"No picture: {'; '.join(dict.fromkeys(reasons.values()))}."
-    read = [*curve_notes(results, curves), *(note for made in images for note in made.notes)]
-    # One run's labels have no spread.
-    read += [spread_note(results)] if any(panel.type != "examples" for panel in spec.panels) else []
+    read = [note for made in images for note in made.notes]
+    if any(panel.type == "curve" for panel in spec.panels):
+        read = [*_CURVES, *read, spread_note(results)]
     doubt = [f"Not drawn: {place}: {text}." for place, text in reasons.items() if contents]
     page = [*heading(spec, scale), picture, "", *notes(results, read=read, doubt=doubt, command="figures")]
     contents |= {

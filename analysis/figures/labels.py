@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,18 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.figures.curves import curve_points
-from analysis.figures.points import Point, cells_of, chosen, how_chosen, kept_of, make_point, marked
+from analysis.figures.points import Point, cells_of, chosen, kept_of, make_point, marked
 from analysis.reading.images import Classes, TrainingSet, annotated_classes, name_of, training_set_of
 from analysis.reading.results import Cell, Results
 from analysis.reading.stats import factor, summarize
 from repro.errors import UserError
 from repro.files import number
+from repro.labels.trajectory import Trajectory
 from sweeps.spec import Panel, Sample
 
 #: So many classes a chart of ``top_classes``.
 TOP = 5
 #: Where the spec does not say which images.
-_TOP_CLASSES, _EXAMPLES = Sample(count=4, seed=0), Sample(count=8, seed=0)
+_WANTED = {"top_classes": Sample(count=4, seed=0), "examples": Sample(count=8, seed=0)}
 
 Labels = npt.NDArray[np.float32]
 
@@ -34,8 +36,8 @@ class ImagePanel:
     Attributes:
         panel: the panel as the spec has it.
         run_ids: whose labels are drawn.
-        title: the rows, and what their runs lack.
-        tiles: of each image ``row``, ``instance``, ``image`` (PNG in base64), ``title`` and ``reason``, why there is no chart beside it.
+        title: what stands above it: the rows, and what their runs lack.
+        tiles: an image each: ``row``, ``instance``, ``image`` (PNG in base64), and ``title``, what stands above the chart of its label.
         points: the bars of the charts.
         notes: how to read it, for the page.
         reason: why there are no tiles.
@@ -56,26 +58,26 @@ class Learned:
     """The instance labels of a done run.
 
     Attributes:
-        positions: of its images in the published training set (N,).
-        first, last: labels (N, K) at the first and the last visit; the last ones are NaN where the run diverged.
         annotated, true: classes (N,).
-        when: whether labels were noted ``before`` or ``after`` the update of their visit (C3).
+        first, last: labels (N, K) at the first and the last visit; the last ones are NaN where the run diverged.
     """
 
     run_id: str
-    positions: list[int]
-    first: Labels
-    last: Labels
+    labels: Trajectory
+    training_set: TrainingSet
     annotated: Classes
     true: Classes
-    training_set: TrainingSet
-    when: str
-    epochs: int
+    first: Labels
+    last: Labels
 
     @property
     def diverged(self) -> bool:
         """Whether its last labels say nothing."""
         return not np.isfinite(self.last).all()
+
+    def row(self, position: int) -> int:
+        """Return which of its images has that position in the published training set."""
+        return int(np.flatnonzero(self.labels.indices == position)[0])
 
 
 def image_panels(results: Results) -> list[ImagePanel]:
@@ -86,13 +88,13 @@ def image_panels(results: Results) -> list[ImagePanel]:
         for panel in (panel for panel in results.spec.panels if panel.type != "curve"):
             wanted = {"panel": panel.model_dump(mode="json"), "column": column}
             # Not one of runs that the plan no longer names.
-            found = (one for one in kept if wanted.items() <= one.items() and set(one["run_ids"]) <= set(results.runs.index))
-            panels.append(ImagePanel(**stored) if (stored := next(found, None)) else _image_panel(results, panel, column))
+            stored = [one for one in kept if wanted.items() <= one.items() and set(one["run_ids"]) <= set(results.runs.index)]
+            panels.append(ImagePanel(**stored[0]) if stored else _image_panel(results, panel, column))
     return panels
 
 
 def drawn_of(results: Results) -> dict[str, dict[str, Any]]:
-    """Return by run, as JSON, what evidence keeps of labels for this figure: names of classes, and the panels, each with the first of its runs.
+    """Return by run, as JSON, what evidence keeps for this figure: names of classes, and the panels, each with the first of its runs.
 
     A run whose labels or dataset are not here has nothing.
     """
@@ -110,24 +112,22 @@ def drawn_of(results: Results) -> dict[str, dict[str, Any]]:
 
 def _image_panel(results: Results, panel: Panel, column: str) -> ImagePanel:
     made = ImagePanel(panel.model_dump(mode="json"), column)
-    cells = [cell for cell in cells_of(results, panel) if cell.column == column]
-    titles = []
+    rows = []
     try:
-        for cell in cells:
+        for cell in (cell for cell in cells_of(results, panel) if cell.column == column):
             learned = [one for run_id in results.done(cell) if (one := _read(results, run_id))]
-            made.run_ids += [one.run_id for one in learned]
             diverged = sum(one.diverged for one in learned)
-            titles.append(marked(cell.row, n=len(learned), expected=len(cell.run_ids), diverged=diverged))
-            if learned:
+            rows.append(marked(cell.row, n=len(learned), expected=len(cell.run_ids), diverged=diverged))
+            made.run_ids += [one.run_id for one in learned]
+            if diverged:
+                made.reason = "a run diverged"
+            elif learned:
                 (_add_top_classes if panel.type == "top_classes" else _add_examples)(results, panel, cell, learned, made)
             elif results.done(cell):
                 made.reason = "no done run has instance labels"
     except UserError as error:
         return ImagePanel(made.panel, column, reason=" ".join(str(error).split()))
-    made.title = ": ".join(filter(None, (column, panel.label, ", ".join(titles))))
-    if len(cells) > 1:
-        for tile in made.tiles:
-            tile["title"] = ", ".join(filter(None, (tile["row"], tile["title"])))
+    made.title = ": ".join(filter(None, (column, panel.label, ", ".join(rows))))
     return made
 
 
@@ -145,66 +145,60 @@ def _read(results: Results, run_id: str) -> Learned | None:
     last, loss = labels.block(labels.epochs - 1), number(record["final"].get("train/loss", {}).get("last", 0.0))
     if labels.epochs < labels.planned or not math.isfinite(loss):
         last = np.full_like(last, math.nan)
-    annotated, true = annotated_classes(record, training_set, labels.indices), training_set.labels[labels.indices]
-    positions = labels.indices.tolist()
-    return Learned(run_id, positions, labels.block(0), last, annotated, true, training_set, labels.when, labels.epochs)
+    annotated = annotated_classes(record, training_set, labels.indices)
+    return Learned(run_id, labels, training_set, annotated, training_set.labels[labels.indices], labels.block(0), last)
 
 
-def _add_top_classes(results: Results, panel: Panel, cell: Cell, learned: list[Learned], made: ImagePanel) -> None:
-    """Add of each chosen image the most probable classes but the annotated one: the mean over the runs that trained on it."""
-    wanted, common = panel.instances or _TOP_CLASSES, set.intersection(*(set(one.positions) for one in learned))
-    positions, names = chosen(wanted, common), learned[0].training_set.class_names
-    for position in positions:
-        having = [(one, one.positions.index(position)) for one in learned if position in one.positions]
-        diverged = sum(one.diverged for one, _ in having)
-        values = np.array([one.last[row] for one, row in having]).reshape(-1, len(names)).T.tolist()
-        summaries = [summarize(of_class, expected=len(cell.run_ids)) for of_class in values]
-        means = [summary.mean or 0.0 for summary in summaries]
-        annotated = sorted({int(one.annotated[row]) for one, row in having})
-        others = sorted(set(range(len(names))) - set(annotated), key=lambda number: (-means[number], number))[:TOP]
-        reason = "diverged" if diverged else "" if having else "no done run trained on it"
-        called = [name_of(names, k) + ("" if reason else f", {means[k] * factor(panel.scale):#.3g}") for k in annotated]
-        title = marked(f"annotated: {' / '.join(called)}", n=len(having), expected=len(cell.run_ids), diverged=diverged)
-        image = learned[0].training_set.png(position)
-        made.tiles.append({"row": cell.row, "instance": position, "image": image, "title": title, "reason": reason})
-        for k in () if reason else (*annotated, *others):
-            more = {"class": k, "class_name": name_of(names, k), "annotated": " ".join(map(str, annotated))}
-            more |= {"metric": "label_probability", "instance": position, "epoch": "last"}
+def _add_top_classes(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned], made: ImagePanel) -> None:
+    """Add of each chosen image the most probable classes but the annotated one, as means over the runs."""
+    common = set.intersection(*(set(one.labels.indices.tolist()) for one in learned))
+    names = learned[0].training_set.class_names
+    for position in chosen(panel.instances or _WANTED[panel.type], common):
+        rows = [one.row(position) for one in learned]
+        last = np.stack([one.last[row] for one, row in zip(learned, rows, strict=True)])
+        summaries = [summarize(values, expected=len(cell.run_ids)) for values in last.T.tolist()]
+        annotated = sorted({int(one.annotated[row]) for one, row in zip(learned, rows, strict=True)})
+        others = sorted(set(range(len(names))) - set(annotated), key=lambda k: (-summaries[k].mean, k))
+        title = " / ".join(f"{name_of(names, k)}, {summaries[k].mean * factor(panel.scale):#.3g}" for k in annotated)
+        _add_tile(made, cell, position, learned[0], f"annotated: {title}")
+        for k in (*annotated, *others[:TOP]):
+            more = {"class": k, "class_name": name_of(names, k), "annotated": " ".join(map(str, annotated)), "epoch": "last"}
             # The annotated class stands in the title.
-            made.points.append(make_point(results, panel, cell, summaries[k], label="" if k in annotated else name_of(names, k), **more))
-    how = how_chosen(wanted, f"the {len(common)} that every done run trained on")
+            more |= {"metric": "label_probability", "instance": position, "label": "" if k in annotated else name_of(names, k)}
+            made.points.append(make_point(results, panel, cell, summaries[k], **more))
     made.notes.append(
-        f"{panel.label}, {cell.label}: the {TOP} most probable classes but the annotated one at the last visit, mean over the runs that "
-        f"trained on the image, each chart with an axis of its own; whiskers: ± spread. Images {', '.join(map(str, positions))}, {how}."
+        f"{panel.label}: the {TOP} most probable classes but the annotated one at the last visit, of images among the {len(common)} that "
+        f"every done run of {cell.label} trained on; mean over the runs, each chart with an axis of its own; whiskers: ± spread."
     )
 
 
-def _add_examples(results: Results, panel: Panel, cell: Cell, learned: list[Learned], made: ImagePanel) -> None:
-    """Add corrected images of the first run that did not diverge: the probabilities of the annotated and the true class, first and last."""
-    run = next((one for one in learned if not one.diverged), None)
-    if run is None:
-        made.reason = "every done run diverged"
-        return
+def _add_examples(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned], made: ImagePanel) -> None:
+    """Add corrected images of the first run: the probabilities of the annotated and of the true class at the first and the last visit."""
+    run = learned[0]
     wrong = run.annotated != run.true
-    corrected = [run.positions[row] for row in np.flatnonzero(wrong & is_right(run.last, run.true))]
-    wanted, made.reason = panel.instances or _EXAMPLES, "no wrong label was corrected"
+    corrected = run.labels.indices[wrong & is_right(run.last, run.true)].tolist()
     repeat = ", ".join(f"{key}={value}" for key, value in cell.repeats[cell.run_ids.index(run.run_id)].items())
+    made.reason = "no wrong label was corrected"
     made.notes.append(
         f"{panel.label}: {cell.label}, {repeat} (`{run.run_id}`): {len(corrected)} of its {wrong.sum()} wrongly annotated images were "
-        f"corrected, out of {len(wrong)} training images; {how_chosen(wanted, 'these')}. First and last epoch: the label {run.when} the "
-        "update at the image's visit; one run, so no spread."
+        f"corrected, out of {len(wrong)} training images. First and last epoch: the label {run.labels.when} the update at the image's "
+        "visit; one run, so no spread."
     )
-    for position in (position for position in chosen(wanted, corrected) if position in corrected):
-        row = run.positions.index(position)
-        image = run.training_set.png(position)
-        made.tiles.append({"row": cell.row, "instance": position, "image": image, "title": "", "reason": ""})
+    for position in chosen(panel.instances or _WANTED[panel.type], corrected):
+        row = run.row(position)
+        _add_tile(made, cell, position, run, "")
         pair = {"annotated": int(run.annotated[row]), "true": int(run.true[row])}
         for kind, k in pair.items():
             name = name_of(run.training_set.class_names, k)
-            more = {"metric": "label_probability", "instance": position, "repeat": repeat, "class": k, "class_name": name, **pair}
-            for epoch, visit in ((1, run.first), (run.epochs, run.last)):
+            more = {"class": k, "class_name": name, "repeat": repeat, "label": f"{name}\n({kind})", **pair}
+            for epoch, visit in ((1, run.first), (run.labels.epochs, run.last)):
                 summary = summarize([float(visit[row, k])], expected=1)
-                made.points.append(make_point(results, panel, cell, summary, epoch=epoch, label=f"{name}\n({kind})", **more))
+                more |= {"metric": "label_probability", "instance": position, "epoch": epoch}
+                made.points.append(make_point(results, panel, cell, summary, **more))
+
+
+def _add_tile(made: ImagePanel, cell: Cell, position: int, run: Learned, title: str) -> None:
+    made.tiles.append({"row": cell.row, "instance": position, "image": run.training_set.png(position), "title": title})
 
 
 def is_right(labels: Labels, true: Classes) -> npt.NDArray[np.bool_]:

@@ -30,8 +30,7 @@ Point = dict[str, Any]
 def make_point(results: Results, panel: Panel, cell: Cell, summary: Summary, **more: Any) -> Point:
     """Return the point of ``summary``; ``more`` are its other columns."""
     place = {"spec": results.spec.name, "panel": panel.label, "row": cell.row, "column": cell.column, "source": "runs"}
-    numbers = {name: getattr(summary, name) for name in ("mean", "sd", "n", "expected", "diverged")}
-    return dict.fromkeys(COLUMNS) | place | numbers | more
+    return dict.fromkeys(COLUMNS) | place | vars(summary) | more
 
 
 def cells_of(results: Results, panel: Panel) -> list[Cell]:
@@ -40,25 +39,20 @@ def cells_of(results: Results, panel: Panel) -> list[Cell]:
 
 
 def chosen(wanted: Sample | Sequence[int], candidates: Iterable[int]) -> list[int]:
-    """Return the listed numbers, or those drawn among ``candidates`` by the rule of this module."""
-    if not isinstance(wanted, Sample):
-        return list(wanted)
+    """Return the listed ones of ``candidates``, or those drawn by the rule of this module."""
     ordered = sorted(set(candidates))
+    if not isinstance(wanted, Sample):
+        return [number for number in wanted if number in ordered]
     numbers = np.random.PCG64(wanted.seed).random_raw(len(ordered))
     return sorted(ordered[index] for index in np.argsort(numbers, kind="stable")[: wanted.count])
 
 
-def how_chosen(wanted: Sample | Sequence[int], among: str) -> str:
-    """Return in words how :func:`chosen` chooses."""
-    return f"{wanted.count} drawn with seed {wanted.seed} among {among}" if isinstance(wanted, Sample) else "as the figure lists them"
+def marked(label: str, *, n: int, expected: int, diverged: int) -> str:
+    """Return ``label``, with ``(2/3)`` where runs are missing or have nothing to show, and ``div (1/3)`` where one diverged."""
+    return label + (f" div ({diverged}/{n})" if diverged else "") + (f" ({n}/{expected})" if n < expected else "")
 
 
 def kept_of(results: Results, run_id: str) -> dict[str, Any]:
     """Return what evidence keeps of the labels of a run for this figure; nothing where runs are read from their folders."""
     kept: dict[str, Any] = results.source.record(run_id).get("drawn", {}).get(results.spec.name, {})
     return kept
-
-
-def marked(label: str, *, n: int, expected: int, diverged: int) -> str:
-    """Return ``label``, with ``(2/3)`` where runs are missing or have nothing to show, and ``div (1/3)`` where one diverged."""
-    return label + (f" div ({diverged}/{n})" if diverged else "") + (f" ({n}/{expected})" if n < expected else "")

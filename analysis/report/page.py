@@ -41,7 +41,9 @@ def make_report(pages: Sequence[tuple[Results, Files]], *, deviations: str, comm
         name = f"{results.spec.name}: {results.spec.title}"
         text, notes = render_markdown(files.page, name=name, images=files.contents)
         runs = results.runs.to_dict("index")
-        sections.append({"name": name, "spec": results.spec, "cells": results.cells, "runs": runs, "html": text, "notes": notes} | _counts(results.runs))
+        sections.append(
+            {"name": name, "spec": results.spec, "cells": results.cells, "runs": runs, "html": text, "notes": notes} | _counts(results.runs)
+        )
     data, problems = browse([results for results, _ in pages])
     everything = pd.concat([results.runs[["run_id", "state", "wall_s", "gpu_hours"]] for results, _ in pages]).drop_duplicates("run_id")
     script = _asset("report.js")
