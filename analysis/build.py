@@ -33,8 +33,8 @@ it, what to doubt, and the commands that make its runs. The published numbers, c
 """
 
 
-def make_files(spec: Spec, scale: Scale, source: Source, *, published: bool = True) -> Files:
-    """Return the files of a table, figure or table of settings from the runs in ``source``; figures with what ``published`` datasets show.
+def make_files(spec: Spec, scale: Scale, source: Source) -> Files:
+    """Return the files of a table, figure or table of settings from the runs in ``source``.
 
     Raises:
         UserError: there is no plan of this spec in ``source``, or what it names cannot be shown.
@@ -47,7 +47,7 @@ def make_files(spec: Spec, scale: Scale, source: Source, *, published: bool = Tr
     # matplotlib takes a second to import.
     from analysis.figures.figure import make_figure
 
-    return make_figure(results, published=published)
+    return make_figure(results)
 
 
 def build(tables: Path) -> dict[Path, bytes]:
@@ -63,8 +63,7 @@ def build(tables: Path) -> dict[Path, bytes]:
         scale, source = load_scale(path.parent.name), open_evidence(path.parent)
         if unknown := {plan.stem for plan in path.iterdir()} - known_specs().keys():
             raise UserError(f"{path}: no spec called {', '.join(sorted(unknown))} comes with the suite. Remove its plan.")
-        # The same bytes on every machine, whichever datasets it has.
-        pages = [make_files(load_spec(plan.stem), scale, source, published=False) for plan in sorted(path.iterdir())]
+        pages = [make_files(load_spec(plan.stem), scale, source) for plan in sorted(path.iterdir())]
         contents |= {files.folder / name: content for files in pages for name, content in files.contents.items()}
         index += _index(scale, pages)
     contents |= {Path(name): content for name, content in claims_files(tables / FOLDER).items()}
