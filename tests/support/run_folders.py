@@ -6,63 +6,67 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from analysis.build import make_files
+from analysis.reading.evidence import open_source
 from analysis.tables.page import Files
 from repro.files import read_json, write_json
-from repro.runs.manifest import seal
-from sweeps.plan.plan import Plan, PlannedRun, write_plans
-from sweeps.spec.load import PAPER, Scale, Spec, expand, load_spec
+from repro.runs.manifest import FILE, sha256, write_manifest
+from sweeps.expand import digest, expand
+from sweeps.spec import PAPER, Scale, Spec, load_scale, load_spec
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-def plan_by_hand(spec: Spec, folder: Path, *, tuned: bool = True) -> dict[tuple[str, str, int], str]:
+def plan_by_hand(spec: Spec, scale: Scale, folder: Path, *, tuned: bool = True) -> dict[tuple[str, str, int], str]:
     """Write a plan of ``spec`` whose runs are called ``<row>-<column>-<seed>``, and return the ids by row, column and seed.
 
     It says that all is ``tuned``, or what is.
     """
     names: dict[tuple[str, str, int], str] = {}
-    cells = []
-    runs: dict[str, PlannedRun] = {}
-    for cell in expand(spec):
-        ids = []
+    cells = expand(spec, scale)
+    planned = []
+    for cell in cells:
+        runs = []
         for variant in cell.variants:
-            seed = variant.repeat_values["seed"]
-            name = f"{cell.row}-{cell.column}-{seed}".replace(" ", "_").replace("%", "").replace("/", "")
-            names[cell.row, cell.column, seed] = name
-            ids.append(name)
-            runs[name] = PlannedRun(name, variant.overrides, {"optim.epochs": 2}, "done", (), (spec.name,), name)
-        cells.append(replace(cell, spec=spec.name, run_ids=tuple(ids), epoch=None))
-        if tuned:
-            vars(cells[-1])["_uses"] = ()
-    write_plans(Plan(folder, (spec,), runs, tuple(cells), scale=spec.scale))
+            name = f"{cell.row}-{cell.column}-{variant.repeat['seed']}".replace(" ", "_").replace("%", "").replace("/", "")
+            names[cell.row, cell.column, variant.repeat["seed"]] = name
+            runs.append({"run_id": name, "repeat": variant.repeat})
+        planned.append({"row": cell.row, "column": cell.column, "skip": cell.skip, "runs": runs, "untuned": [] if tuned else cell.untuned})
+    path = folder / "plans" / ("" if scale.name == PAPER else scale.name) / f"{spec.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"schema": 1, "spec": spec.name, "spec_file": str(spec.path), "spec_sha256": digest(cells), "cells": planned})
     return names
 
 
 class Suite:
     """A spec of one table or figure, its plan, and a folder for its runs."""
 
-    def __init__(self, folder: Path, text: str, scale: Scale = PAPER) -> None:
+    def __init__(self, folder: Path, text: str, scale: str = PAPER) -> None:
         folder.mkdir(exist_ok=True)
         self.path, self.runs = folder / "tried.yaml", folder / "runs"
         self.path.write_text(text)
-        self.spec = load_spec(str(self.path), scale)
-        self.names = plan_by_hand(self.spec, self.runs)
+        self.spec, self.scale = load_spec(str(self.path)), load_scale(scale)
+        self.names = plan_by_hand(self.spec, self.scale, self.runs)
 
     def folder(self, row: str, column: str, seed: int) -> Path:
         return self.runs / self.names[row, column, seed]
 
     def make(self) -> Files:
         """Return the files of the page from the runs as they are."""
-        return make_files(self.spec, self.runs)
+        return make_files(self.spec, self.scale, open_source(self.runs, self.scale))
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a run as it is."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (FILE, "status.json")]
+    write_manifest(folder, {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in files})
 
 
 def csv_rows(files: Files, kind: str = "csv") -> list[dict[str, str]]:
-    return list(csv.DictReader(files.contents[f"{files.spec.name}.{kind}"].decode().splitlines()))
+    return list(csv.DictReader(files.contents[f"{files.name}.{kind}"].decode().splitlines()))
 
 
 def made_twice(suite: Suite, command: str, locales: tuple[str, str], **files: str) -> dict[str, bytes]:
