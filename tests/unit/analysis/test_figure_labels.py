@@ -77,7 +77,7 @@ def test_the_most_probable_classes_but_the_annotated_one(tmp_path: Path, picture
     charts = pictures[0].subfigs[0].axes
     assert [chart.get_title("right") for chart in charts] == [f"annotated: class {TRUE[position]}, 0.500" for position in (20, 10)]
     assert [text.get_text() for text in charts[0].get_yticklabels()] == [f"class {(target + step) % 10}" for step in range(1, 6)]
-    assert [bar.get_width() for bar in charts[0].patches][0] == pytest.approx(0.3, rel=1e-6)
+    assert charts[0].patches[0].get_width() == pytest.approx(0.3, rel=1e-6)
     image = charts[0].child_axes[0]
     assert image.get_xlabel() == "image 20"
     assert np.array_equal(image.images[0].get_array(), digits().train.images[20, 0])
