@@ -44,4 +44,4 @@ def make_figure(results: Results) -> Files:
         "md": ("\n".join(page) + "\n").encode(),
         "provenance.json": provenance(results),
     }
-    return Files(spec, scale, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
+    return Files(results, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
