@@ -25,7 +25,7 @@
   }
 
   /** Return values[epoch][column] of an item; NaN where the run had diverged. */
-  const valuesOf = (of) => of.values.map((row) => row.map((stored) => (stored === null ? NaN : stored / data.unit)));
+  const valuesOf = (of) => of.values.map((row) => row.map((stored) => stored ?? NaN));
   const className = (number) => (run.names.length ? run.names[number] : `class ${number}`);
   const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
   const isClass = () => run.kind === "class";
@@ -107,9 +107,10 @@
   /** Return a training image as the list has it, such as "1433: 9 → 4": annotated class, most probable class in the end. */
   function listed(of) {
     if (isClass()) return name(of);
-    const short = (number) => (number === null ? "NaN" : className(number).replace(/^class /, ""));
-    const text = `${of.position}: ${short(of.begins)} → ${short(of.ends)}`;
-    return of.true === undefined || of.true === of.ends ? text : `${text}, is ${short(of.true)}`;
+    const short = (number) => className(number).replace(/^class /, "");
+    const diverged = of.values.at(-1).includes(null);
+    const text = `${of.position}: ${short(of.begins)} → ${diverged ? "NaN" : short(of.ends)}`;
+    return of.true === undefined || diverged || of.true === of.ends ? text : `${text}, is ${short(of.true)}`;
   }
 
   function chooseItem() {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
 
 from analysis.figures.points import Point, cells_of, chosen, kept_of, make_point, marked
-from analysis.reading.images import name_of, training_set_of
+from analysis.reading.images import training_set_of
 from analysis.reading.reported import read_reported
 from analysis.reading.results import Cell, Results
 from analysis.reading.stats import Summary, summarize
@@ -47,22 +46,20 @@ def _line(results: Results, panel: Panel, cell: Cell, metric: str, **of_class: o
 
 
 def _classes(results: Results, panel: Panel, cell: Cell) -> dict[int, str]:
-    """Return the classes that a panel shows, with their names: those it lists, else some of those that all runs have in all such panels.
+    """Return the classes that a panel shows, with their names as evidence keeps them, else as the dataset has them where it is here.
 
-    So panels with the same ``{count, seed}`` show the same classes. Names are those that evidence keeps, else those of the dataset.
+    Panels with the same ``{count, seed}`` show the same classes.
     """
-    families = tuple(other.metric.removesuffix("{k}") for other in results.spec.panels if "{k}" in other.metric)
-    series = results.curves.loc[results.curves["metric"].str.startswith(families), ["run_id", "metric"]].drop_duplicates()
-    parts = series["metric"].str.rpartition("/")
-    of_runs = parts[2].groupby([series["run_id"], parts[0]]).agg(set)
-    numbers = chosen(panel.classes or range(MOST_CLASSES), map(int, set.intersection(*of_runs))) if len(of_runs) else []
-    names: Sequence[str] = ()
+    family = panel.metric.removesuffix("{k}")
+    candidates = [int(metric.removeprefix(family)) for metric in results.curves["metric"].unique() if metric.startswith(family)]
+    numbers = chosen(panel.classes or range(MOST_CLASSES), candidates)
     for run_id in results.done(cell)[:1]:
         if kept := kept_of(results, run_id).get("class_names"):
             return {number: kept[str(number)] for number in numbers}
         with contextlib.suppress(UserError):
             names = training_set_of(results.source.record(run_id)).class_names
-    return {number: name_of(names, number) for number in numbers}
+            return {number: names[number] for number in numbers}
+    return {number: f"class {number}" for number in numbers}
 
 
 def _published(results: Results) -> list[Point]:

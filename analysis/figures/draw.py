@@ -7,10 +7,11 @@ not read, and no part is placed by a solver.
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -18,7 +19,7 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -63,47 +64,63 @@ _PUBLISHED: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor":
 #: The bars of the first and of the last epoch; where there is one, it is the last.
 _BARS = ({"facecolor": "#E3E3E3", "edgecolor": _GRAY}, {"facecolor": _COLORS[0], "edgecolor": _COLORS[0]})
 
-#: In inches: the width of a curve panel, or of an image and its chart, and the height of each; letters of an axis' label that fit beside it.
-_WIDTH, _CURVES, _TILES, _LETTERS = 3.6, 2.75, 1.45, 32
+#: Inches of a curve panel, and of an image with its chart: the width; what is left free beside the axes; the height of a line of them.
+_WIDTH, _BESIDE, _HEIGHT = 3.6, {"curves": 0.75, "images": 2.05}, {"curves": 2.7, "images": 1.5}
+#: Letters of the label of an axis that fit beside a panel.
+_LETTERS = 32
 
 
 def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]) -> dict[str, bytes]:
     """Return the picture by format: the legend, curve panels in pairs, then panels of images; nothing where all are empty."""
     frame = pd.DataFrame(points, columns=[*COLUMNS, "label"])
-    runs, published = frame[frame["source"] == "runs"], frame[frame["source"] == "published"]
-    panels = [panel for panel in results.spec.panels if panel.label in set(runs["panel"])]
-    places = [(panel, column.label) for panel in panels for column in results.spec.column_lines]
-    images = [made for made in images if made.tiles]
-    if not places and not images:
-        return {}
-    heights = [0.1 + _CURVES * math.ceil(len(places) / 2), *(0.5 + _TILES * math.ceil(len(made.tiles) / 2) for made in images)]
+    runs = frame[frame["source"] == "runs"]
+    looks = {label: {"color": _COLORS[index % 7], "linestyle": _DASHES[index % 4]} for index, label in enumerate(runs["label"].unique())}
+    spread = results.spec.cell.spread != "none"
     with matplotlib.style.context(["default", _STYLE], after_reset=True):
-        figure = Figure(figsize=(2 * _WIDTH, sum(heights)))
-        curves, *parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        labels = runs["label"].unique()
-        looks = {
-            label: {"color": _COLORS[index % len(_COLORS)], "linestyle": _DASHES[index % len(_DASHES)]}
-            for index, label in enumerate(labels)
-        }
-        spread = results.spec.cell.spread != "none"
-        for axes, (panel, column) in zip(_grid(curves, len(places), left=0.75, top=0.25), places, strict=True):
-            axes.set_title(column)
-            lines, marks = (one[(one["panel"] == panel.label) & (one["column"] == column)] for one in (runs, published))
-            draw_curves(axes, panel, lines, marks, looks, spread=spread)
-        for part, made in zip(parts, images, strict=True):
-            part.suptitle(made.title, va="top")
-            for axes, tile in zip(_grid(part, len(made.tiles), left=2.05, top=0.5), made.tiles, strict=True):
-                _draw_tile(axes, made, tile, spread=spread)
+        curves = [
+            functools.partial(_draw_curves, panel=panel, column=column, points=lines, looks=looks, spread=spread)
+            for panel in results.spec.panels
+            for column, lines in frame[frame["panel"] == panel.label].groupby("column", sort=False)
+            if "runs" in set(lines["source"])
+        ]
+        parts = [("curves", "", curves)] if curves else []
+        for made in images:
+            if made.tiles:
+                parts.append(
+                    ("images", made.title, [functools.partial(_draw_tile, made=made, tile=tile, spread=spread) for tile in made.tiles])
+                )
+        if not parts:
+            return {}
+        figure = _figure(parts)
         handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
-        handles += [Line2D([], [], label="published", **_PUBLISHED)] if len(published) else []
+        handles += [Line2D([], [], label="published", **_PUBLISHED)] if len(frame) > len(runs) else []
         if any(made.panel["type"] == "examples" for made in images):
             handles += [Patch(label=label, **look) for label, look in zip(("first epoch", "last epoch"), _BARS, strict=True)]
         # These stand above and below the panels; the files are cut to what is drawn.
-        columns = max(1, int(2 * _WIDTH / (0.6 + 0.068 * max(map(len, labels), default=20))))
+        columns = max(1, int(2 * _WIDTH / (0.6 + 0.068 * max(map(len, looks), default=0))))
         figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
         small_print = textwrap.fill(results.scale.disclaimer, 120)
         figure.text(0.5, 0.0, small_print, ha="center", va="top", fontsize=7, color=_GRAY)
         return {kind: _save(figure, kind) for kind in _METADATA}
+
+
+def _figure(parts: Sequence[tuple[str, str, Sequence[Callable[[Axes], None]]]]) -> Figure:
+    """Return a figure of parts below each other, each with its kind, its title, and what draws on each of its axes, in pairs."""
+    lines = [math.ceil(len(drawings) / 2) for _, _, drawings in parts]
+    heights = [0.3 + count * _HEIGHT[kind] for count, (kind, _, _) in zip(lines, parts, strict=True)]
+    figure = Figure(figsize=(2 * _WIDTH, sum(heights)))
+    subfigures = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for subfigure, height, count, (kind, title, drawings) in zip(subfigures, heights, lines, parts, strict=True):
+        subfigure.suptitle(title)
+        beside, edge = _BESIDE[kind], 0.1
+        sides = {"left": beside / (2 * _WIDTH), "right": 1 - edge / (2 * _WIDTH), "wspace": (beside + edge) / (_WIDTH - beside - edge)}
+        above = {"bottom": 0.5 / height, "top": 1 - (0.55 if title else 0.25) / height, "hspace": 0.5}
+        grid = subfigure.subplots(count, 2, squeeze=False, gridspec_kw=sides | above)
+        for axes, draw_axes in zip(grid.flat, drawings, strict=False):
+            draw_axes(axes)
+        for axes in grid.flat[len(drawings) :]:
+            axes.remove()
+    return figure
 
 
 def _save(figure: Figure, kind: str) -> bytes:
@@ -112,42 +129,30 @@ def _save(figure: Figure, kind: str) -> bytes:
     return content.getvalue()
 
 
-def _grid(part: SubFigure, count: int, *, left: float, top: float) -> list[Axes]:
-    """Return ``count`` axes in pairs; beside each are ``left`` inches, above all of them ``top``."""
-    inches, width = part.bbox.height / part.figure.dpi, _WIDTH - left - 0.1
-    sides = {"left": left / (2 * _WIDTH), "right": 1 - 0.1 / (2 * _WIDTH), "wspace": (left + 0.1) / width}
-    grid = part.subplots(
-        math.ceil(count / 2), 2, squeeze=False, gridspec_kw=sides | {"bottom": 0.5 / inches, "top": 1 - top / inches, "hspace": 0.4}
-    )
-    for axes in grid.flat[count:]:
-        axes.remove()
-    return list(grid.flat[:count])
-
-
-def draw_curves(
-    axes: Axes, panel: Panel, lines: pd.DataFrame, published: pd.DataFrame, looks: Mapping[str, dict[str, Any]], *, spread: bool
-) -> None:
-    """Draw one panel: its ``lines``, each as ``looks`` has it, and hollow markers at the edges for ``published`` numbers."""
+def _draw_curves(axes: Axes, *, panel: Panel, column: str, points: pd.DataFrame, looks: Mapping[str, dict[str, Any]], spread: bool) -> None:
+    """Draw one panel: its lines, each as ``looks`` has it, and hollow markers at the edges for published numbers."""
     scale = factor(panel.scale)
+    # No run could be beyond.
     is_fraction = definition_of(panel.metric.replace("{k}", "000")).unit == "fraction"
-    for label, line in lines.groupby("label", sort=False):
-        mean, sd = (scale * line[key].astype(float) for key in ("mean", "sd"))
-        axes.plot(line["epoch"], mean, **looks[str(label)])
+    limits = (0.0, scale) if is_fraction else (-math.inf, math.inf)
+    for label, line in points.groupby("label", sort=False):
+        epochs, mean, sd = line["epoch"].tolist(), scale * line["mean"].astype(float), scale * line["sd"].astype(float)
+        if label == "published":
+            # At the edges: the published runs have as many epochs as the paper's, whatever these have.
+            edges = [0.0 if epoch == "start" else 1.0 for epoch in epochs]
+            axes.plot(edges, mean, transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, **_PUBLISHED)
+            continue
+        axes.plot(epochs, mean, **looks[str(label)])
         if spread:
-            # No run could be beyond.
-            limits = (0.0, scale) if is_fraction else (-math.inf, math.inf)
             low, high = (mean - sd).clip(*limits), (mean + sd).clip(*limits)
-            axes.fill_between(line["epoch"].astype(int), low, high, color=looks[str(label)]["color"], alpha=0.18, linewidth=0)
-    for epoch, value in zip(published["epoch"], published["mean"], strict=True):
-        # The published runs have as many epochs as the paper's, whatever these have.
-        edge = 0.0 if epoch == "start" else 1.0
-        axes.plot([edge], [scale * value], transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, **_PUBLISHED)
+            axes.fill_between(epochs, low, high, color=looks[str(label)]["color"], alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
-    axes.set(xlabel="Epoch", ylabel=panel.label if len(panel.label) <= _LETTERS else panel.label.replace(", ", ",\n", 1))
+    label = panel.label if len(panel.label) <= _LETTERS else panel.label.replace(", ", ",\n", 1)
+    axes.set(title=column, xlabel="Epoch", ylabel=label)
 
 
-def _draw_tile(chart: Axes, made: ImagePanel, tile: Mapping[str, Any], *, spread: bool) -> None:
+def _draw_tile(chart: Axes, *, made: ImagePanel, tile: Mapping[str, Any], spread: bool) -> None:
     """Draw the chart of an image's label, and the image beside it."""
     image = chart.inset_axes((-1.3, 0.0, 0.7, 1.0))
     image.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(tile["image"])))), cmap="gray", vmin=0, vmax=255)

@@ -10,7 +10,6 @@ from analysis.reading.results import Results
 from analysis.tables.formats import csv_bytes
 from analysis.tables.page import Files, heading, notes, provenance, spread_note
 
-
 _CURVES = (
     "Lines: means over the runs after each completed epoch; epoch 0 is the untrained model. Bands: mean ± spread.",
     "(2/3): of the three runs of a line two are done and have the metric. div (1/3): one diverged, where the line ends.",
@@ -22,23 +21,21 @@ def make_figure(results: Results) -> Files:
     """Return the files of a figure.
 
     Raises:
-        UserError: recorded labels are corrupted; published numbers cannot be read.
+        UserError: published numbers cannot be read.
     """
-    spec, scale = results.spec, results.scale
+    spec = results.spec
     curves, images = curve_points(results), image_panels(results)
     points = [*curves, *(point for made in images for point in made.points)]
-    drawn = {(point["panel"], point["column"]) for point in points if point["source"] == "runs"}
-    empty = {made.panel["label"]: made.reason for made in images if not made.tiles}
-    places = [(panel.label, column.label) for panel in spec.panels for column in spec.column_lines]
-    reason = "no done run has this metric" if "done" in set(results.runs["state"]) else "no run is done"
-    reasons = {": ".join(filter(None, place)): empty.get(place[0], reason) for place in places if place not in drawn}
     contents = draw(results, curves, images)
-    picture = f"![{spec.title}]({spec.name}.png)" if contents else f"No picture: {'; '.join(dict.fromkeys(reasons.values()))}."
     read = [note for made in images for note in made.notes]
     if any(panel.type == "curve" for panel in spec.panels):
         read = [*_CURVES, *read, spread_note(results)]
-    doubt = [f"Not drawn: {place}: {text}." for place, text in reasons.items() if contents]
-    page = [*heading(spec, scale), picture, "", *notes(results, read=read, doubt=doubt, command="figures")]
+    shown = {point["panel"] for point in points if point["source"] == "runs"}
+    reasons = {panel.label: "no done run has what it shows" for panel in spec.panels if panel.label not in shown}
+    reasons |= {made.panel["label"]: made.reason for made in images if not made.tiles}
+    doubt = [f"Not drawn: {label}: {reason}." for label, reason in reasons.items()]
+    picture = f"![{spec.title}]({spec.name}.png)" if contents else "No picture."
+    page = [*heading(spec, results.scale), picture, "", *notes(results, read=read, doubt=doubt, command="figures")]
     contents |= {
         "csv": csv_bytes([{name: point[name] for name in COLUMNS} for point in points], columns=COLUMNS),
         "md": ("\n".join(page) + "\n").encode(),

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.figures.curves import curve_points
 from analysis.figures.points import Point, cells_of, chosen, kept_of, make_point, marked
-from analysis.reading.images import Classes, TrainingSet, annotated_classes, name_of, training_set_of
+from analysis.reading.images import Classes, TrainingSet, annotated_classes, is_right, training_set_of
 from analysis.reading.results import Cell, Results
 from analysis.reading.stats import factor, summarize
 from repro.errors import UserError
-from repro.files import number
 from repro.labels.trajectory import Trajectory
 from sweeps.spec import Panel, Sample
 
 #: So many classes a chart of ``top_classes``.
 TOP = 5
-#: Where the spec does not say which images.
-_WANTED = {"top_classes": Sample(count=4, seed=0), "examples": Sample(count=8, seed=0)}
-
-Labels = npt.NDArray[np.float32]
 
 
 @dataclass
@@ -59,7 +55,7 @@ class Learned:
 
     Attributes:
         annotated, true: classes (N,).
-        first, last: labels (N, K) at the first and the last visit; the last ones are NaN where the run diverged.
+        last: labels (N, K) at the last visit; NaN where the run diverged.
     """
 
     run_id: str
@@ -67,30 +63,33 @@ class Learned:
     training_set: TrainingSet
     annotated: Classes
     true: Classes
-    first: Labels
-    last: Labels
-
-    @property
-    def diverged(self) -> bool:
-        """Whether its last labels say nothing."""
-        return not np.isfinite(self.last).all()
+    last: npt.NDArray[np.float32]
 
     def row(self, position: int) -> int:
         """Return which of its images has that position in the published training set."""
         return int(np.flatnonzero(self.labels.indices == position)[0])
 
 
+class Bar(NamedTuple):
+    """A bar of a chart: the class, the epoch, what it is called, and the value of each run."""
+
+    number: int
+    epoch: int | str
+    label: str
+    values: npt.NDArray[np.floating[Any]]
+
+
 def image_panels(results: Results) -> list[ImagePanel]:
     """Return what the panels of images show, column by column, from recorded labels or from evidence."""
-    kept = [panel for run_id in results.runs.index for panel in kept_of(results, run_id).get("panels", [])]
-    panels = []
-    for column in (line.label for line in results.spec.column_lines):
-        for panel in (panel for panel in results.spec.panels if panel.type != "curve"):
-            wanted = {"panel": panel.model_dump(mode="json"), "column": column}
-            # Not one of runs that the plan no longer names.
-            stored = [one for one in kept if wanted.items() <= one.items() and set(one["run_ids"]) <= set(results.runs.index)]
-            panels.append(ImagePanel(**stored[0]) if stored else _image_panel(results, panel, column))
-    return panels
+    kept = [ImagePanel(**panel) for run_id in results.runs.index for panel in kept_of(results, run_id).get("panels", [])]
+    known = {(json.dumps(panel.panel, sort_keys=True), panel.column): panel for panel in kept}
+    made = [
+        _image_panel(results, panel, column.label)
+        for column in results.spec.column_lines
+        for panel in results.spec.panels
+        if panel.type != "curve"
+    ]
+    return [known.get((json.dumps(panel.panel, sort_keys=True), panel.column), panel) for panel in made]
 
 
 def drawn_of(results: Results) -> dict[str, dict[str, Any]]:
@@ -102,32 +101,29 @@ def drawn_of(results: Results) -> dict[str, dict[str, Any]]:
     for panel in image_panels(results):
         if panel.run_ids:
             drawn[panel.run_ids[0]]["panels"].append(asdict(panel))
-    cells = {cell.place: cell for cell in results.cells}
+    done = {cell.place: results.done(cell) for cell in results.cells}
     for point in curve_points(results):
         if point["class"] is not None:
-            for run_id in results.done(cells[point["row"], point["column"]]):
+            for run_id in done[point["row"], point["column"]]:
                 drawn[run_id]["class_names"][str(point["class"])] = point["class_name"]
     return dict(drawn)
 
 
 def _image_panel(results: Results, panel: Panel, column: str) -> ImagePanel:
-    made = ImagePanel(panel.model_dump(mode="json"), column)
-    rows = []
+    made, rows = ImagePanel(panel.model_dump(mode="json"), column), []
     try:
         for cell in (cell for cell in cells_of(results, panel) if cell.column == column):
             learned = [one for run_id in results.done(cell) if (one := _read(results, run_id))]
-            diverged = sum(one.diverged for one in learned)
+            diverged = sum(not np.isfinite(one.last).all() for one in learned)
             rows.append(marked(cell.row, n=len(learned), expected=len(cell.run_ids), diverged=diverged))
             made.run_ids += [one.run_id for one in learned]
-            if diverged:
-                made.reason = "a run diverged"
-            elif learned:
+            if learned and not diverged:
                 (_add_top_classes if panel.type == "top_classes" else _add_examples)(results, panel, cell, learned, made)
             elif results.done(cell):
-                made.reason = "no done run has instance labels"
+                made.reason = "a run diverged" if diverged else "no done run has instance labels"
     except UserError as error:
         return ImagePanel(made.panel, column, reason=" ".join(str(error).split()))
-    made.title = ": ".join(filter(None, (column, panel.label, ", ".join(rows))))
+    made.title = ": ".join(filter(None, (column, panel.label, ", ".join(rows)))) + "; bars: probability"
     return made
 
 
@@ -142,66 +138,61 @@ def _read(results: Results, run_id: str) -> Learned | None:
         return None
     record = results.source.record(run_id)
     training_set = training_set_of(record)
-    last, loss = labels.block(labels.epochs - 1), number(record["final"].get("train/loss", {}).get("last", 0.0))
-    if labels.epochs < labels.planned or not math.isfinite(loss):
+    last, loss = labels.block(labels.epochs - 1), results.runs.at[run_id, "train/loss@last"] if "train/loss@last" in results.runs else 0.0
+    if labels.epochs < labels.planned or not math.isfinite(loss or 0.0):
         last = np.full_like(last, math.nan)
     annotated = annotated_classes(record, training_set, labels.indices)
-    return Learned(run_id, labels, training_set, annotated, training_set.labels[labels.indices], labels.block(0), last)
+    return Learned(run_id, labels, training_set, annotated, training_set.labels[labels.indices], last)
 
 
 def _add_top_classes(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned], made: ImagePanel) -> None:
     """Add of each chosen image the most probable classes but the annotated one, as means over the runs."""
-    common = set.intersection(*(set(one.labels.indices.tolist()) for one in learned))
+    candidates = set.intersection(*(set(one.labels.indices.tolist()) for one in learned))
     names = learned[0].training_set.class_names
-    for position in chosen(panel.instances or _WANTED[panel.type], common):
-        rows = [one.row(position) for one in learned]
-        last = np.stack([one.last[row] for one, row in zip(learned, rows, strict=True)])
-        summaries = [summarize(values, expected=len(cell.run_ids)) for values in last.T.tolist()]
-        annotated = sorted({int(one.annotated[row]) for one, row in zip(learned, rows, strict=True)})
-        others = sorted(set(range(len(names))) - set(annotated), key=lambda k: (-summaries[k].mean, k))
-        title = " / ".join(f"{name_of(names, k)}, {summaries[k].mean * factor(panel.scale):#.3g}" for k in annotated)
-        _add_tile(made, cell, position, learned[0], f"annotated: {title}")
-        for k in (*annotated, *others[:TOP]):
-            more = {"class": k, "class_name": name_of(names, k), "annotated": " ".join(map(str, annotated)), "epoch": "last"}
-            # The annotated class stands in the title.
-            more |= {"metric": "label_probability", "instance": position, "label": "" if k in annotated else name_of(names, k)}
-            made.points.append(make_point(results, panel, cell, summaries[k], **more))
+    for position in chosen(panel.instances or Sample(count=4, seed=0), candidates):
+        rows = [(one, one.row(position)) for one in learned]
+        last = np.array([one.last[row] for one, row in rows], dtype=np.float64)
+        means = last.mean(axis=0)
+        annotated = sorted({int(one.annotated[row]) for one, row in rows})
+        others = [k for k in np.argsort(-means, kind="stable").tolist() if k not in annotated][:TOP]
+        # The annotated class stands above the chart.
+        title = "annotated: " + " / ".join(f"{names[k]}, {means[k] * factor(panel.scale):#.3g}" for k in annotated)
+        bars = [Bar(k, "last", "" if k in annotated else names[k], last[:, k]) for k in (*annotated, *others)]
+        _add_tile(results, panel, cell, learned[0], made, position, bars, title, annotated=" ".join(map(str, annotated)))
     made.notes.append(
-        f"{panel.label}: the {TOP} most probable classes but the annotated one at the last visit, of images among the {len(common)} that "
-        f"every done run of {cell.label} trained on; mean over the runs, each chart with an axis of its own; whiskers: ± spread."
+        f"{panel.label}, {cell.label}: the {TOP} most probable classes but the annotated one at the last visit, of images that every done "
+        f"run trained on ({len(candidates)}); means over the runs, each chart with an axis of its own; whiskers: ± spread."
     )
 
 
 def _add_examples(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned], made: ImagePanel) -> None:
     """Add corrected images of the first run: the probabilities of the annotated and of the true class at the first and the last visit."""
-    run = learned[0]
-    wrong = run.annotated != run.true
+    run, wrong = learned[0], learned[0].annotated != learned[0].true
     corrected = run.labels.indices[wrong & is_right(run.last, run.true)].tolist()
     repeat = ", ".join(f"{key}={value}" for key, value in cell.repeats[cell.run_ids.index(run.run_id)].items())
+    visits = {1: run.labels.block(0), run.labels.epochs: run.last}
+    for position in chosen(panel.instances or Sample(count=8, seed=0), corrected):
+        row = run.row(position)
+        pair = {"annotated": int(run.annotated[row]), "true": int(run.true[row])}
+        bars = [
+            Bar(k, epoch, f"{run.training_set.class_names[k]}\n({kind})", labels[row, [k]])
+            for kind, k in pair.items()
+            for epoch, labels in visits.items()
+        ]
+        _add_tile(results, panel, cell, run, made, position, bars, "", repeat=repeat, **pair)
     made.reason = "no wrong label was corrected"
     made.notes.append(
-        f"{panel.label}: {cell.label}, {repeat} (`{run.run_id}`): {len(corrected)} of its {wrong.sum()} wrongly annotated images were "
-        f"corrected, out of {len(wrong)} training images. First and last epoch: the label {run.labels.when} the update at the image's "
-        "visit; one run, so no spread."
+        f"{panel.label}, {cell.label}, {repeat} (`{run.run_id}`): {len(corrected)} of {wrong.sum()} wrong labels were corrected, "
+        f"out of {len(wrong)} training images. First and last epoch: the label {run.labels.when} the update at the image's visit."
     )
-    for position in chosen(panel.instances or _WANTED[panel.type], corrected):
-        row = run.row(position)
-        _add_tile(made, cell, position, run, "")
-        pair = {"annotated": int(run.annotated[row]), "true": int(run.true[row])}
-        for kind, k in pair.items():
-            name = name_of(run.training_set.class_names, k)
-            more = {"class": k, "class_name": name, "repeat": repeat, "label": f"{name}\n({kind})", **pair}
-            for epoch, visit in ((1, run.first), (run.labels.epochs, run.last)):
-                summary = summarize([float(visit[row, k])], expected=1)
-                more |= {"metric": "label_probability", "instance": position, "epoch": epoch}
-                made.points.append(make_point(results, panel, cell, summary, **more))
 
 
-def _add_tile(made: ImagePanel, cell: Cell, position: int, run: Learned, title: str) -> None:
+def _add_tile(
+    results: Results, panel: Panel, cell: Cell, run: Learned, made: ImagePanel, position: int, bars: Sequence[Bar], title: str, **more: Any
+) -> None:
     made.tiles.append({"row": cell.row, "instance": position, "image": run.training_set.png(position), "title": title})
-
-
-def is_right(labels: Labels, true: Classes) -> npt.NDArray[np.bool_]:
-    """Return whether the true class (N,) alone is the most probable one of each label (N, K)."""
-    right: npt.NDArray[np.bool_] = (labels >= np.take_along_axis(labels, true[:, None], axis=1)).sum(axis=1) == 1
-    return right
+    more |= {"metric": "label_probability", "instance": position}
+    for bar in bars:
+        summary = summarize(bar.values.tolist(), expected=len(cell.run_ids) if panel.type == "top_classes" else 1)
+        of_bar = {"class": bar.number, "class_name": run.training_set.class_names[bar.number], "epoch": bar.epoch, "label": bar.label}
+        made.points.append(make_point(results, panel, cell, summary, **more, **of_bar))

@@ -12,7 +12,6 @@ import functools
 import io
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,13 @@ class TrainingSet:
     Attributes:
         images: uint8 (N, C, H, W).
         labels: the true classes (N,).
+        class_names: for readers: ``sea lion``, or ``class 7`` where the dataset calls it by its number.
         sha256: of the training and test sets, as provenance.json has it.
     """
 
     images: npt.NDArray[np.uint8]
     labels: Classes
-    class_names: tuple[str, ...]
+    class_names: list[str]
     sha256: str
 
     def png(self, position: int) -> str:
@@ -68,8 +68,10 @@ def training_set_of(record: Record) -> TrainingSet:
 def _load(settings: str, folder: Path) -> TrainingSet:
     choice, config = _choice("dataset", json.loads(settings))
     raw = choice.build(config, folder)
+    # A bare number as the name of a bar would read as a value.
+    names = [f"class {name}" if name.isdigit() else name.replace("_", " ") for name in raw.class_names]
     sha256 = sha256_of(raw.train.images, raw.train.labels, raw.test.images, raw.test.labels)
-    return TrainingSet(raw.train.images, raw.train.labels, tuple(raw.class_names), sha256)
+    return TrainingSet(raw.train.images, raw.train.labels, names, sha256)
 
 
 def annotated_classes(record: Record, training_set: TrainingSet, indices: Classes) -> Classes:
@@ -87,31 +89,27 @@ def annotated_classes(record: Record, training_set: TrainingSet, indices: Classe
     return observed
 
 
-def name_of(names: Sequence[str], number: int) -> str:
-    """Return the name of a class, for readers: ``sea lion``, or ``class 7`` where the dataset calls it by its number or is not known."""
-    if number >= len(names) or names[number] == str(number):
-        return f"class {number}"
-    return names[number].replace("_", " ")
+def _choice(group: str, settings: dict[str, Any]) -> tuple[registry.Choice, Any]:
+    """Return what a run chose of ``group``, and its config. A setting that the identity leaves out has its neutral value."""
+    choice = registry.get(group, str(settings["name"]))
+    neutral = {field.name: field.metadata["neutral"] for field in dataclasses.fields(choice.config) if "neutral" in field.metadata}
+    return choice, choice.config(**neutral | {key: value for key, value in settings.items() if key != "version"})
 
 
 def _settings(record: Record, group: str) -> dict[str, Any]:
     return {key.removeprefix(f"{group}."): value for key, value in record["fields"].items() if key.startswith(f"{group}.")}
 
 
-def _choice(group: str, settings: dict[str, Any]) -> tuple[registry.Choice, Any]:
-    """Return what a run chose of ``group``, and its config. A setting that the identity leaves out has its neutral value."""
-    choice = registry.get(group, str(settings["name"]))
-    neutral = {field.name: field.metadata["neutral"] for field in dataclasses.fields(choice.config) if "neutral" in field.metadata}
-    try:
-        return choice, choice.config(**neutral | {key: value for key, value in settings.items() if key != "version"})
-    except TypeError as error:
-        raise UserError(f"{group}={choice.name}: the run comes from a different version of the code ({error}).") from error
-
-
 def _check(record: Record, what: str, sha256: str) -> None:
-    expected = (record["provenance"].get("sha256") or {}).get(what)
+    expected = record["provenance"].get("sha256", {}).get(what)
     if expected not in (None, sha256):
         raise UserError(
-            f"{record['place']}: its {what} is not what this code and the files here give (sha256 {expected[:12]}, here {sha256[:12]}). "
+            f"{record['place']}: its {what} has sha256 {expected[:12]}, what this code and the files here give has {sha256[:12]}. "
             "Use the version of the code and the files that it was made with."
         )
+
+
+def is_right(labels: npt.NDArray[np.float32], true: Classes) -> npt.NDArray[np.bool_]:
+    """Return whether the true class (N,) alone is the most probable one of each label (N, K)."""
+    right: npt.NDArray[np.bool_] = (labels >= np.take_along_axis(labels, true[:, None], axis=1)).sum(axis=1) == 1
+    return right

@@ -15,14 +15,13 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis.reading.results import Results
-from analysis.report.labels import RULE, browse
+from analysis.report.labels import browse
 from analysis.report.markdown import render_markdown
 from analysis.tables.page import Files
 from repro.errors import UserError
 
 
-def make_report(pages: Sequence[tuple[Results, Files]], *, deviations: str, command: str, runs_link: str) -> bytes:
+def make_report(pages: Sequence[Files], *, deviations: str, command: str, runs_link: str) -> bytes:
     """Return the page as HTML in UTF-8. Of a table or figure none of whose runs has been started only the name is shown.
 
     Args:
@@ -37,33 +36,30 @@ def make_report(pages: Sequence[tuple[Results, Files]], *, deviations: str, comm
     if not pages:
         raise UserError("there is no table and no figure to report: name at least one spec.")
     sections = []
-    for results, files in pages:
-        name = f"{results.spec.name}: {results.spec.title}"
-        text, notes = render_markdown(files.page, name=name, images=files.contents)
-        runs = results.runs.to_dict("index")
-        sections.append(
-            {"name": name, "spec": results.spec, "cells": results.cells, "runs": runs, "html": text, "notes": notes} | _counts(results.runs)
-        )
-    data, problems = browse([results for results, _ in pages])
-    everything = pd.concat([results.runs[["run_id", "state", "wall_s", "gpu_hours"]] for results, _ in pages]).drop_duplicates("run_id")
+    for page in pages:
+        results, name = page.results, f"{page.name}: {page.results.spec.title}"
+        html, notes = render_markdown(page.page, name=name, images=page.contents)
+        shown = {"cells": results.cells, "runs": results.runs.to_dict("index"), "html": html, "notes": notes}
+        waiting = set(results.runs["state"]) == {"missing"}
+        sections.append({"name": name, "waiting": waiting, **shown, **_counts(results.runs)})
     script = _asset("report.js")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset("report.html"))
-    page = template.render(
-        sections=[section for section in sections if set(section["states"]) != {"missing"}],
-        waiting=[section for section in sections if set(section["states"]) == {"missing"}],
-        everything=_counts(everything),
-        disclaimers=dict.fromkeys(results.scale.disclaimer for results, _ in pages if results.scale.disclaimer),
-        deviations=render_markdown(deviations, name="deviations", images={})[0],
-        data=data,
-        problems=problems,
-        rule=RULE,
-        command=command,
-        link=runs_link,
-        css=_asset("report.css"),
-        script=script,
-        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    return (
+        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        .from_string(_asset("report.html"))
+        .render(
+            sections=sections,
+            everything=_counts(pd.concat([page.results.runs for page in pages]).drop_duplicates("run_id")),
+            disclaimers=dict.fromkeys(page.results.scale.disclaimer for page in pages if page.results.scale.disclaimer),
+            deviations=render_markdown(deviations, name="deviations", images={})[0],
+            data=browse([page.results for page in pages]),
+            command=command,
+            link=runs_link,
+            css=_asset("report.css"),
+            script=script,
+            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        )
+        .encode()
     )
-    return page.encode()
 
 
 def _asset(name: str) -> str:
@@ -72,6 +68,5 @@ def _asset(name: str) -> str:
 
 def _counts(runs: pd.DataFrame) -> dict[str, Any]:
     """Return how far runs are, and what those that are done cost."""
-    done = runs[runs["state"] == "done"]
-    states = dict(sorted(runs["state"].value_counts().items()))
+    done, states = runs[runs["state"] == "done"], runs["state"].value_counts().sort_index().to_dict()
     return {"total": len(runs), "states": states, "hours": done["wall_s"].sum() / 3600, "gpu_hours": done["gpu_hours"].sum()}
