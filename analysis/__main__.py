@@ -71,18 +71,15 @@ def _tables_or_figures(chosen: argparse.Namespace) -> None:
 
 
 def _report(chosen: argparse.Namespace) -> None:
-    from analysis.reading.images import TrainingSets
     from analysis.report.page import make_report
 
     out = chosen.out or chosen.runs / "pages" / "report.html"
-    if out.is_dir():
-        raise UserError(f"{out} is a folder. Give --out the name of a file, such as {out / 'report.html'}.")
+    out = out / "report.html" if out.is_dir() else out
     deviations = Path(__file__).resolve().parent.parent / "docs" / "deviations.md"
     page = make_report(
         _pages(chosen),
         deviations=deviations.read_text(encoding="utf-8") if deviations.exists() else "",
         command=shlex.join(["python", "-m", "analysis", "report", *chosen.spec, "--scale", chosen.scale]),
-        training_set_of=TrainingSets().of,
         runs_link=Path(os.path.relpath(chosen.runs, out.parent)).as_posix(),
     )
     write_files(out.parent, {out.name: page})

@@ -64,8 +64,8 @@ _PUBLISHED: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor":
 #: The bars of the first and of the last epoch; where there is one, it is the last.
 _BARS = ({"facecolor": "#E3E3E3", "edgecolor": _GRAY}, {"facecolor": _COLORS[0], "edgecolor": _COLORS[0]})
 
-#: Inches of a curve panel, and of an image with its chart: the width; what is left free beside the axes; the height of a line of them.
-_WIDTH, _BESIDE, _HEIGHT = 3.6, {"curves": 0.75, "images": 2.05}, {"curves": 2.7, "images": 1.5}
+#: In inches the width of a panel, and by its kind what is free beside its axes and its height; then the gap below it in heights of its axes.
+_WIDTH, _LAYOUT = 3.6, {"curves": (0.75, 2.7, 0.35), "images": (2.05, 1.5, 0.5)}
 #: Letters of the label of an axis that fit beside a panel.
 _LETTERS = 32
 
@@ -107,14 +107,15 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
 def _figure(parts: Sequence[tuple[str, str, Sequence[Callable[[Axes], None]]]]) -> Figure:
     """Return a figure of parts below each other, each with its kind, its title, and what draws on each of its axes, in pairs."""
     lines = [math.ceil(len(drawings) / 2) for _, _, drawings in parts]
-    heights = [0.3 + count * _HEIGHT[kind] for count, (kind, _, _) in zip(lines, parts, strict=True)]
+    heights = [0.3 + count * _LAYOUT[kind][1] for count, (kind, _, _) in zip(lines, parts, strict=True)]
     figure = Figure(figsize=(2 * _WIDTH, sum(heights)))
     subfigures = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
     for subfigure, height, count, (kind, title, drawings) in zip(subfigures, heights, lines, parts, strict=True):
         subfigure.suptitle(title)
-        beside, edge = _BESIDE[kind], 0.1
+        beside, _, gap = _LAYOUT[kind]
+        edge = 0.1
         sides = {"left": beside / (2 * _WIDTH), "right": 1 - edge / (2 * _WIDTH), "wspace": (beside + edge) / (_WIDTH - beside - edge)}
-        above = {"bottom": 0.5 / height, "top": 1 - (0.55 if title else 0.25) / height, "hspace": 0.5}
+        above = {"bottom": 0.5 / height, "top": 1 - (0.55 if title else 0.25) / height, "hspace": gap}
         grid = subfigure.subplots(count, 2, squeeze=False, gridspec_kw=sides | above)
         for axes, draw_axes in zip(grid.flat, drawings, strict=False):
             draw_axes(axes)

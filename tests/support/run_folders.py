@@ -2,7 +2,10 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,11 @@ from sweeps.spec import Scale, Spec, load_scale, load_spec
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-def plan_by_hand(spec: Spec, folder: Path, scale: Scale, *, untuned: Sequence[str] = ()) -> dict[tuple[str, str, int], str]:
-    """Write a plan of ``spec`` whose runs are called ``<row>-<column>-<seed>``, and return the ids by row, column and seed."""
+def plan_by_hand(spec: Spec, scale: Scale, folder: Path, *, tuned: bool = True) -> dict[tuple[str, str, int], str]:
+    """Write a plan of ``spec`` whose runs are called ``<row>-<column>-<seed>``, and return the ids by row, column and seed.
+
+    It says that all is ``tuned``, or what is.
+    """
     names: dict[tuple[str, str, int], str] = {}
     cells, planned = [], expand(spec, scale)
     for cell in planned:
@@ -30,8 +36,8 @@ def plan_by_hand(spec: Spec, folder: Path, scale: Scale, *, untuned: Sequence[st
             name = f"{cell.row}-{cell.column}-{seed}".replace(" ", "_").replace("%", "").replace("/", "")
             names[cell.row, cell.column, seed] = name
             runs.append({"run_id": name, "repeat": variant.repeat})
-        more = {"untuned": [text for text in cell.untuned if text in untuned]}
-        cells.append({"row": cell.row, "column": cell.column, "skip": cell.skip, "runs": runs} | more)
+        untuned = [] if tuned else cell.untuned
+        cells.append({"row": cell.row, "column": cell.column, "skip": cell.skip, "runs": runs, "untuned": untuned})
     path = open_source(folder, scale).plan_path(spec.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"schema": 1, "spec": spec.name, "spec_sha256": digest(planned), "spec_file": str(spec.path), "cells": cells})
@@ -46,7 +52,7 @@ class Suite:
         self.path, self.runs = folder / "tried.yaml", folder / "runs"
         self.path.write_text(text)
         self.spec, self.scale = load_spec(str(self.path)), load_scale(scale)
-        self.names = plan_by_hand(self.spec, self.runs, self.scale)
+        self.names = plan_by_hand(self.spec, self.scale, self.runs)
 
     def folder(self, row: str, column: str, seed: int) -> Path:
         return self.runs / self.names[row, column, seed]
@@ -61,6 +67,23 @@ class Suite:
 
 def csv_rows(files: Files, kind: str = "csv") -> list[dict[str, str]]:
     return list(csv.DictReader(files.contents[f"{files.name}.{kind}"].decode().splitlines()))
+
+
+def made_twice(suite: Suite, command: str, locales: tuple[str, str], **files: str) -> dict[str, bytes]:
+    """Make the page by ``command`` in two folders, the second with ``files``, locales, time zones and hash seeds; return what both made."""
+    made = []
+    for index, (locale, zone) in enumerate(zip(locales, ("UTC", "Asia/Tokyo"), strict=True)):
+        cwd = suite.runs.parent / f"cwd{index}"
+        cwd.mkdir()
+        for name, text in files.items() if index else ():
+            (cwd / name).write_text(text)
+        arguments = [command, str(suite.path), "--runs", os.path.relpath(suite.runs, cwd), "--out", "out"]
+        environment = {"LC_ALL": locale, "TZ": zone, "PYTHONUTF8": str(index), "PYTHONCOERCECLOCALE": "0"}
+        environment |= dict.fromkeys(("PYTHONHASHSEED", "SOURCE_DATE_EPOCH"), str(index))
+        subprocess.run([sys.executable, "-m", "analysis", *arguments], cwd=cwd, env=os.environ | environment, check=True)
+        made.append({path.name: path.read_bytes() for path in sorted((cwd / "out" / "tried").iterdir())})
+    assert made[0] == made[1]
+    return made[0]
 
 
 def change(folder: Path, file: str, values: dict[str, Any]) -> None:

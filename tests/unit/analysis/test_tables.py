@@ -226,7 +226,7 @@ def test_untuned_values_and_rows_of_the_same_runs_are_named(tmp_path: Path) -> N
     tuning = "tuning: {rate: {grid: {optim.learning_rate: [0.1, 0.2]}, otherwise: {optim.learning_rate: 0.1}}}\n"
     text = SPEC.replace("label: Instance, ", "label: Instance, tuned: rate, ").replace("noise: none}", "noise: none, dataset: digits, model: mlp}")
     suite = Suite(tmp_path, text.replace("noise: uniform}", "noise: uniform, dataset: digits, model: mlp}") + tuning)
-    plan_by_hand(suite.spec, suite.runs, suite.scale, untuned=["rate for digits, mlp"])
+    plan_by_hand(suite.spec, suite.scale, suite.runs, tuned=False)
     path = suite.runs / "plans" / "tried.json"
     plan = json.loads(path.read_text())
     plan["cells"][1]["runs"], plan["cells"][0]["at_end"] = plan["cells"][0]["runs"], ["optim.learning_rate=0.2 (rate for digits, mlp)"]
