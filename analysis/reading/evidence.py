@@ -32,7 +32,7 @@ class Source:
         plans: the folder of the plans, ``<spec>.json``.
         run_ids: of all runs.
         record: returns the record of a run, whatever its state.
-        columns: returns the curves of a run that is done, ``epoch`` alone where none were kept.
+        columns: returns the curves of a run that is done, as far as they were kept.
         labels: returns the recorded labels of a run that is done, where there are any.
     """
 
@@ -71,7 +71,7 @@ def open_evidence(path: Path) -> Source:
     def record(run_id: str) -> Record:
         return {"run_id": run_id, "status": {"state": "missing"}, "place": str(path / "runs.jsonl"), **records.get(run_id, {})}
 
-    return Source(path / "plans", list(records), record, lambda run_id: curves.get(run_id, {"epoch": []}), lambda run_id: None)
+    return Source(path / "plans", list(records), record, lambda run_id: curves.get(run_id, {}), lambda run_id: None)
 
 
 def write_evidence(path: Path, plans: Mapping[str, Any], records: Mapping[str, Record], curves: Mapping[str, Columns]) -> None:

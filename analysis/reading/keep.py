@@ -34,7 +34,7 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
     """
     target = open_evidence(path)
     records = {run_id: target.record(run_id) for run_id in target.run_ids}
-    curves = {run_id: target.columns(run_id) for run_id in target.run_ids}
+    curves = {run_id: columns for run_id in target.run_ids if (columns := target.columns(run_id))}
     plans = {plan.stem: read_json(plan) for plan in target.plans.glob("*.json")}
     left_out = {}
     for spec in specs:
@@ -45,11 +45,13 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
             if state == "done":
                 record, columns = source.record(run_id), source.columns(run_id)
                 if run_id in records:
-                    _check_same(record | columns, records[run_id] | curves[run_id])
+                    _check_same(record | columns, records[run_id] | curves.get(run_id, {}))
                     record = records[run_id]
                 if run_id in drawn:
                     record["drawn"] = record.get("drawn", {}) | {spec.name: drawn[run_id]}
-                records[run_id], curves[run_id] = record, columns | curves.get(run_id, {})
+                records[run_id] = record
+                if columns:
+                    curves[run_id] = columns | curves.get(run_id, {})
             elif state != "missing":
                 left_out[run_id] = f"{state} {source.record(run_id)['status'].get('error', '')}"
     read: defaultdict[str, set[str]] = defaultdict(set)
@@ -60,7 +62,7 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
     kept = {run_id: _without(record, _ELSEWHERE) for run_id, record in records.items() if run_id in read}
     shown = {
         run_id: {key: curves[run_id][key] for key in curves[run_id] if _family(key) in {"epoch", *read[run_id]}}
-        for run_id in kept
+        for run_id in kept.keys() & curves.keys()
         if read[run_id]
     }
     write_evidence(path, plans, kept, shown)
@@ -128,8 +130,9 @@ def restore(specs: Sequence[Spec], evidence: Source, target: Source, runs: Path)
 
 
 def _write_folder(record: Record, columns: Columns, folder: Path) -> None:
-    rows = [{key: values[row] for key, values in columns.items() if values[row] is not None} for row in range(len(columns["epoch"]))]
-    files = {f"{name}.json": json_text(record[name]) for name in PARTS} | {"metrics.jsonl": json_lines(rows)}
+    rows = range(len(columns.get("epoch", [])))
+    lines = [{key: values[row] for key, values in columns.items() if values[row] is not None} for row in rows]
+    files = {f"{name}.json": json_text(record[name]) for name in PARTS} | {"metrics.jsonl": json_lines(lines)}
     files["identity.json"] = json_text({"schema": 1, "run_id": record["run_id"], "fields": record["fields"]})
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():

@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sealed import seal
+
 from analysis.build import make_files
 from analysis.reading.evidence import open_source
+from analysis.reading.results import Results, read_results
 from analysis.tables.page import Files
 from repro.files import read_json, write_json
-from repro.runs.manifest import FILE, sha256, write_manifest
 from sweeps.expand import digest, expand
-from sweeps.spec import PAPER, Scale, Spec, load_scale, load_spec
+from sweeps.spec import Scale, Spec, load_scale, load_spec
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,25 +28,26 @@ def plan_by_hand(spec: Spec, scale: Scale, folder: Path, *, tuned: bool = True) 
     It says that all is ``tuned``, or what is.
     """
     names: dict[tuple[str, str, int], str] = {}
-    cells = expand(spec, scale)
-    planned = []
-    for cell in cells:
+    cells, planned = [], expand(spec, scale)
+    for cell in planned:
         runs = []
         for variant in cell.variants:
-            name = f"{cell.row}-{cell.column}-{variant.repeat['seed']}".replace(" ", "_").replace("%", "").replace("/", "")
-            names[cell.row, cell.column, variant.repeat["seed"]] = name
+            seed = variant.repeat["seed"]
+            name = f"{cell.row}-{cell.column}-{seed}".replace(" ", "_").replace("%", "").replace("/", "")
+            names[cell.row, cell.column, seed] = name
             runs.append({"run_id": name, "repeat": variant.repeat})
-        planned.append({"row": cell.row, "column": cell.column, "skip": cell.skip, "runs": runs, "untuned": [] if tuned else cell.untuned})
-    path = folder / "plans" / ("" if scale.name == PAPER else scale.name) / f"{spec.name}.json"
+        untuned = [] if tuned else cell.untuned
+        cells.append({"row": cell.row, "column": cell.column, "skip": cell.skip, "runs": runs, "untuned": untuned})
+    path = open_source(folder, scale).plan_path(spec.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"schema": 1, "spec": spec.name, "spec_file": str(spec.path), "spec_sha256": digest(cells), "cells": planned})
+    write_json(path, {"schema": 1, "spec": spec.name, "spec_sha256": digest(planned), "spec_file": str(spec.path), "cells": cells})
     return names
 
 
 class Suite:
     """A spec of one table or figure, its plan, and a folder for its runs."""
 
-    def __init__(self, folder: Path, text: str, scale: str = PAPER) -> None:
+    def __init__(self, folder: Path, text: str, scale: str = "paper") -> None:
         folder.mkdir(exist_ok=True)
         self.path, self.runs = folder / "tried.yaml", folder / "runs"
         self.path.write_text(text)
@@ -54,15 +57,12 @@ class Suite:
     def folder(self, row: str, column: str, seed: int) -> Path:
         return self.runs / self.names[row, column, seed]
 
+    def results(self) -> Results:
+        return read_results(self.spec, self.scale, open_source(self.runs, self.scale))
+
     def make(self) -> Files:
         """Return the files of the page from the runs as they are."""
         return make_files(self.spec, self.scale, open_source(self.runs, self.scale))
-
-
-def seal(folder: Path) -> None:
-    """Write the manifest of a run as it is."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (FILE, "status.json")]
-    write_manifest(folder, {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in files})
 
 
 def csv_rows(files: Files, kind: str = "csv") -> list[dict[str, str]]:
@@ -108,14 +108,11 @@ def done_run(
     write_json(folder / "identity.json", {"schema": 1, "run_id": folder.name, "fields": fields or {}})
     values = {"last": accuracy, "best_val": accuracy if best_val is None else best_val, "best_test": accuracy}
     write_json(folder / "final.json", {"test/accuracy": values})
-    write_json(
-        folder / "provenance.json",
-        {"git": {"sha": sha, "dirty_sha256": dirty}, "versions": {"torch": "2.15.0"}, "device": "cpu (abacus)", "threads": 1},
-    )
+    provenance = {"git": {"sha": sha, "dirty_sha256": dirty}, "versions": {"torch": "2.15.0"}, "device": "cpu (abacus)"}
+    write_json(folder / "provenance.json", provenance)
     write_json(folder / "cost.json", {"wall_s": 36.0, "gpu_hours": 0.0, "peak_gib": 0.5, "attempts": 1})
     curve = curve or {"test/accuracy": [0.1, accuracy / 2, accuracy]}
-    num_epochs = max(len(values) for values in curve.values())
-    rows: list[dict[str, Any]] = [{"epoch": epoch} for epoch in range(num_epochs)]
+    rows: list[dict[str, Any]] = [{"epoch": epoch} for epoch in range(max(map(len, curve.values())))]
     for metric, points in curve.items():
         for row, point in zip(rows, points, strict=False):
             row[metric] = point if point == point else "NaN"
