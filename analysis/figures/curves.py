@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from typing import Any
 
 from analysis.figures.points import Point, cells_of, chosen, kept_of, make_point, marked
 from analysis.reading.images import training_set_of
@@ -32,7 +33,7 @@ def curve_points(results: Results) -> list[Point]:
     return points + (_published(results) if results.scale.name == PAPER else [])
 
 
-def _line(results: Results, panel: Panel, cell: Cell, metric: str, **of_class: object) -> list[Point]:
+def _line(results: Results, panel: Panel, cell: Cell, metric: str, **of_class: Any) -> list[Point]:
     curves = results.curves[(results.curves["metric"] == metric) & results.curves["run_id"].isin(cell.run_ids)]
     wide = curves.pivot(index="epoch", columns="run_id", values="value")
     points = []

@@ -25,14 +25,14 @@ def make_figure(results: Results) -> Files:
     """
     spec = results.spec
     curves, images = curve_points(results), image_panels(results)
-    points = [*curves, *(point for made in images for point in made.points)]
+    points = [*curves, *(bar for made in images for tile in made["tiles"] for bar in tile["bars"])]
     contents = draw(results, curves, images)
-    read = [note for made in images for note in made.notes]
+    read = [made["note"] for made in images if made["note"]]
     if any(panel.type == "curve" for panel in spec.panels):
         read = [*_CURVES, *read, spread_note(results)]
     shown = {point["panel"] for point in points if point["source"] == "runs"}
     reasons = {panel.label: "no done run has what it shows" for panel in spec.panels if panel.label not in shown}
-    reasons |= {made.panel["label"]: made.reason for made in images if not made.tiles}
+    reasons |= {made["panel"]["label"]: made["reason"] for made in images if not made["tiles"]}
     doubt = [f"Not drawn: {label}: {reason}." for label, reason in reasons.items()]
     picture = f"![{spec.title}]({spec.name}.png)" if contents else "No picture."
     page = [*heading(spec, results.scale), picture, "", *notes(results, read=read, doubt=doubt, command="figures")]
