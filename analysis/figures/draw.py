@@ -100,7 +100,7 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
         for axes, draw_axes in zip(grid.flat, drawings, strict=True):
             draw_axes(axes)
         # The legend stands above the panels and the disclaimer below them; the files are cut to what is drawn.
-        parts = [part for axes in figure.axes for part in (axes, *axes.child_axes)]
+        parts: list[Any] = [part for axes in figure.axes for part in (axes, *axes.child_axes)]
         handles = {label: handle for part in parts for handle, label in zip(*part.get_legend_handles_labels(), strict=True)}
         columns = int(7.2 / (0.6 + 0.068 * max(map(len, handles), default=0)))
         figure.legend(handles.values(), handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, columns))
@@ -115,18 +115,18 @@ def _save(figure: Figure, kind: str) -> bytes:
 
 
 def _draw_curves(axes: Axes, *, panel: Panel, column: str, points: pd.DataFrame, looks: Mapping[str, dict[str, Any]], spread: bool) -> None:
-    """Draw one panel: its lines, each as ``looks`` has it, and hollow markers at the edges for published numbers."""
+    """Draw one panel: its lines, each as ``looks`` has it, and a hollow marker at the edge for a published number."""
     scale = factor(panel.scale)
     # No run could be beyond.
     is_fraction = definition_of(panel.metric.replace("{k}", "000")).unit == "fraction"
     limits = (0.0, scale) if is_fraction else (-math.inf, math.inf)
     for label, line in points.groupby("label", sort=False):
-        epochs, mean, sd = line["epoch"].tolist(), scale * line["mean"].astype(float), scale * line["sd"].astype(float)
+        mean, sd = scale * line["mean"].astype(float), scale * line["sd"].astype(float)
         if label == "published":
-            # At the edges: the published runs have as many epochs as the paper's, whatever these have.
-            edges = [0.0 if epoch == "start" else 1.0 for epoch in epochs]
-            axes.plot(edges, mean, transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, label=label, **_PUBLISHED)
+            # At the edge: the published runs have as many epochs as the paper's, whatever these have.
+            axes.plot([1.0], mean, transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, label=label, **_PUBLISHED)
             continue
+        epochs = line["epoch"].astype(int)
         axes.plot(epochs, mean, label=label, **looks[str(label)])
         if spread:
             low, high = (mean - sd).clip(*limits), (mean + sd).clip(*limits)

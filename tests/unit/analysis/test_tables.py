@@ -224,7 +224,9 @@ def test_what_the_runs_of_a_page_differ_in_is_counted(suite: Suite) -> None:
 
 def test_untuned_values_and_rows_of_the_same_runs_are_named(tmp_path: Path) -> None:
     tuning = "tuning: {rate: {grid: {optim.learning_rate: [0.1, 0.2]}, otherwise: {optim.learning_rate: 0.1}}}\n"
-    text = SPEC.replace("label: Instance, ", "label: Instance, tuned: rate, ").replace("noise: none}", "noise: none, dataset: digits, model: mlp}")
+    text = SPEC.replace("label: Instance, ", "label: Instance, tuned: rate, ").replace(
+        "noise: none}", "noise: none, dataset: digits, model: mlp}"
+    )
     suite = Suite(tmp_path, text.replace("noise: uniform}", "noise: uniform, dataset: digits, model: mlp}") + tuning)
     plan_by_hand(suite.spec, suite.scale, suite.runs, tuned=False)
     path = suite.runs / "plans" / "tried.json"
