@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-import html.parser
-import itertools
 import json
 import re
 import shutil
@@ -72,61 +70,21 @@ def data_of(page: str) -> dict[str, Any]:
     return data
 
 
-class Elements(html.parser.HTMLParser):
-    """Every element of a page with its attributes, and what is open where the page ends."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "input"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_nothing_becomes_markup_and_nothing_is_asked_for(suite: Suite) -> None:
     page = report(suite)
-    elements = Elements(page)
-    assert elements.open == []
-    tags = [tag for tag, _ in elements.found]
-    assert tags.count("script") == 2
-    assert not {"b", "i", "u", "link", "iframe", "object", "embed", "base", "form"} & set(tags)
-    for tag, attributes in elements.found:
-        assert not any(name.startswith("on") for name in attributes)
-        assert str(attributes.get("src", "data:")).startswith("data:")
-        assert tag == "a" or "href" not in attributes
-    for text in ("What &lt;script&gt;alert(1)&lt;/script&gt; shows.", "make &lt;it&gt;", "Boom &lt;/script&gt;"):
-        assert text in page
-    # No sign in the data could end their own element.
-    assert "Class \\u003cb\\u003e" in page
-    policy = next(str(attributes["content"]) for _, attributes in elements.found if "http-equiv" in attributes)
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    assert policy.startswith("default-src 'none'; img-src data:;")
-    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}';" in policy
-
-
-def test_structure_for_those_who_hear_the_page(suite: Suite) -> None:
-    elements = Elements(report(suite)).found
+    elements = re.findall(r"<(\w+)((?:[^>\"]|\"[^\"]*\")*)>", page.replace(script, ""))
     tags = [tag for tag, _ in elements]
-    assert [tags.count(tag) for tag in ("h1", "main", "nav", "header", "footer")] == [1] * 5
-    assert dict(elements)["html"] == {"lang": "en"}
-    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert (tags.count("script"), tags.count("h1"), tags.count("main")) == (2, 1, 1)
+    assert not {"b", "i", "u", "link", "iframe", "object", "embed", "base", "form"} & set(tags)
+    assert not [attributes for _, attributes in elements if re.search(r'\bon\w+=|src="(?!data:)', attributes)]
+    for text in ("What &lt;script&gt;alert(1)&lt;/script&gt; shows.", "make &lt;it&gt;", "Boom &lt;/script&gt;", "Class \\u003cb\\u003e"):
+        assert text in page
+    ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
-    for tag, attributes in elements:
-        assert not str(attributes.get("href", "")).startswith("#") or str(attributes["href"])[1:] in ids
-        if tag in ("select", "input"):
-            assert any(tag == "label" and other.get("for") == attributes["id"] for tag, other in elements)
-    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "content=\"default-src 'none'; img-src data:;" in page
+    assert f"script-src 'sha256-{digest}';" in page
 
 
 def test_the_same_bytes_wherever_the_runs_lie_and_a_shared_run_counted_once(suite: Suite, tmp_path: Path) -> None:
@@ -261,16 +219,12 @@ def test_what_became_of_wrong_and_right_labels_is_told_where_the_truth_is_known(
     assert [group["total"] for group in chosen["groups"]] == [40, 40, 1, 2, 2]
 
 
-def test_labels_of_a_run_that_diverged_have_gaps_and_did_not_move(tmp_path: Path) -> None:
-    values = instance_labels()
+def test_of_many_epochs_evenly_spaced_ones_with_gaps_where_a_run_diverged(tmp_path: Path) -> None:
+    values = instance_labels(epochs=2 * EPOCHS - 1)
     values[-1, :2] = np.nan
-    chosen = selected(tmp_path, values)
+    chosen = selected(tmp_path, values, planned=300)
+    assert (chosen["epochs"], chosen["planned"]) == (list(range(1, 2 * EPOCHS, 2)), 300)
+    # It did not move, so far as one can tell.
     assert groups_of(chosen)["Moved most"][:5] == [4, 5, 3, 0, 1]
     item = next(item for item in chosen["items"] if item["position"] == 0)
-    assert (item["classes"][0], item["values"][-1]) == (0, [None] * 6)
-
-
-def test_of_many_epochs_evenly_spaced_ones_and_those_that_were_not_reached_are_said(tmp_path: Path) -> None:
-    chosen = selected(tmp_path, instance_labels(epochs=2 * EPOCHS - 1), planned=300)
-    assert (chosen["epochs"], chosen["planned"]) == (list(range(1, 2 * EPOCHS, 2)), 300)
-    assert np.shape(chosen["items"][0]["values"]) == (EPOCHS, 6)
+    assert (np.shape(item["values"]), item["values"][-1]) == ((EPOCHS, 6), [None] * 6)
