@@ -60,12 +60,9 @@ def _collect(chosen: argparse.Namespace) -> None:
 def _tables_or_figures(chosen: argparse.Namespace) -> None:
     scale = load_scale(chosen.scale)
     for spec in _specs(chosen):
-        command = "figures" if spec.kind == "figure" else "tables"
-        if command != chosen.command:
-            raise UserError(f"{spec.name} is not one of the {chosen.command}. Call: python -m analysis {command} {spec.name}")
         files = make_files(spec, scale, open_source(chosen.runs, scale))
         paths = write_files((chosen.out or chosen.runs / "pages") / files.folder, files.contents)
-        if command == "tables":
+        if spec.kind != "figure":
             print(files.page)
         _print_files(paths)
 

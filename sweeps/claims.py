@@ -31,8 +31,7 @@ from typing import Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from repro.metric_names import definition_of
-from sweeps.spec import Model, Names, load_scale, load_spec, look_up, read
+from sweeps.spec import Model, Names, known_specs, load_scale, load_spec, look_up, read
 
 FILE = Path(__file__).with_name("claims.yaml")
 
@@ -77,6 +76,7 @@ class Test(Model):
             raise ValueError(
                 f"a test has exactly one of {', '.join(KINDS)}, and metric with above; this one has {', '.join(kinds) or 'none'}."
             )
+        look_up(self.spec, known_specs(), "spec: there is no spec")
         spec = load_spec(self.spec)
         for key, lines in (
             ("rows", spec.row_lines),
@@ -86,11 +86,6 @@ class Test(Model):
         ):
             for label in getattr(self, key):
                 look_up(label, {line.label: line for line in lines}, f"{key}: {self.spec} has no label")
-        for metric in self.metrics:
-            try:
-                definition_of(metric.replace("{k}", "000"))
-            except KeyError:
-                raise ValueError(f"there is no metric '{metric}'.") from None
         return self if self.columns else self.model_copy(update={"columns": [line.label for line in spec.column_lines]})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
         for run_id in _run_ids(plan):
             read[run_id] |= _metrics(load_spec(name))
     left_out |= dict.fromkeys(sorted(records.keys() - read.keys()), "no plan names it any more")
-    kept = {run_id: _without(record, _ELSEWHERE) for run_id, record in records.items() if run_id in read}
+    kept = {run_id: _kept(record) for run_id, record in records.items() if run_id in read}
     shown = {
         run_id: {key: curves[run_id][key] for key in curves[run_id] if _family(key) in {"epoch", *read[run_id]}}
         for run_id in kept.keys() & curves.keys()
@@ -73,9 +74,9 @@ def _run_ids(plan: Mapping[str, Any]) -> Iterator[str]:
     yield from (run["run_id"] for cell in plan["cells"] for run in cell["runs"])
 
 
-def _without(record: Record, names: set[str]) -> Record:
-    parts = {key: _without(part, names) if key in ("status", "provenance") else part for key, part in record.items()}
-    return {key: part for key, part in parts.items() if key not in names}
+def _kept(record: Record) -> Record:
+    kept: Record = json.loads(json.dumps(record), object_hook=lambda part: {key: part[key] for key in part if key not in _ELSEWHERE})
+    return kept
 
 
 def _check_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:

@@ -96,15 +96,12 @@ def read_results(spec: Spec, scale: Scale, source: Source) -> Results:
         UserError: there is no plan, or it is not of this spec as it stands now; the message says which command to call.
     """
     path, again = source.plan_path(spec.name), f"Call: python -m sweeps plan {command_name(spec, scale)}"
-    try:
-        plan = read_json(path)
-        cells = tuple(map(_cell, plan["cells"]))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no plan, so which runs make up {spec.name} is not known. {again}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}). {again}") from error
+    if not path.exists():
+        raise UserError(f"{path}: there is no plan, so which runs make up {spec.name} is not known. {again}")
+    plan = read_json(path)
     if plan["spec_sha256"] != digest(expand(spec, scale)):
         raise UserError(f"{path} was made from another version of {spec.path}, of what it shares or of tuned values. {again}")
+    cells = tuple(map(_cell, plan["cells"]))
     run_ids = dict.fromkeys(run_id for cell in cells for run_id in cell.run_ids)
     return Results(spec, scale, cells, runs_frame(map(source.record, run_ids)), source, plan["spec_sha256"])
 

@@ -70,24 +70,15 @@ class Outcome:
     parts: tuple[Outcome, ...] = ()
 
 
-@dataclass(frozen=True)
-class Tested:
-    """All claims at one scale."""
-
-    scale: Scale
-    sanity: tuple[tuple[Claim, Outcome], ...]
-    claims: tuple[tuple[Claim, Outcome], ...]
-
-
-def examine(claims: Claims, scale: Scale, runs: Path) -> Tested:
-    """Return what the runs at ``scale`` say of each claim."""
+def examine(claims: Claims, scale: Scale, runs: Path) -> list[tuple[str, Claim, Outcome]]:
+    """Return what the runs at ``scale`` say of each claim, after the checks that it rests on: ``sanity`` or ``claim``, it, its outcome."""
     cells = _Cells(scale, runs)
-    sanity = tuple((claim, _outcome(claim, cells, 1.0 - claims.level)) for claim in claims.sanity)
-    tested = tuple((claim, _outcome(claim, cells, 1.0 - claims.level / len(claims.claims))) for claim in claims.claims)
-    if any(outcome.verdict == CONTRADICTED for _, outcome in sanity):
+    sanity = [("sanity", claim, _outcome(claim, cells, 1.0 - claims.level)) for claim in claims.sanity]
+    tested = [("claim", claim, _outcome(claim, cells, 1.0 - claims.level / len(claims.claims))) for claim in claims.claims]
+    if any(outcome.verdict == CONTRADICTED for _, _, outcome in sanity):
         decided = (SUPPORTED, CONTRADICTED)
-        tested = tuple((claim, replace(item, verdict=WITHHELD) if item.verdict in decided else item) for claim, item in tested)
-    return Tested(scale, sanity, tested)
+        tested = [(kind, claim, replace(item, verdict=WITHHELD) if item.verdict in decided else item) for kind, claim, item in tested]
+    return sanity + tested
 
 
 def _outcome(claim: Claim, cells: _Cells, confidence: float) -> Outcome:

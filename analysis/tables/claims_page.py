@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from analysis.reading.stats import rounded
-from analysis.tables.claims import Outcome, Tested, examine
+from analysis.tables.claims import Outcome, examine
 from analysis.tables.formats import csv_bytes, grid_lines
 from analysis.tables.page import disclaimer_lines
 from sweeps.claims import Claim, Claims, load_claims
@@ -17,6 +16,22 @@ from sweeps.spec import Scale, load_scale
 #: The files, below the folder of the pages.
 PAGE, TABLE = "claims.md", "claims.csv"
 
+_HEAD = """\
+# What the paper claims, and what these runs say
+
+{count} claims, in our own words, and their tests are in `sweeps/claims.yaml`. The rule was fixed before the runs:
+
+- The difference of a claim is the mean of all its comparisons, each a difference between the means of two cells, in points of test \
+accuracy (%) unless the claim says otherwise. Published differences are computed from the published means in the same way.
+- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict uses the \
+interval at {each:.2f}%, so that all {count} verdicts of a scale hold together at {together:g}%.
+- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. \
+*Undecided*: the interval contains the margin, or a run diverged. *Not run*: runs are missing, or have settings that are not tuned yet. \
+*Withheld*: a sanity check of the scale is contradicted.
+- A claim that must hold in every comparison shows the comparison that supports it least; its verdict is over all comparisons.
+- Scales are never pooled. [claims.csv](claims.csv) has every comparison behind each line.
+"""
+
 
 def claims_files(runs: Path, claims: Claims | None = None) -> dict[str, bytes]:
     """Return the page and the table of the claims from the run folders and plans in ``runs``: name -> content.
@@ -24,41 +39,28 @@ def claims_files(runs: Path, claims: Claims | None = None) -> dict[str, bytes]:
     Raises:
         UserError: the claims have a mistake; a plan does not fit its spec.
     """
-    claims = load_claims() if claims is None else claims
-    tested = [examine(claims, load_scale(name), runs) for name in claims.scales]
-    return {PAGE: _page(claims, tested).encode(), TABLE: csv_bytes(_rows(tested))}
-
-
-def _page(claims: Claims, tested: Sequence[Tested]) -> str:
-    count = len(claims.claims)
-    lines = [
-        "# What the paper claims, and what these runs say",
-        "",
-        f"{count} claims, in our own words, and their tests are in `sweeps/claims.yaml`. The rule was fixed before the runs:",
-        "",
-        "- The difference of a claim is the mean of all its comparisons, each a difference between the means of two cells, in points of "
-        "test accuracy (%) unless the claim says otherwise. Published differences are computed from the published means in the same way.",
-        "- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict "
-        f"uses the interval at {100 * (1 - claims.level / count):.2f}%, so that all {count} verdicts of a scale hold together at "
-        f"{100 * (1 - claims.level):g}%.",
-        "- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. "
-        "*Undecided*: the interval contains the margin, or a run diverged. *Not run*: runs are missing, or have settings that are "
-        "not tuned yet. *Withheld*: a sanity check of the scale is contradicted.",
-        "- A claim that must hold in every comparison shows the comparison that supports it least; its verdict is over all comparisons.",
-        "- Scales are never pooled. [claims.csv](claims.csv) has every comparison behind each line.",
-        "",
-    ]
-    for item in tested:
-        lines += [f"## Scale: {item.scale.name}", "", *disclaimer_lines(item.scale)]
-        lines += ["Sanity:", "", *_grid(item.sanity), "", "Claims:", "", *_grid(item.claims), ""]
-    lines += ["---", "", "- To rebuild this page: `python -m analysis claims`."]
-    return "\n".join(lines) + "\n"
+    claims = claims or load_claims()
+    count, level = len(claims.claims), claims.level
+    page = [_HEAD.format(count=count, each=100 * (1 - level / count), together=100 * (1 - level))]
+    rows = []
+    for scale in map(load_scale, claims.scales):
+        tested = examine(claims, scale, runs)
+        page += [f"## Scale: {scale.name}", "", *disclaimer_lines(scale)]
+        for kind, title in (("sanity", "Sanity:"), ("claim", "Claims:")):
+            page += [title, "", *_grid([(claim, outcome) for of, claim, outcome in tested if of == kind]), ""]
+        for kind, claim, whole in tested:
+            for outcome in (whole, *(whole.parts if len(whole.parts) > 1 else ())):
+                row = {"scale": scale.name, "kind": kind if outcome is whole else f"comparison of {kind}", "id": claim.id, **vars(outcome)}
+                del row["parts"]
+                rows.append(row | {"margin": claim.margin, "direction": claim.direction})
+    page += ["---", "", "- To rebuild this page: `python -m analysis claims`.", ""]
+    return {PAGE: "\n".join(page).encode(), TABLE: csv_bytes(rows)}
 
 
 def short_table(scale: Scale, runs: Path) -> list[str]:
     """Return the lines of a Markdown table of the claims at one scale, for the README."""
-    tested = examine(load_claims(), scale, runs)
-    body = [[claim.text, _published(claim, outcome), _difference(outcome), outcome.verdict] for claim, outcome in tested.claims]
+    tested = [(claim, outcome) for kind, claim, outcome in examine(load_claims(), scale, runs) if kind == "claim"]
+    body = [[claim.text, _published(claim, outcome), _difference(outcome), outcome.verdict] for claim, outcome in tested]
     return grid_lines(["claim", "paper", "here (95% interval)", "verdict"], body)
 
 
@@ -84,15 +86,3 @@ def _difference(outcome: Outcome) -> str:
     if outcome.low_95 is None or outcome.high_95 is None:
         return text
     return f"{text} ({rounded(outcome.low_95, 1.0, digits)} to {rounded(outcome.high_95, 1.0, digits)})"
-
-
-def _rows(tested: Sequence[Tested]) -> list[dict[str, Any]]:
-    rows = []
-    for item in tested:
-        for kind, outcomes in (("sanity", item.sanity), ("claim", item.claims)):
-            for claim, whole in outcomes:
-                for outcome in (whole, *(whole.parts if len(whole.parts) > 1 else ())):
-                    row = {"scale": item.scale.name, "kind": kind if outcome is whole else f"comparison of {kind}", "id": claim.id}
-                    row |= vars(outcome) | {"margin": claim.margin, "direction": claim.direction}
-                    rows.append({key: value for key, value in row.items() if key != "parts"})
-    return rows

@@ -101,7 +101,7 @@ def _best(reading: Reading, filled: Sequence[Filled]) -> set[tuple[str, str]]:
     for column in {item.cell.column for item in filled}:
         items = [item for item in filled if item.cell.column == column and item.cell.run_ids]
         if len(items) > 1 and all(item.summary.complete for item in items):
-            means = [float(rounded(item.summary.mean or 0.0, factor(reading.scale), reading.decimals)) for item in items]
+            means = [float(item.text.split()[0]) for item in items]
             top = max(means) if reading.better == "higher" else min(means)
             best |= {item.cell.place for item, mean in zip(items, means, strict=True) if mean == top}
     return best

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from repro.runs.lease import Superseded, claim
+
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.runs.folder import FinishedError, RunFolder
-from repro.runs.lease import Superseded, claim
 from repro.runs.state import read_state
 
 #: What workers do that wait, and the file that those of ``while`` wait for.

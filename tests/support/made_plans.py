@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fake_workers import behave
-
-from repro.files import read_json
 from sweeps.local.progress import Outcome
 from sweeps.local.queue import run_missing
 from sweeps.plan.plan import Plan, PlannedRun, planned_state
+
+from repro.files import read_json
 
 #: What the server of the workers imports; PyTorch is not among it.
 FAST = ("fake_workers",)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-
 from sweeps.spec.data import SpecError
 
 #: A table whose runs read other runs, with a tuning.

@@ -77,8 +77,6 @@ def test_a_report_of_what_has_a_plan_goes_on_past_one_that_it_cannot_read(two: T
     assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["old", "torn"]
     assert main(["report", "shown", "--runs", str(two.runs)]) == 0
     assert "A figure" not in (two.runs / "pages" / "report.html").read_text()
-    assert main(["report", "--runs", str(two.runs), "--out", str(two.tables)]) == 2
-    assert f"{two.tables} is a folder" in capsys.readouterr().err
 
 
 def test_the_committed_pages_are_what_the_committed_evidence_makes(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from run_folders import change, done_run, ended_run, write_rows
+from sealed import seal
 from two_specs import ROW, SPEC, TwoSpecs
 
 from analysis.__main__ import main
 from analysis.reading.evidence import open_evidence
 from repro.errors import UserError
 from repro.runs.state import read_state
-from sealed import seal
 from sweeps.plan import make_plan
 from sweeps.spec import load_scale, load_spec
 
