@@ -10,10 +10,7 @@ from label_runs import FIELDS
 from matplotlib.figure import Figure
 from run_folders import Suite, csv_rows, done_run, ended_run, made_twice
 
-from analysis.__main__ import main
-from analysis.figures.points import chosen
 from analysis.tables.page import Files
-from sweeps.spec import Sample
 
 SPEC = """\
 title: Curves
@@ -30,6 +27,8 @@ panels:
   - {metric: test/accuracy, label: Test accuracy (%), scale: percent}
 """
 ERROR = [0.4, 0.3, 0.2]
+#: By the stated rule: of twelve candidates those with the three smallest numbers.
+DRAWN = sorted(np.argsort(np.random.PCG64(1).random_raw(12))[:3].tolist())
 
 
 @pytest.fixture
@@ -100,16 +99,11 @@ def test_missing_failed_and_diverged_runs_are_said_in_the_legend(suite: Suite, p
     assert [points["One-hot", "noise/label_error", epoch]["mean"].lower() for epoch in (1, 2)] == ["nan", "nan"]
 
 
-def test_nothing_done_still_makes_a_page(suite: Suite) -> None:
+def test_nothing_done_still_makes_a_page_and_a_panel_without_a_line_is_named(suite: Suite, pictures: list[Figure]) -> None:
     files = suite.make()
     assert "No picture." in files.page
-    assert sorted(files.contents) == ["tried.csv", "tried.md", "tried.provenance.json"]
-    assert csv_rows(files) == []
-
-
-def test_a_panel_without_a_line_is_left_out_and_named(suite: Suite, pictures: list[Figure]) -> None:
-    for row, _, seed in suite.names:
-        done_run(suite.folder(row, "40%", seed), curve={"test/accuracy": [0.1, 0.2]})
+    assert (sorted(files.contents), csv_rows(files)) == (["tried.csv", "tried.md", "tried.provenance.json"], [])
+    done_run(suite.folder("Instance", "40%", 0), curve={"test/accuracy": [0.1, 0.2]})
     assert "Not drawn: Label error (%)" in suite.make().page
     assert [axes.get_ylabel() for axes in pictures[0].axes] == ["Test accuracy (%)"]
 
@@ -160,18 +154,9 @@ def test_published_values_stand_at_the_edge_at_the_papers_scale(tmp_path: Path, 
     assert "Smoke scale" in files.page
 
 
-def test_the_rule_of_drawing_is_the_stated_one() -> None:
-    numbers = np.random.PCG64(7).random_raw(5)
-    smallest = sorted(np.array([2, 3, 5, 8, 9])[np.argsort(numbers)[:2]].tolist())
-    # Neither order nor repetition of the candidates matters.
-    assert chosen(Sample(count=2, seed=7), [9, 8, 2, 3, 5, 5]) == smallest
-    assert chosen(Sample(count=3, seed=0), [4, 1]) == [1, 4]
-    assert chosen([5, 2, 7], [1, 2, 5]) == [5, 2]
-
-
 @pytest.mark.parametrize(
     ("choice", "expected"),
-    [("{count: 3, seed: 1}", chosen(Sample(count=3, seed=1), range(12))), ("[5, 2, 200]", [5, 2]), ("null", list(range(10)))],
+    [("{count: 3, seed: 1}", DRAWN), ("[5, 2, 200]", [5, 2]), ("null", list(range(10)))],
 )
 def test_a_line_for_each_chosen_class(tmp_path: Path, pictures: list[Figure], choice: str, expected: list[int]) -> None:
     panel = '{metric: "class_meta_accuracy/{k}", label: Accuracy, rows: Instance, classes: CHOICE}'.replace("CHOICE", choice)
@@ -193,8 +178,3 @@ def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_settings(suite:
     made = made_twice(suite, "figures", ("C.UTF-8", "de_DE.UTF-8"), matplotlibrc=settings)
     assert b"Date" not in made["tried.pdf"]
     assert str(tmp_path).encode() not in b"".join(made.values())
-
-
-def test_a_figure_is_no_table(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tables", str(suite.path), "--runs", str(suite.runs)]) == 2
-    assert "Call: python -m analysis figures" in capsys.readouterr().err
