@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
+from typing import Any
 
 from analysis.figures.points import Point, cells_of, chosen, kept_of, make_point, marked
 from analysis.reading.images import training_set_of
 from analysis.reading.reported import read_reported
 from analysis.reading.results import Cell, Results
-from analysis.reading.stats import Summary, summarize
+from analysis.reading.stats import summarize
 from repro.errors import UserError
 from sweeps.spec import PAPER, Panel
 
 #: Classes that a panel shows where its spec says nothing.
 MOST_CLASSES = 10
-_START = re.compile(r"(\d+(?:\.\d+)?) at the start")
 
 
 def curve_points(results: Results) -> list[Point]:
@@ -32,7 +31,7 @@ def curve_points(results: Results) -> list[Point]:
     return points + (_published(results) if results.scale.name == PAPER else [])
 
 
-def _line(results: Results, panel: Panel, cell: Cell, metric: str, **of_class: object) -> list[Point]:
+def _line(results: Results, panel: Panel, cell: Cell, metric: str, **of_class: Any) -> list[Point]:
     curves = results.curves[(results.curves["metric"] == metric) & results.curves["run_id"].isin(cell.run_ids)]
     wide = curves.pivot(index="epoch", columns="run_id", values="value")
     points = []
@@ -63,16 +62,13 @@ def _classes(results: Results, panel: Panel, cell: Cell) -> dict[int, str]:
 
 
 def _published(results: Results) -> list[Point]:
-    """Return the published numbers as fractions: those at the end of the curves, and where a source says ``40 at the start`` that one."""
-    points = []
+    """Return the published numbers as fractions; a figure's are those at the end of its curves."""
     published = read_reported(results.spec)
+    points = []
     for panel in results.spec.panels:
         for cell in cells_of(results, panel):
             if item := published.get((cell.row, panel.label)):
-                unit, start = 0.01 if item.unit == "percent" else 1.0, _START.search(item.source)
-                for epoch, value in (("start", start and float(start[1])), ("end", item.mean)):
-                    if value is not None:
-                        number = dict.fromkeys(("sd", "n", "expected", "diverged")) | {"mean": value * unit}
-                        more = {"metric": panel.metric, "epoch": epoch, "source": "published", "label": "published"}
-                        points.append(make_point(results, panel, cell, Summary(0, 0, 0, None, None), **more, **number))
+                number = {"mean": item.mean * (0.01 if item.unit == "percent" else 1.0), "sd": item.sd}
+                more = {"metric": panel.metric, "epoch": "end", "source": "published", "label": "published"}
+                points.append(make_point(results, panel, cell, None, **more, **number))
     return points

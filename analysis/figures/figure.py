@@ -13,7 +13,7 @@ from analysis.tables.page import Files, heading, notes, provenance, spread_note
 _CURVES = (
     "Lines: means over the runs after each completed epoch; epoch 0 is the untrained model. Bands: mean ± spread.",
     "(2/3): of the three runs of a line two are done and have the metric. div (1/3): one diverged, where the line ends.",
-    "Hollow markers at the edges: published numbers.",
+    "Hollow markers at the edge: published numbers.",
 )
 
 
@@ -25,15 +25,14 @@ def make_figure(results: Results) -> Files:
     """
     spec = results.spec
     curves, images = curve_points(results), image_panels(results)
-    points = [*curves, *(point for made in images for point in made.points)]
+    points = [*curves, *(bar for made in images for tile in made["tiles"] for bar in tile["bars"])]
     contents = draw(results, curves, images)
-    read = [note for made in images for note in made.notes]
+    read = [made["note"] for made in images if made["tiles"]]
     if any(panel.type == "curve" for panel in spec.panels):
         read = [*_CURVES, *read, spread_note(results)]
-    shown = {point["panel"] for point in points if point["source"] == "runs"}
-    reasons = {panel.label: "no done run has what it shows" for panel in spec.panels if panel.label not in shown}
-    reasons |= {made.panel["label"]: made.reason for made in images if not made.tiles}
-    doubt = [f"Not drawn: {label}: {reason}." for label, reason in reasons.items()]
+    doubt = [f"Not drawn: {made['panel']['label']}: {made['reason']}. {made['note']}" for made in images if not made["tiles"]]
+    shown = {point["panel"] for point in curves if point["source"] == "runs"}
+    doubt += [f"Not drawn: {one.label}: no run has it." for one in spec.panels if one.type == "curve" and one.label not in shown]
     picture = f"![{spec.title}]({spec.name}.png)" if contents else "No picture."
     page = [*heading(spec, results.scale), picture, "", *notes(results, read=read, doubt=doubt, command="figures")]
     contents |= {

@@ -27,10 +27,10 @@ COLUMNS = (
 Point = dict[str, Any]
 
 
-def make_point(results: Results, panel: Panel, cell: Cell, summary: Summary, **more: Any) -> Point:
-    """Return the point of ``summary``; ``more`` are its other columns."""
+def make_point(results: Results, panel: Panel, cell: Cell, summary: Summary | None, **more: Any) -> Point:
+    """Return the point of ``summary``, if there is one; ``more`` are its other columns."""
     place = {"spec": results.spec.name, "panel": panel.label, "row": cell.row, "column": cell.column, "source": "runs"}
-    return dict.fromkeys(COLUMNS) | place | vars(summary) | more
+    return dict.fromkeys(COLUMNS) | place | (vars(summary) if summary else {}) | more
 
 
 def cells_of(results: Results, panel: Panel) -> list[Cell]:

@@ -90,8 +90,9 @@ def select(labels: Trajectory, annotated: Classes | None = None, true: Classes |
         begins = history[0].argmax(axis=1) if annotated is None else annotated[rows]
         items = {"position": labels.indices[rows], "classes": classes.tolist(), "begins": begins, "ends": history[-1].argmax(axis=1)}
         items |= {} if true is None else {"true": true[rows]}
-    rounded = values.astype(np.float64).round(4)
-    frame = pd.DataFrame(items | {"values": np.where(np.isnan(rounded), None, rounded.astype(object)).swapaxes(0, 1).tolist()})
+    rounded = values.astype(np.float64).round(4).astype(object)
+    rounded[np.isnan(values)] = None
+    frame = pd.DataFrame(items | {"values": rounded.swapaxes(0, 1).tolist()})
     return {
         "num_classes": labels.num_classes,
         "planned": labels.planned,

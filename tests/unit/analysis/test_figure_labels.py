@@ -74,11 +74,11 @@ def test_the_most_probable_classes_but_the_annotated_one(tmp_path: Path, picture
     assert {(row["annotated"], row["epoch"], row["n"], row["expected"]) for row in rows} == {(str(target), "last", "3", "3")}
     assert [float(rows[1][key]) for key in ("mean", "sd")] == pytest.approx([0.3, 0.1], rel=1e-6)
     assert float(rows[2]["mean"]) == pytest.approx(0.2 * 8 / 36, rel=1e-6)
-    charts = pictures[0].subfigs[0].axes
+    charts = [axes.child_axes[1] for axes in pictures[0].axes]
     assert [chart.get_title("right") for chart in charts] == [f"annotated: class {TRUE[position]}, 0.500" for position in (20, 10)]
     assert [text.get_text() for text in charts[0].get_yticklabels()] == [f"class {(target + step) % 10}" for step in range(1, 6)]
-    assert [bar.get_width() for bar in charts[0].patches][0] == pytest.approx(0.3, rel=1e-6)
-    image = charts[0].child_axes[0]
+    assert charts[0].patches[0].get_width() == pytest.approx(0.3, rel=1e-6)
+    image = pictures[0].axes[0].child_axes[0]
     assert image.get_xlabel() == "image 20"
     assert np.array_equal(image.images[0].get_array(), digits().train.images[20, 0])
 
@@ -90,7 +90,7 @@ def test_images_are_drawn_among_those_of_every_done_run(tmp_path: Path, pictures
     ended_run(suite.folder("Ours", "", 2), "failed", "ValueError: no")
     files = suite.make()
     assert list(dict.fromkeys(int(row["instance"]) for row in csv_rows(files))) == chosen(Sample(count=4, seed=3), range(50, 60))
-    assert pictures[0].subfigs[0].get_suptitle() == "Other classes: Ours (2/3); bars: probability"
+    assert pictures[0].axes[0].get_title("left") == "Other classes: Ours (2/3)"
     assert "trained on (10)" in files.page
 
 
@@ -111,7 +111,7 @@ def test_a_diverged_run_has_no_labels_to_show(tmp_path: Path, how: str) -> None:
 @pytest.mark.parametrize("panel", [TOP, EXAMPLES])
 def test_why_there_is_no_picture(tmp_path: Path, panel: str) -> None:
     suite = figure_of(tmp_path, panel)
-    assert "no run is done." in suite.make().page
+    assert "no done run has instance labels." in suite.make().page
     done_run(suite.folder("Ours", "", 0))
     assert "no done run has instance labels." in suite.make().page
     cifar = {"dataset.name": "cifar100", "dataset.num_classes": None, "dataset.train_size": None}
@@ -152,9 +152,9 @@ def test_corrected_images_of_the_first_done_run(tmp_path: Path, pictures: list[F
         (str(observed), str(true), "seed=1", "1", "")
     }
     wrong = int((noisy(INDICES, 1) != TRUE[INDICES]).sum())
-    assert f"Ours, seed=1 (`Ours--1`): 7 of {wrong} wrong labels were corrected, out of 150 training images." in files.page
-    assert [text.get_text() for text in pictures[0].legends[0].get_texts()] == ["first epoch", "last epoch"]
-    assert [round(bar.get_width(), 3) for bar in pictures[0].subfigs[0].axes[0].patches] == [0.7, 0.033, 0.022, 0.8]
+    assert f"Corrected: Ours (2/3): seed=1 (`Ours--1`): 7 of {wrong} wrong labels were corrected, out of 150 training images." in files.page
+    assert [text.get_text() for text in pictures[0].legends[0].get_texts()] == ["epoch 1", "epoch 3"]
+    assert [round(bar.get_width(), 3) for bar in pictures[0].axes[0].child_axes[1].patches] == [0.7, 0.033, 0.022, 0.8]
 
 
 def test_evidence_makes_the_same_figure_without_labels_and_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

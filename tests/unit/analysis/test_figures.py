@@ -134,25 +134,24 @@ def test_rows_of_a_panel_spread_and_a_band_that_is_cut_where_no_run_can_be(tmp_p
 
 REPORTED = """\
 row,column,mean,sd,unit,own_run,source
-Instance,Label error (%),33,,percent,yes,"Somebody 2020, Figure 4; 40 at the start"
+Instance,Label error (%),33,,percent,yes,Somebody 2020
 Instance,Accuracy,0.75,,fraction,no,Somebody 2020
 """
 
 
-def test_published_values_stand_at_the_edges_at_the_papers_scale(tmp_path: Path, pictures: list[Figure]) -> None:
+def test_published_values_stand_at_the_edge_at_the_papers_scale(tmp_path: Path, pictures: list[Figure]) -> None:
     (tmp_path / "reported.csv").write_text(REPORTED)
     text = SPEC.replace("label: Test accuracy (%), scale: percent", "label: Accuracy") + f"reported: {{file: {tmp_path}/reported.csv}}\n"
     suite = Suite(tmp_path, text)
     fill(suite)
     rows = [row for row in csv_rows(suite.make()) if row["source"] == "published"]
     assert [(row["metric"], row["epoch"], float(row["mean"]), row["n"]) for row in rows] == [
-        ("noise/label_error", "start", pytest.approx(0.4), ""),
         ("noise/label_error", "end", pytest.approx(0.33), ""),
         ("test/accuracy", "end", pytest.approx(0.75), ""),
     ]
     assert legend(pictures[0]) == ["One-hot", "Instance", "published"]
     markers = next(line for line in pictures[0].axes[0].lines if line.get_marker() == "o")
-    assert (list(markers.get_xdata()), list(markers.get_ydata())) == ([0.0, 1.0], pytest.approx([40.0, 33.0]))
+    assert (list(markers.get_xdata()), list(markers.get_ydata())) == ([1.0], pytest.approx([33.0]))
     scaled = Suite(tmp_path / "scaled", text, "smoke")
     fill(scaled)
     files = scaled.make()
