@@ -102,11 +102,8 @@ def provenance(results: Results, **more: Any) -> bytes:
 def spread_note(results: Results) -> str:
     """Return what ± is, over what, and how many runs a cell has."""
     over = " and ".join(dict.fromkeys(key for cell in results.cells for repeat in cell.repeats for key in repeat))
-    sizes = sorted({len(cell.run_ids) for cell in results.cells if cell.run_ids})
-    count = f"n = {' or '.join(map(str, sizes))} runs a cell" if sizes else "no cell has runs"
-    if results.spec.cell.spread == "none":
-        return f"Means over {over}; {count}; no spread is given."
-    return f"± is the sample standard deviation over {over} (n - 1 in the denominator), not a confidence interval; {count}; no ± at n = 1."
+    sizes = " or ".join(map(str, sorted({len(cell.run_ids) for cell in results.cells if cell.run_ids})))
+    return f"± is the sample standard deviation over {over} (n - 1 in the denominator), not a confidence interval; n = {sizes} runs a cell."
 
 
 def notes(results: Results, *, read: Sequence[str], doubt: Sequence[str], command: str) -> list[str]:

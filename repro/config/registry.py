@@ -124,11 +124,6 @@ def choices(group: str) -> dict[str, Choice]:
     return _choices[group]
 
 
-def registered(group: str) -> tuple[Choice, ...]:
-    """Return the choices of ``group`` that this process has registered so far, without importing any."""
-    return tuple(_choices[group].values())
-
-
 def options(group: str) -> tuple[str, ...]:
     """Return the names to choose from in a group, registered or presets; none where ``group`` is no group."""
     return tuple(sorted(choices(group) if group in GROUPS else (path.stem for path in (CONF / group).glob("*.yaml"))))
@@ -139,6 +134,11 @@ def _import_files(group: str) -> None:
     package = importlib.import_module(_PACKAGES[group])
     for module in pkgutil.walk_packages(package.__path__, prefix=f"{_PACKAGES[group]}."):
         importlib.import_module(module.name)
+
+
+def registered(group: str) -> tuple[Choice, ...]:
+    """Return the choices of ``group`` that this process has registered so far, without importing any."""
+    return tuple(_choices[group].values())
 
 
 def get(group: str, name: str) -> Choice:

@@ -105,6 +105,9 @@ def _hash(outside: frozenset[Path]) -> str:
     return _KIND + sha256("\n".join(texts).encode("utf-8", "surrogatepass"))
 
 
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 def _parsed(file: Path) -> ast.Module:
     """Return the syntax tree of a file without its docstrings."""
     try:
@@ -112,8 +115,7 @@ def _parsed(file: Path) -> ast.Module:
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{file}:{getattr(error, 'lineno', None) or 1}: this is not valid Python ({error}).") from error
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
     return tree
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from made_models import build_model
 from safetensors.torch import save_file
+from sealed import seal
 from torch import Tensor
 
 from repro.config import registry
@@ -19,7 +20,6 @@ from repro.files import write_json
 from repro.labels.recorder import Layout
 from repro.randomness import Stream
 from repro.runs.inputs import InputRun, Inputs
-from repro.runs.manifest import seal
 
 NUM_CLASSES, NUM_INSTANCES, EPOCHS, BATCH_SIZE = 5, 40, 3, 8
 INITIAL = 0.9
@@ -60,7 +60,8 @@ def fold_inputs(tmp_path: Path, kind: str, num_folds: int = 5) -> tuple[Inputs, 
             own = np.random.default_rng(fold).random((EPOCHS, steps, NUM_CLASSES)).astype(np.float32)
         name = f"{kind}_labels-digits-{fold}"
         write_trajectory(tmp_path / name / "labels", kind, own, indices)
-        runs.append(InputRun(name, tmp_path / name, fields(seed=7), seal(tmp_path / name)))
+        seal(tmp_path / name)
+        runs.append(InputRun(name, tmp_path / name, fields(seed=7)))
         values.append(own)
     return Inputs(labels=tuple(runs)), values
 
@@ -94,7 +95,8 @@ def write_teacher(tmp_path: Path, normalization: str = "dataset") -> InputRun:
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
     known = fields(**{"model.name": "digits_cnn", "model.version": 1, "model.width": 4, "augment.normalization": normalization})
-    return InputRun(folder.name, folder, known, seal(folder))
+    seal(folder)
+    return InputRun(folder.name, folder, known)
 
 
 def make_context(inputs: Inputs | None = None, *, epochs: int = EPOCHS, batch_size: int = BATCH_SIZE, seed: int = 0) -> Context:

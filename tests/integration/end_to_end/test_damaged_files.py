@@ -122,7 +122,7 @@ def test_a_resume_makes_again_what_the_checkpoint_knows(
         flip(folder / "checkpoint.pt")
     if file == "labels/instances.f16":
         # An epoch of labels that is not there as it was written cannot be made again from a checkpoint.
-        with pytest.raises(UserError, match=rf"{folder / file}: epoch 1 of the 1 that the checkpoint knows"):
+        with pytest.raises(UserError, match=rf"{folder / file}: .* the checkpoint knows"):
             again(folder)
         assert read_state(folder) == "failed"
         return

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import repro.data.staging
+from repro.data.staging import staged
 
 import repro.data.sources.digits
-import repro.data.staging
 import repro.training.run
 from repro.config.compose import compose
 from repro.config.schema import Config
 from repro.data.__main__ import main
 from repro.data.published_files import PublishedFiles
 from repro.data.sources import cifar100
-from repro.data.staging import staged
 from repro.errors import EXIT_USER_ERROR, UserError
 from repro.files import write_bytes
 from repro.training.run import execute

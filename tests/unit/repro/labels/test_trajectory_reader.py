@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from label_runs import label_run, one_sided
 from run_folders import done_run
+from sealed import seal
 
 from analysis.reading.runs import read_run
 from repro.errors import UserError
 from repro.files import read_json, write_json
 from repro.labels.trajectory import open_trajectory
-from repro.runs.manifest import seal
 
 FIRST, LAST = one_sided(np.array([3, 4, 5]), 0.9), one_sided(np.array([5, 4, 3]), 0.6)
 
@@ -43,7 +43,7 @@ def test_which_runs_have_labels(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema": 2}, r"layout\.json has layout 2, this code reads 1"),
-        ({"file": "gone.f32"}, r"manifest\.json .*does not list labels/gone\.f32"),
+        ({"file": "gone.f32"}, r"gone\.f32 is not what the run wrote"),
         ({"shape": [1, 4, 10]}, r"indices\.i64: .*it names 3 images, layout\.json says 4"),
         ({"kind": "class", "num_instances": 4}, r"indices\.i64: .*it names 3 images, layout\.json says 4"),
         ({"shape": None}, "no readable label trajectory"),

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from made_inputs import BATCH_SIZE, EPOCHS, INITIAL, NUM_CLASSES, NUM_INSTANCES, fields, fold_inputs, make_context, write_trajectory
+from sealed import seal
 
 from repro.errors import UserError
 from repro.methods.shared.averaged_labels import averaged_labels
 from repro.runs.inputs import InputRun, Inputs
-from repro.runs.manifest import seal
 
 ROWS, CLASSES = torch.arange(NUM_INSTANCES), torch.arange(NUM_CLASSES)
 FOLDS = 5
@@ -141,9 +141,8 @@ def test_inputs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "method.align=visit: class labels can be aligned by fraction" in message(classes.labels, align="visit")
     short = tmp_path / "short"
     write_trajectory(short / "labels", "instance", np.full((2, 32, NUM_CLASSES), 0.2, np.float32), [i for i in range(40) if i % 5])
-    assert "input short has 2 epochs of labels, the first input 3" in message(
-        (*inputs.labels[1:], InputRun("short", short, fields(), seal(short)))
-    )
+    seal(short)
+    assert "input short has 2 epochs of labels, the first input 3" in message((*inputs.labels[1:], InputRun("short", short, fields())))
 
 
 def test_folds_may_cover_more_than_the_run_trains_on(tmp_path: Path) -> None:

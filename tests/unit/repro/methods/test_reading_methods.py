@@ -20,6 +20,7 @@ from made_inputs import (
     write_teacher,
 )
 from made_models import build_model
+from sealed import seal
 
 from repro.config.compose import compose
 from repro.config.identity import run_id
@@ -30,7 +31,6 @@ from repro.methods.fixed.distillation import Distillation
 from repro.methods.fixed.fixed_labels import tempered
 from repro.methods.shared.averaged_labels import averaged_labels
 from repro.runs.inputs import Inputs, open_inputs
-from repro.runs.manifest import seal
 
 ROWS = torch.arange(NUM_INSTANCES)
 
@@ -143,7 +143,8 @@ def test_teachers_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.safetensors cannot be used"):
         build_method("distillation", make_context(Inputs(teacher=wider)))
     (teacher.folder / "model.safetensors").unlink()
-    fits = dataclasses.replace(wider, fields={**wider.fields, "model.width": 4}, manifest=seal(teacher.folder))
+    seal(teacher.folder)
+    fits = dataclasses.replace(wider, fields={**wider.fields, "model.width": 4})
     with pytest.raises(UserError, match=r"has no model.safetensors: it was trained with exec.save_model=false"):
         build_method("distillation", make_context(Inputs(teacher=fits)))
 
@@ -185,7 +186,7 @@ def test_inputs_are_opened_in_their_order_and_refused_with_a_reason(tmp_path: Pa
     finished(tmp_path, "other", **{"dataset.name": "cifar10"})
     assert "input other was trained on cifar10, not on dataset=digits" in refused(tmp_path, "method=distillation", "inputs.teacher=other")
     (tmp_path / "a" / "final.json").write_text("{")
-    assert "input a: " in refused(tmp_path, "method=distillation", "inputs.teacher=a")
+    assert "a/final.json is not what the run wrote" in refused(tmp_path, "method=distillation", "inputs.teacher=a")
 
 
 def test_a_run_whose_input_is_missing_leaves_no_folder(tmp_path: Path) -> None:
