@@ -6,7 +6,7 @@ from label_runs import label_run, one_sided
 from run_folders import done_run
 from sealed import seal
 
-from analysis.reading.runs import read_run
+from analysis.reading.runs import read_labels
 from repro.errors import UserError
 from repro.files import read_json, write_json
 from repro.labels.trajectory import open_trajectory
@@ -36,7 +36,7 @@ def test_a_half_written_epoch_does_not_count(tmp_path: Path) -> None:
 def test_which_runs_have_labels(tmp_path: Path) -> None:
     done_run(tmp_path / "none")
     label_run(tmp_path / "run", [4, 1, 2], [FIRST])
-    assert [read_run(tmp_path / name).open_labels is not None for name in ("none", "run", "missing")] == [False, True, False]
+    assert [read_labels(tmp_path / name) is not None for name in ("none", "run", "missing")] == [False, True, False]
 
 
 @pytest.mark.parametrize(
