@@ -57,12 +57,10 @@ def _collect(chosen: argparse.Namespace) -> None:
     _print_files([target / "runs.csv", target / "curves.csv.gz"])
 
 
-def _tables_or_figures(chosen: argparse.Namespace) -> None:
-    scale = load_scale(chosen.scale)
-    for spec in _specs(chosen):
-        files = make_files(spec, scale, open_source(chosen.runs, scale))
+def _pages(chosen: argparse.Namespace) -> None:
+    for files in _made_pages(chosen):
         paths = write_files((chosen.out or chosen.runs / "pages") / files.folder, files.contents)
-        if spec.kind != "figure":
+        if chosen.command == "tables":
             print(files.page)
         _print_files(paths)
 
@@ -74,7 +72,7 @@ def _report(chosen: argparse.Namespace) -> None:
     out = out / "report.html" if out.is_dir() else out
     deviations = Path(__file__).resolve().parent.parent / "docs" / "deviations.md"
     page = make_report(
-        _pages(chosen),
+        _made_pages(chosen),
         deviations=deviations.read_text(encoding="utf-8") if deviations.exists() else "",
         command=shlex.join(["python", "-m", "analysis", "report", *chosen.spec, "--scale", chosen.scale]),
         runs_link=Path(os.path.relpath(chosen.runs, out.parent)).as_posix(),
@@ -83,8 +81,8 @@ def _report(chosen: argparse.Namespace) -> None:
     print(f"{out} ({len(page) / 1e6:.1f} MB)")
 
 
-def _pages(chosen: argparse.Namespace) -> list[Files]:
-    """Return the pages of a report: of the specs named, else of every plan; then one that cannot be made is said, and stops no other."""
+def _made_pages(chosen: argparse.Namespace) -> list[Files]:
+    """Return the pages of the specs named, else of every plan; then one that cannot be made is said, and stops no other."""
     scale = load_scale(chosen.scale)
     source = open_source(chosen.runs, scale)
     if chosen.spec:
@@ -136,47 +134,53 @@ def _check(chosen: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str]] = {
-    "collect": (_collect, "write every finished run and its curves as runs.csv and curves.csv.gz into the runs folder"),
-    "tables": (_tables_or_figures, "write tables as Markdown, CSV and LaTeX with their provenance, and print them"),
-    "figures": (_tables_or_figures, "write figures as PNG, SVG and PDF, with what is plotted as CSV"),
-    "report": (_report, "write one HTML page with tables, figures and a browser of labels, that opens without a network"),
-    "evidence": (_evidence, "add what the pages of specs need of their runs to paper_tables/evidence, small enough to be committed"),
-    "claims": (_claims, "test the claims of the paper, write the page and the table, and print them"),
-    "build": (_build, "make every page of paper_tables from the evidence"),
-    "check": (_check, "fail if a file of paper_tables is not what the evidence makes"),
+_PAGES = Path("paper_tables")
+
+#: What each command does, and its options.
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, tuple[str, ...]]] = {
+    "collect": (_collect, "write finished runs and their curves as tables, runs.csv and curves.csv.gz", ("--scale", "--runs", "--out")),
+    "tables": (_pages, "write tables as Markdown, CSV and LaTeX, and print them", ("spec", "--scale", "--runs", "--out")),
+    "figures": (_pages, "write figures as PNG, SVG and PDF, with what is plotted as CSV", ("spec", "--scale", "--runs", "--out")),
+    "report": (
+        _report,
+        "write one HTML page of tables, figures and labels that opens without a network",
+        ("spec", "--scale", "--runs", "--out"),
+    ),
+    "evidence": (
+        _evidence,
+        "add what pages need of finished runs to what is committed",
+        ("spec", "--scale", "--runs", "--out", "--restore"),
+    ),
+    "claims": (_claims, "test the claims of the paper, write the page and the table, and print them", ("--runs", "--out", "--short")),
+    "build": (_build, "make every page of paper_tables from the evidence", ("--out",)),
+    "check": (_check, "fail if a file of paper_tables is not what the evidence makes", ("--out",)),
+}
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "spec": {"nargs": "*", "metavar": "SPEC", "help": "a name such as demo, or the path of a .yaml file (default: all that have a plan)"},
+    "--scale": {"default": PAPER, "metavar": "NAME", "help": "how large: a name or the path of a .yaml file (default: %(default)s)"},
+    "--runs": {"type": Path, "metavar": "DIR", "help": "run folders, or evidence (default: $REPRO_RUNS or runs; of claims: the evidence)"},
+    "--out": {
+        "type": Path,
+        "metavar": "PATH",
+        "help": "where files go (default: beside the run folders; of what is committed: paper_tables)",
+    },
+    "--restore": {"action": "store_true", "help": "write evidence as run folders to --runs; runs that are there stay"},
+    "--short": {"metavar": "SCALE", "help": "print the claims at one scale in short, as the README has them; write nothing"},
 }
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis",
-        description="Makes tables and figures from finished runs.",
-        epilog=f"Specs that come with the suite: {', '.join(known_specs())}. Scales: {', '.join(known_scales())}.",
-    )
+    known = f"Specs that come with the suite: {', '.join(known_specs())}. Scales: {', '.join(known_scales())}."
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Makes tables and figures from finished runs.", epilog=known)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands = {name: subparsers.add_parser(name, help=text, description=f"{text}.") for name, (_, text) in _COMMANDS.items()}
-
-    def option(names: str, flag: str, text: str, **settings: Any) -> None:
-        for name in names.split():
-            commands[name].add_argument(flag, help=text, **settings)
-
-    runs = os.environ.get("REPRO_RUNS", "runs")
-    option("tables figures evidence", "spec", "a name such as demo, or the path of a .yaml file", nargs="+", metavar="SPEC")
-    option("report", "spec", "names of specs (default: all that have a plan among the runs)", nargs="*", metavar="SPEC")
-    text = "how large: a name or the path of a .yaml file (default: %(default)s)"
-    option("collect tables figures evidence report", "--scale", text, default=PAPER, metavar="NAME")
-    text = "run folders (default: $REPRO_RUNS or runs), or evidence"
-    option("collect tables figures evidence report", "--runs", text, type=Path, default=runs, metavar="DIR")
-    text = "where the files go (default: collected, or pages, beside the run folders)"
-    option("collect tables figures", "--out", text, type=Path, metavar="DIR")
-    option("report", "--out", "where it goes (default: pages/report.html beside the run folders)", type=Path, metavar="FILE")
-    option("evidence", "--restore", "write evidence as run folders to --runs; runs that are there stay", action="store_true")
-    text = "where the pages are (default: paper_tables)"
-    option("evidence claims build check", "--out", text, type=Path, default="paper_tables", metavar="DIR")
-    option("claims", "--short", "print the claims at one scale in short, as the README has them; write nothing", metavar="SCALE")
-    text = "evidence or run folders (default: %(default)s)"
-    option("claims", "--runs", text, type=Path, default="paper_tables/evidence", metavar="DIR")
+    for name, (_, text, options) in _COMMANDS.items():
+        command = subparsers.add_parser(name, help=text, description=f"{text}.")
+        for option in options:
+            command.add_argument(option, **_OPTIONS[option])
+        command.set_defaults(runs=_PAGES / FOLDER if name == "claims" else Path(os.environ.get("REPRO_RUNS", "runs")))
+        if name in ("evidence", "claims", "build", "check"):
+            command.set_defaults(out=_PAGES)
     return parser
 
 

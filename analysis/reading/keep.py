@@ -54,7 +54,7 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
                 if columns:
                     curves[run_id] = columns | curves.get(run_id, {})
             elif state != "missing":
-                left_out[run_id] = f"{state} {source.record(run_id)['status'].get('error', '')}"
+                left_out[run_id] = f"{state} {source.record(run_id)['status'].get('error') or ''}"
     read: defaultdict[str, set[str]] = defaultdict(set)
     for name, plan in plans.items():
         for run_id in _run_ids(plan):

@@ -26,6 +26,8 @@ Columns = dict[str, list[Any]]
 #: The files of a run folder that are a part of its record as they are.
 PARTS = ("final", "cost", "provenance")
 
+_CURVES = "metrics.jsonl"
+
 #: Where a run comes from and what it cost, as every table of runs shows it.
 FACTS = ("run_id", "state", "problem", "git_sha", "dirty_sha256", "torch", "device", "ended", "wall_s", "gpu_hours", "peak_gib")
 
@@ -48,7 +50,7 @@ def read_record(folder: Path) -> Record:
             identity = manifest.read_json(folder, "identity.json")
             if identity["run_id"] != folder.name:
                 raise UserError(f"{folder} holds another run, {identity['run_id']}")
-            manifest.read_bytes(folder, "metrics.jsonl")
+            read_columns(folder)
             record |= {"fields": identity["fields"], **{name: manifest.read_json(folder, f"{name}.json") for name in PARTS}}
     except FileNotFoundError:
         record["status"] = {"state": "missing"}
@@ -58,8 +60,10 @@ def read_record(folder: Path) -> Record:
 
 
 def read_columns(folder: Path) -> Columns:
-    """Return the curves of the run in ``folder``, which is done."""
-    rows = [json.loads(line) for line in manifest.read_bytes(folder, "metrics.jsonl").splitlines()]
+    """Return the curves of the run in ``folder``, which is done; nothing where it was restored from evidence that has none."""
+    if _CURVES not in manifest.listed_files(folder):
+        return {}
+    rows = [json.loads(line) for line in manifest.read_bytes(folder, _CURVES).splitlines()]
     names = sorted({name for row in rows for name in row} - {"epoch"})
     return {name: [row.get(name) for row in rows] for name in ("epoch", *names)}
 

@@ -80,6 +80,9 @@ def test_other_numbers_of_a_run_that_is_there_are_refused(two: TwoSpecs, file: s
 
 def test_what_is_left_out_is_named(two: TwoSpecs, capsys: pytest.CaptureFixture[str]) -> None:
     (two.runs / two.names[0] / "final.json").write_text("{}")
+    # As evidence without curves is restored.
+    (two.runs / two.names[4] / "metrics.jsonl").unlink()
+    seal(two.runs / two.names[4])
     for name, state in zip(two.names[1:3], ("failed", "running"), strict=True):
         shutil.rmtree(two.runs / name)
         ended_run(two.runs / name, state, "out of memory")
