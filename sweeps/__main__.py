@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.command import exit_code_of, positive, whole_number
-from repro.config.schema import NOT_SCIENTIFIC
 from repro.errors import UserError
 from sweeps.selection import add_options, select
 from sweeps.spec import PAPER, Scale, Spec, known_scales, known_specs, load_scale, load_spec, tuned_folder
@@ -84,11 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _execution(text: str) -> str:
     """Return a setting that changes no result: any other would train runs that no plan has."""
-    key, sign, _ = text.partition("=")
-    sections = [name for name in NOT_SCIENTIFIC if name != "paths"]
-    if not sign or (key.partition(".")[0] not in sections and key not in ("paths.data", "paths.scratch")):
-        allowed = ", ".join([*(f"{section}.NAME" for section in sections), "paths.data", "paths.scratch"])
-        raise argparse.ArgumentTypeError(f"'{text}' must be KEY=VALUE with a KEY of {allowed}; everything else belongs in the spec")
+    if not text.startswith(("exec.", "exec=", "tracker.", "tracker=", "paths.data=", "paths.scratch=")):
+        raise argparse.ArgumentTypeError(f"'{text}' must be exec.NAME=VALUE, tracker.NAME=VALUE or paths.data=DIR; the rest is the spec's")
     return text
 
 
@@ -96,6 +92,7 @@ def _command(args: argparse.Namespace, began: float) -> int:
     scale = load_scale(args.scale)
     specs = [load_spec(name) for name in dict.fromkeys(args.spec)]
     # With these comes PyTorch, which `--help` and a mistake in a spec do without.
+    from repro.runs.state import requeue
     from sweeps import report
     from sweeps.launch import start_server
     from sweeps.plan import make_plan, plan_document, write_plans
@@ -110,7 +107,8 @@ def _command(args: argparse.Namespace, began: float) -> int:
     if args.command == "status":
         report.print_status(plan)
     elif args.command == "retry":
-        _retry(plan)
+        queued = [run.place for run in plan.runs.values() if requeue(plan.folder / run.run_id)]
+        print(f"{len(queued)} failed, lost and corrupted runs are queued again; the next `python -m sweeps run` takes them.")
     else:
         write_plans(plan)
         if args.command == "run":
@@ -118,7 +116,7 @@ def _command(args: argparse.Namespace, began: float) -> int:
         if args.json:
             print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
         else:
-            report.print_plan(plan, _tune_command(args))
+            report.print_plan(plan, f"python -m sweeps tune {shlex.join(args.spec)} --scale {shlex.quote(args.scale)}")
     return 0
 
 
@@ -133,23 +131,6 @@ def _execute(plan: Plan, args: argparse.Namespace, began: float, *, retry: bool 
     outcome = launch(plan, jobs=args.jobs, retry=retry, settings=args.set, deadline=deadline, changed_code=args.changed_code)
     print_outcome(plan, outcome)
     return outcome
-
-
-def _tune_command(args: argparse.Namespace) -> str:
-    words = ["python", "-m", "sweeps", "tune", *dict.fromkeys(args.spec)]
-    words += ["--scale", args.scale] if args.scale != PAPER else []
-    return shlex.join(words)
-
-
-def _retry(plan: Plan) -> None:
-    from repro.runs.state import ENDED_BADLY, requeue
-
-    ended = [run for run in plan.runs.values() if run.state in ENDED_BADLY]
-    held = [run for run in ended if not requeue(plan.folder / run.run_id)]
-    queued = len(ended) - len(held)
-    print(f"{queued} of {len(ended)} failed, lost and corrupted runs are queued again; the next `python -m sweeps run` takes them.")
-    for run in held:
-        print(f"left alone, since a process holds it: {run.place} ({run.run_id})")
 
 
 def _tune(specs: Sequence[Spec], scale: Scale, args: argparse.Namespace, began: float) -> int:

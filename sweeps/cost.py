@@ -6,8 +6,9 @@ import functools
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,38 +44,39 @@ class Costs:
     def total(self, names: Collection[str]) -> str:
         """Return the sum of the hours of the runs ``names`` that are known, as a text."""
         known = [hours for name in names if (hours := self.hours[name]) is not None]
-        total = sum(known)
-        if names and not known:
-            return "no estimate"
-        return "< 0.01" if 0.0 < total < 0.01 else f"{total:,.2f}" if total < 10.0 else f"{total:,.0f}"
+        return f"{sum(known):,.2f}" if known or not names else "no estimate"
 
 
 def estimate(plan: Plan) -> Costs:
     """Return what the runs of ``plan`` take: the median hours an epoch of finished runs of the kind, else their FLOPs."""
-    measured: dict[bool, defaultdict[str, list[float]]] = {True: defaultdict(list), False: defaultdict(list)}
-    for folder in sorted(plan.folder.glob("*-*-*")):
-        cost, fields = peek(folder / "cost.json"), peek(folder / "identity.json", "fields")
-        if cost and fields and planned_state(folder) == "done":
-            on_gpu = bool(cost["gpu_hours"])
-            hours = cost["gpu_hours"] if on_gpu else cost["wall_s"] / 3600 * (peek(folder / "provenance.json", "threads") or 1)
-            measured[on_gpu][_kind(fields)].append(hours / fields["optim.epochs"])
+    finished = list(_finished(plan.folder))
     kinds = {name: _kind(run.fields) for name, run in plan.runs.items()}
-    on_gpu = bool(measured[True]) or not measured[False].keys() & set(kinds.values())
-    by_kind = {kind: statistics.median(hours) for kind, hours in measured[on_gpu].items()}
-    hours_of: dict[str, float | None] = {}
+    on_gpu = any(gpu for _, gpu, _ in finished) or not {kind for kind, _, _ in finished} & set(kinds.values())
+    by_kind: defaultdict[str, list[float]] = defaultdict(list)
+    for kind, gpu, epoch_hours in finished:
+        if gpu == on_gpu:
+            by_kind[kind].append(epoch_hours)
+    hours: dict[str, float | None] = {}
     for name, run in plan.runs.items():
         if kinds[name] in by_kind:
-            hours_of[name] = by_kind[kinds[name]] * int(run.fields["optim.epochs"])
+            hours[name] = statistics.median(by_kind[kinds[name]]) * int(run.fields["optim.epochs"])
         else:
             teacher = plan.runs.get(str(run.fields.get("inputs.teacher")))
-            hours_of[name] = _counted_hours(run.fields, teacher and teacher.fields) if on_gpu else None
-    finished = sum(kind in by_kind for kind in kinds.values())
-    basis = [f"{finished} as finished runs of their kind took"] if finished else []
-    if on_gpu and finished < len(kinds):
-        basis.append(f"{len(kinds) - finished} counted: FLOPs in TF32 on an {USUAL_GPU}, at {_EFFICIENCY:.0%} of its peak")
-    if None in hours_of.values():
-        basis.append(f"{list(hours_of.values()).count(None)} without estimate")
-    return Costs("GPU-hours" if on_gpu else "CPU-hours", hours_of, "; ".join(basis))
+            hours[name] = _counted_hours(run.fields, teacher.fields if teacher else None) if on_gpu else None
+    measured, unknown = sum(kind in by_kind for kind in kinds.values()), list(hours.values()).count(None)
+    basis = f"{measured} as finished runs of their kind took, {len(hours) - measured - unknown} counted, {unknown} without estimate"
+    counted = f"; counted are FLOPs in TF32 on an {USUAL_GPU}, at {_EFFICIENCY:.0%} of its peak" if on_gpu else ""
+    return Costs("GPU-hours" if on_gpu else "CPU-hours", hours, basis + counted)
+
+
+def _finished(folder: Path) -> Iterator[tuple[str, bool, float]]:
+    """Return of each finished run its kind, whether it was on a GPU, and the hours of an epoch, on CPUs those of one core."""
+    for path in sorted(folder.glob("*/cost.json")):
+        cost, fields = peek(path), peek(path.parent / "identity.json", "fields")
+        if cost and fields and planned_state(path.parent) == "done":
+            cores = peek(path.parent / "provenance.json", "threads") or 1
+            hours = cost["gpu_hours"] or cost["wall_s"] / 3600 * cores
+            yield _kind(fields), cost["gpu_hours"] > 0, hours / fields["optim.epochs"]
 
 
 def _kind(fields: Fields) -> str:
@@ -89,39 +91,23 @@ def _kind(fields: Fields) -> str:
 
 
 def _counted_hours(fields: Fields, teacher: Fields | None) -> float | None:
-    try:
-        return _flops(fields, teacher) / (_FLOPS_PER_S * _EFFICIENCY) / 3600
-    except (UserError, RuntimeError, AttributeError):
-        # A dataset that was registered without its size, or a network that asks for a number.
-        return None
-
-
-def _flops(fields: Fields, teacher: Fields | None) -> float:
-    """Return the FLOPs of all training steps and evaluations.
+    """Return the hours of all training steps by their FLOPs, as if nothing was held out; ``None`` where these are not known.
 
     A step is three forward passes of its batch; one that looks ahead has a derivative in one direction and a second backward pass besides,
     two each, and three of the meta batch.
     """
     size = registry.get("dataset", fields["dataset.name"]).size
-    classes = fields.get("dataset.num_classes") or size.num_classes
-    total = fields.get("dataset.train_size") or size.train * classes // size.num_classes
-    test = fields.get("dataset.test_size") or size.test * classes // size.num_classes
-    held_out = 0
-    if fields["split.name"] == "fold":
-        held_out = total // fields["split.num_folds"]
-    elif fields["split.name"] == "clean_meta":
-        held_out = fields["split.meta_size"] + (fields.get("split.validation_size") or 0)
-    train = total - held_out
+    if size is None:
+        return None
+    side = fields.get("dataset.side") or size.image_shape[-1]
     method = registry.get("method", fields["method.name"]).build
     passes = 3.0
     if method.uses_meta:
         passes += (4 + 3 * fields["meta.batch_size"] / fields["optim.batch_size"]) / fields["meta.interval"]
-    side = fields.get("dataset.side")
-    shape = (size.image_shape[0], side, side) if side else size.image_shape
-    flops = (passes * train + test + held_out) * _forward_flops(_model(fields), shape, classes) * method.num_networks
-    if teacher is not None:
-        flops += train * _forward_flops(_model(teacher), shape, classes)
-    return float(flops * fields["optim.epochs"])
+    flops = passes * method.num_networks * _forward_flops(_model(fields), side, size)
+    flops += _forward_flops(_model(teacher), side, size) if teacher else 0.0
+    images = (fields.get("dataset.train_size") or size.train) * fields["optim.epochs"]
+    return float(flops * images / (_FLOPS_PER_S * _EFFICIENCY) / 3600)
 
 
 def _model(fields: Fields) -> str:
@@ -129,13 +115,13 @@ def _model(fields: Fields) -> str:
 
 
 @functools.cache
-def _forward_flops(model: str, shape: tuple[int, ...], classes: int) -> float:
+def _forward_flops(model: str, side: int, size: registry.DatasetSize) -> float:
     """Return the FLOPs of a forward pass of one image, two for each multiply-accumulate."""
-    settings = json.loads(model)
+    settings, shape = json.loads(model), (size.image_shape[0], side, side)
     choice = registry.get("model", settings["name"])
     with torch.device("meta"):
-        network = choice.build(choice.config(**settings), num_classes=classes, image_shape=shape)
+        network = choice.build(choice.config(**settings), num_classes=size.num_classes, image_shape=shape)
         image = torch.empty(1, *shape)
     with FlopCounterMode(display=False) as counter:
         network.eval()(image)
-    return counter.get_total_flops()
+    return float(counter.get_total_flops())

@@ -11,7 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sweeps.spec import Chosen, Input, Key, Line, Part, Scale, Settings, Spec, SpecError, Tuning, join, look_up, merge, read_tuned, shown
+from repro.errors import one_of
+from sweeps.spec import Chosen, Input, Key, Line, Part, Scale, Settings, Spec, Tuning, Used, join, look_up, merge, mistakes_of, read_tuned
 
 #: What a run has of its own: an input trains on what its reader trains on, but by its own method on its own part of the data.
 NOT_INHERITED = ("method", "split", "inputs")
@@ -131,33 +132,24 @@ def _sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def same_runs(spec: Spec, cells: Iterable[tuple[str, str, Iterable[str]]]) -> list[str]:
+def same_runs(spec: Spec, cells: Sequence[tuple[str, str, Iterable[str]]]) -> list[str]:
     """Return in words which ``cells`` (row, column, run ids) have the same runs, read at the same epoch: between them nothing is compared.
 
     It happens where a scale undoes what tells rows or columns apart, and where what is chosen for one is what another has.
     """
     epochs = {row.label: row.epoch for row in spec.row_lines}
-    groups: defaultdict[tuple[frozenset[str], str | None], list[tuple[str, str]]] = defaultdict(list)
-    for row, column, run_ids in cells:
-        if names := frozenset(run_ids):
-            groups[names, epochs[row]].append((row, column))
-    # Rows that are one in several columns are named once, with these, and columns likewise.
     alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-    for group in groups.values():
-        rows, columns = (tuple(dict.fromkeys(labels)) for labels in zip(*group, strict=True))
-        if len(group) == 1:
-            continue
-        if len(columns) == 1:
-            alike[rows] += columns
-        elif len(rows) == 1:
-            alike[columns] += rows
-        else:
-            alike[tuple(map(", ".join, group))] = []
-    found = []
-    for labels, places in alike.items():
-        where = "; ".join(filter(None, places))
-        found.append(" and ".join(f"'{label}'" for label in labels) + (f" ({where})" if where else ""))
-    return found
+    # Rows that are one in a column, then columns that are one in a row.
+    for axis in (0, 1):
+        groups: defaultdict[tuple[str, frozenset[str], str | None], list[str]] = defaultdict(list)
+        for row, column, run_ids in cells:
+            place = (row, column)
+            groups[place[1 - axis], frozenset(run_ids), epochs[row]].append(place[axis])
+        for (where, names, _), labels in groups.items():
+            if names and len(labels) > 1:
+                alike[tuple(labels)].append(where)
+    named = {" and ".join(map(repr, labels)): "; ".join(filter(None, places)) for labels, places in alike.items()}
+    return [f"{labels} ({places})" if places else labels for labels, places in named.items()]
 
 
 def on_top(base: Settings, added: Settings) -> Settings:
@@ -188,6 +180,10 @@ def _has(settings: Settings, wanted: Settings) -> bool:
     return all(key in settings and repr(settings[key]) == repr(value) for key, value in wanted.items())
 
 
+def _named(name: str, values: Settings) -> str:
+    return ", ".join([name, *(f"{key}={value}" for key, value in values.items())])
+
+
 class Expansion:
     """Makes the runs of one spec at a scale, with the ``chosen`` values. Runs that several others read are made once.
 
@@ -200,28 +196,22 @@ class Expansion:
         self.tunings: dict[str, Tuning] = dict(spec.tuning)
         self.repeats = scale.repeats.get(spec.name, spec.repeats)
         self._read: dict[str, list[Variant]] = {}
-        self._reading: list[str] = []
-        where = f"{shown(scale.path)}: "
-        if self.repeats.keys() != spec.repeats.keys():
-            raise SpecError(f"{where}repeats.{spec.name} must have the keys that the spec repeats: {', '.join(spec.repeats) or 'none'}.")
-        file = Path(spec.shared or "").stem
-        for name, grid in scale.tuning.get(file, {}).items():
-            try:
-                tuning = look_up(name, spec.tuning, "there is no tuning")
-            except ValueError as error:
-                raise SpecError(f"{where}tuning.{file}: {error}") from error
-            if grid.grid.keys() != tuning.grid.keys():
-                raise SpecError(f"{where}tuning.{file}.{name}.grid must have the keys {', '.join(tuning.grid)}.")
-            self.tunings[name] = tuning.model_copy(update={"grid": grid.grid, "otherwise": grid.otherwise})
+        with mistakes_of(scale.path):
+            if self.repeats.keys() != spec.repeats.keys():
+                raise ValueError(f"repeats.{spec.name} must have the keys that the spec repeats: {one_of(spec.repeats)}.")
+            file = Path(spec.shared or "").stem
+            for name, grid in scale.tuning.get(file, {}).items():
+                tuning = look_up(name, spec.tuning, f"tuning.{file}: there is no tuning")
+                if grid.grid.keys() != tuning.grid.keys():
+                    raise ValueError(f"tuning.{file}.{name}.grid must have the keys {one_of(tuning.grid)}.")
+                self.tunings[name] = tuning.model_copy(update={"grid": grid.grid, "otherwise": grid.otherwise})
 
     def cells(self) -> list[Cell]:
         """Return every cell; see :func:`expand`."""
         cells = []
         for row, column in product(self.spec.row_lines, self.spec.column_lines):
-            try:
+            with mistakes_of(self.spec.path, f"in row '{row.label}', column '{column.label}': "):
                 cells.append(self._cell(row, column))
-            except ValueError as error:
-                raise SpecError(f"{shown(self.spec.path)}: in row '{row.label}', column '{column.label}': {error}") from error
         return cells
 
     def base(self, use: Use) -> tuple[Settings, Origins]:
@@ -243,12 +233,11 @@ class Expansion:
         base, origins = self.base(use)
         points = []
         for values in combinations({key: self.scale.subsampled(axis) for key, axis in tuning.grid.items()}):
-            name = ", ".join([f"tuning {use.key[0]}", *(f"{key}={value}" for key, value in values.items())])
-            try:
-                run = self._variant(on_top(base, values), tuning, origins | dict.fromkeys(values, _TRIED), fixed={}, name=name)
-            except ValueError as error:
-                raise SpecError(f"{shown(self.spec.path)}: tuning.{use.key[0]}: {error}") from error
-            points.append((values, run))
+            tried = origins | dict.fromkeys(values, _TRIED)
+            with mistakes_of(self.spec.path, f"tuning.{use.key[0]}: "):
+                points.append(
+                    (values, self._variant(on_top(base, values), tuning, tried, fixed={}, name=_named(f"tuning {use.key[0]}", values)))
+                )
         return points
 
     def _cell(self, row: Line, column: Line) -> Cell:
@@ -256,12 +245,13 @@ class Expansion:
             rule for rule in self.spec.cells if (not rule.row or row.label in rule.row) and (not rule.column or column.label in rule.column)
         ]
         skip = next((rule.skip for rule in rules if rule.skip), None)
-        parts: list[tuple[str, Part]] = [("common", Part(set=self.spec.common))]
-        for title, part in [(f"row '{row.label}'", row), (f"column '{column.label}'", column), *(("cells", rule) for rule in rules)]:
+        parts: list[tuple[str, Part]] = [("common", Part.model_construct(settings=self.spec.common))]
+        sources: list[tuple[str, Used]] = [("its row", row), ("its column", column), *(("cells", rule) for rule in rules)]
+        for title, part in sources:
             if part.use:
                 run = look_up(part.use, self.spec.runs, "use: there is no run")
                 if run.each:
-                    raise ValueError(f"use: '{part.use}' is several runs, one for each {', '.join(run.each)}; a cell needs one.")
+                    raise ValueError(f"use: '{part.use}' is several runs, one for each {one_of(run.each)}; a cell needs one.")
                 parts.append((f"run '{part.use}'", run))
             parts.append((title, part))
         merged = merge(parts)
@@ -291,34 +281,28 @@ class Expansion:
         # The runs of a grid have what is tuned beside it, whatever is named first.
         uses = [Use(key, settings, origins, chosen) for key, chosen in needed]
         inherited = without(settings, NOT_INHERITED)
-        inputs = {role: self._inputs(role, ref, inherited, origins) for role, ref in sorted(part.inputs.items())}
+        inputs: dict[str, list[Variant]] = {role: self._inputs(role, ref, inherited, origins) for role, ref in sorted(part.inputs.items())}
         return Variant(self._scaled(settings, origins), inputs, repeat or {}, name, uses)
 
     def _inputs(self, role: str, ref: Input, inherited: Settings, origins: Origins) -> list[Variant]:
         same = repr((role, ref, sorted(inherited.items()), sorted(origins.items())))
         if same not in self._read:
             run = look_up(ref.run, self.spec.runs, f"inputs.{role}: there is no run")
-            if ref.run in self._reading:
-                raise ValueError(f"inputs.{role}: a cycle, so none of these can be trained first: {', '.join(self._reading)}.")
-            self._reading.append(ref.run)
+            chosen = [each for each in combinations(run.each) if _has(each, ref.where)]
+            if not chosen or (role == "teacher" and len(chosen) > 1):
+                raise ValueError(f"inputs.{role}: {len(chosen)} runs of '{ref.run}' match where; one is needed, of labels one or more.")
             found = []
-            for each in combinations(run.each):
-                if _has(each, ref.where):
-                    own = on_top(on_top(run.settings, ref.settings), each)
-                    name = ", ".join([ref.run, *(f"{key}={value}" for key, value in (ref.settings | each).items())])
-                    found.append(self._variant(on_top(inherited, own), run, origins, fixed=own, name=name))
-            self._reading.pop()
-            if not found or (role == "teacher" and len(found) > 1):
-                wanted = "one run is" if role == "teacher" else "runs are"
-                raise ValueError(f"inputs.{role}: {wanted} needed, and {len(found)} of '{ref.run}' match where.")
+            for each in chosen:
+                own = on_top(on_top(run.settings, ref.settings), each)
+                found.append(self._variant(on_top(inherited, own), run, origins, fixed=own, name=_named(ref.run, ref.settings | each)))
             self._read[same] = found
         return self._read[same]
 
     def _tuned(self, name: str, settings: Settings) -> tuple[Key, Chosen | None, Settings]:
         """Return what the tuning called ``name`` is looked up by for a run with ``settings``, what was chosen, and the values."""
         tuning = look_up(name, self.tunings, "tuned: there is no tuning")
-        if missing := {"dataset", "model"} - settings.keys():
-            raise ValueError(f"tuned: '{name}' is looked up by dataset and model, but {min(missing)} is not set. Set it.")
+        if not {"dataset", "model"} <= settings.keys():
+            raise ValueError(f"tuned: '{name}' is looked up by dataset and model. Set both.")
         key = (name, settings["dataset"], settings["model"])
         chosen = self.chosen.get(key)
         values = tuning.otherwise if chosen is None else chosen.chosen

@@ -65,21 +65,21 @@ PRELOAD = (
 
 @dataclass
 class Outcome:
-    """How a call of :func:`launch` ended.
+    """How a call of :func:`launch` ended: run_id -> why, of the runs that are done, failed and so on.
 
     Attributes:
-        done: runs of the plan that are done now.
-        failed: run_id -> the last error.
-        skipped: run_id -> which of its inputs is not done.
-        changed: runs that a different version of the code made, and that were left alone.
+        skipped: they need a run that is not done.
+        changed: a different version of the code made them, and they were left alone.
+        spared: nothing needs them that is not done.
         stopped_by: the signal that ended the call early, or ``None``.
         out_of_time: whether its time was over with runs left.
     """
 
-    done: set[str] = field(default_factory=set)
+    done: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
+    changed: dict[str, str] = field(default_factory=dict)
+    spared: dict[str, str] = field(default_factory=dict)
     stopped_by: int | None = None
     out_of_time: bool = False
 
@@ -93,13 +93,13 @@ class Outcome:
         return 1 if self.failed or self.skipped or self.changed else 0
 
 
-def start_server(preload: Sequence[str] = PRELOAD) -> ForkServerContext:
+def start_server() -> ForkServerContext:
     """Start the process that workers are forked from, unless it runs already, and return how to fork them.
 
     It needs some seconds for its imports, while this process continues; it ends with this process.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload(list(PRELOAD))
     # Ctrl-C at a terminal reaches it too, and must not end its imports in a traceback. Whoever ignores a signal has children that do.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     multiprocessing.forkserver.ensure_running()
@@ -146,175 +146,146 @@ def launch(
     and stop. ``settings`` are those of each run's execution, such as ``exec.device=cuda``; ``changed_code`` (refuse, retrain, accept)
     says what becomes of runs that a different version of the code made.
     """
-    context = start_server()
     (plan.folder / "logs").mkdir(parents=True, exist_ok=True)
-    queue = _Queue(plan, jobs, retry, settings, changed_code, worker, context)
+    queue = _Queue(plan, jobs, retry, settings, changed_code, worker)
     with stop_signals(STOP_SIGNALS) as received, queue.bar:
-        try:
-            queue.work(received, deadline)
-        finally:
-            queue.stop(received)
+        queue.work(received, deadline)
     queue.outcome.stopped_by = received[0] if received else None
     return queue.outcome
 
 
 @dataclass
-class _Running:
-    process: ForkServerProcess
-    log: Path
-    started: float
-
-
 class _Queue:
-    """The runs of a plan: ``ready`` are those whose inputs have ended, ``elsewhere`` those that another process trains."""
+    plan: Plan
+    jobs: int
+    retry: bool
+    settings: Sequence[str]
+    changed_code: str
+    worker: Worker
 
-    def __init__(
-        self, plan: Plan, jobs: int, retry: bool, settings: Sequence[str], changed_code: str, worker: Worker, context: ForkServerContext
-    ) -> None:
-        self.plan, self.jobs, self.retry, self.settings = plan, jobs, retry, settings
-        self.changed_code, self.worker, self.context = changed_code, worker, context
-        self.folder = plan.folder.resolve()
+    def __post_init__(self) -> None:
+        runs = self.plan.runs
+        self.context = start_server()
+        self.folder = self.plan.folder.resolve()
         self.outcome = Outcome()
-        self.running: dict[str, _Running] = {}
+        self.running: dict[str, ForkServerProcess] = {}
+        self.began: dict[str, float] = {}
         self.elsewhere: set[str] = set()
-        self.order = TopologicalSorter({name: run.inputs for name, run in plan.runs.items()})
+        self.order = TopologicalSorter({name: run.inputs for name, run in runs.items()})
         self.order.prepare()
         self.ready = list(self.order.get_ready())
-        self.position = {name: index for index, name in enumerate(plan.runs)}
-        self.epochs = {name: int(run.fields["optim.epochs"]) for name, run in plan.runs.items()}
+        # What is done already is counted first.
+        self.turn = {name: (run.state != "done", index) for index, (name, run) in enumerate(runs.items())}
+        self.bar: tqdm[Any] = tqdm(total=sum(map(self._epochs, runs)), unit="epoch", disable=None, dynamic_ncols=True)
         self.ended_epochs = 0
-        self.bar: tqdm[Any] = tqdm(total=sum(self.epochs.values()), unit="epoch", disable=None, dynamic_ncols=True)
+
+    def _epochs(self, name: str) -> int:
+        return int(self.plan.runs[name].fields["optim.epochs"])
 
     def work(self, received: list[int], deadline: float) -> None:
-        """Start and watch workers until nothing is left, a signal has arrived in ``received``, or the time is over."""
-        while (self.ready or self.running or self.elsewhere) and not received:
-            if time.monotonic() >= deadline:
-                self.outcome.out_of_time = True
+        """Start and watch workers until nothing is left; after a signal in ``received`` or the ``deadline`` until they have stopped."""
+        asked = 0
+        while self.ready or self.running or self.elsewhere:
+            late_s = time.monotonic() - deadline
+            self.outcome.out_of_time = late_s >= 0 and not received
+            wanted = len(received) + (late_s >= 0) + (late_s >= PATIENCE_S)
+            if wanted > asked:
+                self._stop(signal.SIGKILL if asked else signal.SIGTERM)
+                asked = wanted
+            if asked and not self.running:
                 return
-            while self.ready and len(self.running) < self.jobs and not received:
-                name = min(self.ready, key=self.position.__getitem__)
+            while self.ready and len(self.running) < self.jobs and not asked:
+                name = min(self.ready, key=self.turn.__getitem__)
                 self.ready.remove(name)
                 self._begin(name)
-            self._wait()
-            # What has ended there is done, failed, or there to be taken over.
-            free = [name for name in self.elsewhere if planned_state(self.folder / name) != "running"]
-            self.elsewhere.difference_update(free)
-            self.ready += free
+            self._wait(stopping=asked > 0)
 
-    def stop(self, received: list[int]) -> None:
-        """Ask the workers to save their state and stop, and wait for them; after a second signal, or in the end, kill them."""
-        if not self.running:
-            return
+    def _stop(self, number: signal.Signals) -> None:
         self._say(f"stopping: {len(self.running)} runs save their state; the same command resumes. A second Ctrl-C kills them.")
-        asked = len(received)
-        ends = time.monotonic() + (PATIENCE_S if self.outcome.out_of_time else math.inf)
-        self._signal_workers(signal.SIGTERM)
-        while self.running:
-            if len(received) > asked or time.monotonic() >= ends:
-                asked, ends = len(received), math.inf
-                self._signal_workers(signal.SIGKILL)
-            self._wait(stopping=True)
-
-    def _signal_workers(self, number: signal.Signals) -> None:
-        for item in self.running.values():
+        for process in self.running.values():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(item.process.ident or 0, number)
+                os.kill(process.ident or 0, number)
 
     def _begin(self, name: str) -> None:
         """Start the run, unless it needs no training or cannot be trained; hours may have passed since the plan was made."""
-        run, folder = self.plan.runs[name], self.folder / name
-        state = planned_state(folder)
+        run, state = self.plan.runs[name], planned_state(self.folder / name)
         changed = run.changed and self.changed_code != "accept"
         missing = next((other for other in run.inputs if other not in self.outcome.done), None)
         if state == "done" and not changed:
-            self._end(name, "done", "before" if run.state in ("done", "changed") else "elsewhere")
+            self._end(name, "done")
         elif name in self.plan.spared:
-            self._end(name, "not needed")
+            self._end(name, "spared")
         elif missing:
-            self.outcome.skipped[name] = f"its input {missing} is not done"
-            self._end(name, "skipped", self.outcome.skipped[name])
+            self._end(name, "skipped", f"its input {missing} is not done")
         elif state == "running":
             self.elsewhere.add(name)
         elif changed and self.changed_code == "refuse":
-            self.outcome.changed.add(name)
-            self._end(name, "left alone", "a different version of the code made it")
+            self._end(name, "changed", "a different version of the code made it")
         elif state in ("failed", "corrupted") and not self.retry:
-            why = corruption(folder) or f"{_last_error(folder)} (failed before)"
-            self._fail(name, f"{why} --retry tries it again.")
+            self._end(name, "failed", f"{corruption(self.folder / name) or self._last_error(name)} --retry tries it again.")
         else:
             if state == "corrupted":
-                requeue(folder)
+                requeue(self.folder / name)
             self._start(name)
 
     def _start(self, name: str) -> None:
         # A resumed run repeats its bits only with the number of threads that it began with.
         threads = peek(self.folder / name / "provenance.json", "threads") or max(1, _num_cores() // self.jobs)
-        overrides = [
-            *self.plan.runs[name].overrides,
-            override("paths.runs", str(self.folder)),
-            f"exec.threads={threads}",
-            f"exec.on_changed_code={self.changed_code}",
-            *self.settings,
-        ]
-        log = self.folder / "logs" / f"{name}.log"
+        execution = [override("paths.runs", str(self.folder)), f"exec.threads={threads}", f"exec.on_changed_code={self.changed_code}"]
+        overrides = [*self.plan.runs[name].overrides, *execution, *self.settings]
         sharing = min(self.jobs, 1 + len(self.running) + len(self.ready))
-        process = self.context.Process(target=_enter, args=(self.worker, overrides, log, sharing), name=name)
-        process.start()
-        self.running[name] = _Running(process, log, time.monotonic())
+        self.running[name] = self.context.Process(target=_enter, args=(self.worker, overrides, self._log(name), sharing), name=name)
+        self.running[name].start()
+        self.began[name] = time.monotonic()
 
-    def _wait(self, *, stopping: bool = False) -> None:
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def _wait(self, *, stopping: bool) -> None:
         self.bar.n = self.ended_epochs + sum(peek(self.folder / name / "status.json", "epoch") or 0 for name in self.running)
         self.bar.refresh()
-        multiprocessing.connection.wait([item.process.sentinel for item in self.running.values()], timeout=POLL_S)
-        for name, item in list(self.running.items()):
-            if item.process.exitcode is not None:
+        multiprocessing.connection.wait([process.sentinel for process in self.running.values()], timeout=POLL_S)
+        for name, code in [(name, process.exitcode) for name, process in self.running.items()]:
+            if code is not None:
                 del self.running[name]
-                self._ended(name, item, item.process.exitcode, stopping)
+                self._ended(name, code, stopping=stopping)
+        # What has ended elsewhere is done, failed, or left to be taken over.
+        free = [name for name in self.elsewhere if planned_state(self.folder / name) != "running"]
+        self.elsewhere.difference_update(free)
+        self.ready += free
 
-    def _ended(self, name: str, item: _Running, code: int, stopping: bool) -> None:
+    def _ended(self, name: str, code: int, *, stopping: bool) -> None:
         state = planned_state(self.folder / name)
         if state == "done" and (code == 0 or not self.plan.runs[name].changed):
-            self._end(name, "done", f"in {time.monotonic() - item.started:.0f} s")
+            self._end(name, "done", f"in {time.monotonic() - self.began[name]:.0f} s")
         elif state == "failed":
-            self._fail(name, _last_error(self.folder / name))
+            self._end(name, "failed", self._last_error(name))
         elif stopping:
             pass
         elif state == "running":
             # Whoever trains it was quicker.
             self.elsewhere.add(name)
+        elif code < 0:
+            self._end(name, "failed", f"killed by {signal.Signals(-code).name}; the same command resumes from its last checkpoint")
         else:
-            self._fail(name, _how_it_ended(code, item.log))
+            lines = self._log(name).read_text(errors="replace").split()
+            self._end(name, "failed", f"exit code {code}: {' '.join(lines[-30:])} (see {self._log(name)})")
 
-    def _fail(self, name: str, error: str) -> None:
-        self.outcome.failed[name] = error
-        self._end(name, "FAILED", error)
+    def _last_error(self, name: str) -> str:
+        return str(peek(self.folder / name / "status.json", "error") or "its status.json cannot be read")
 
-    def _end(self, name: str, how: str, detail: str = "") -> None:
-        """Note that nothing more is done about a run, so that its readers are looked at; what was done before is not told."""
-        if how == "done":
-            self.outcome.done.add(name)
-        self.ended_epochs += self.epochs[name]
+    def _end(self, name: str, how: str, why: str = "") -> None:
+        """Note that nothing more is done about a run, so that its readers are looked at."""
+        vars(self.outcome)[how][name] = why
+        self.ended_epochs += self._epochs(name)
         self.order.done(name)
         self.ready += self.order.get_ready()
-        if detail != "before" and how != "not needed":
+        if why:
             run = self.plan.runs[name]
-            self._say(f"[{len(self.outcome.done)}/{len(self.plan.runs)}] {how} {detail}: {run.place} ({name})")
+            self._say(f"[{len(self.outcome.done)}/{len(self.plan.runs)}] {how}: {run.place} ({name}): {why}")
 
     def _say(self, line: str) -> None:
         self.bar.write(line, file=sys.stderr)
-
-
-def _how_it_ended(code: int, log: Path) -> str:
-    """Say in a sentence how a worker ended that noted no error of its own."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}; the same command resumes from its last checkpoint"
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-    return f"exit code {code}: {last} (see {log})"
-
-
-def _last_error(folder: Path) -> str:
-    return str(peek(folder / "status.json", "error") or "its status.json cannot be read")
 
 
 def _num_cores() -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,15 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from repro.config.compose import compose, register_with_hydra, to_config
 from repro.config.identity import run_id, scientific_fields
-from repro.config.schema import Config, InputsConfig
-from repro.errors import UserError, did_you_mean
+from repro.config.schema import Config
+from repro.errors import UserError
 from repro.files import write_json
 from repro.runs.code import differs
 from repro.runs.inputs import check_inputs
 from repro.runs.state import read_state
 from sweeps.expand import Cell, Variant, digest, expand
 from sweeps.selection import runs_of, with_inputs
-from sweeps.spec import PAPER, Scale, Settings, Spec, SpecError, known_specs, shown
+from sweeps.spec import PAPER, Scale, Settings, Spec, SpecError, known_specs, look_up, mistakes_of, shown
 
 #: Raised when the layout of a plan file changes.
 SCHEMA = 1
@@ -36,8 +36,8 @@ SCHEMA = 1
 #: The settings without a dot that are choices of Hydra's.
 _CHOICES = frozenset(name for name, kind in get_type_hints(Config).items() if dataclasses.is_dataclass(kind))
 
-_UNQUOTED = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
-_BEFORE_QUOTE = re.compile(r"(\\*)('|\Z)")
+#: A text that Hydra takes for one as it is.
+_PLAIN = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,15 @@ class Plan:
     @cached_property
     def spared(self) -> frozenset[str]:
         """The runs that are not done and need not be: no cell shows them, and every run that reads them is done or spared itself."""
-        readers: defaultdict[str, list[str]] = defaultdict(list)
-        for run in self.runs.values():
-            for name in run.inputs:
-                readers[name].append(run.run_id)
-        over = {name for name, run in self.runs.items() if run.state == "done"}
-        shown_runs = {name for cell in self.cells for name in cell.run_ids}
-        spared: set[str] = set()
-        # Readers stand behind what they read.
-        for name in reversed(self.runs):
-            if name not in over | shown_runs and readers[name] and over | spared >= set(readers[name]):
-                spared.add(name)
-        return frozenset(spared)
+        needed: set[str] = set()
+        read = {name for run in self.runs.values() for name in run.inputs}
+        waiting = [*runs_of(self.cells), *(self.runs.keys() - read)]
+        while waiting:
+            name = waiting.pop()
+            if name not in needed:
+                needed.add(name)
+                waiting += self.runs[name].inputs if self.runs[name].state != "done" else ()
+        return frozenset(name for name, run in self.runs.items() if name not in needed and run.state != "done")
 
     @property
     def untuned(self) -> list[str]:
@@ -111,21 +108,8 @@ def planned_state(folder: Path) -> str:
 
 def override(key: str, value: Any) -> str:
     """Return a setting in the notation of Hydra's command line, ``key=value``, quoted where it needs to be."""
-    return f"{key}={_override_value(value)}"
-
-
-def _override_value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_override_value, value))}]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if not isinstance(value, str):
-        return repr(value)
-    if _UNQUOTED.fullmatch(value) and value.lower() not in ("null", "true", "false", "inf", "nan"):
-        return value
-    # Hydra takes a backslash as it is, but for those in front of a quote.
-    escaped = _BEFORE_QUOTE.sub(lambda found: found[1] * 2 + (found[2] and "\\'"), value)
-    return f"'{escaped}'"
+    plain = isinstance(value, str) and _PLAIN.fullmatch(value)
+    return f"{key}={value if plain else json.dumps(value, separators=(',', ':'), ensure_ascii=False)}"
 
 
 def overrides_of(settings: Settings) -> tuple[str, ...]:
@@ -140,16 +124,14 @@ def make_plan(specs: Sequence[Spec], scale: Scale, folder: Path) -> Plan:
         UserError: as :func:`sweeps.expand.expand`; a setting that does not exist or contradicts another one; inputs that a method does
             not read; two runs of a cell that are the same run; two specs of one name.
     """
-    seen: dict[str, Path] = {}
+    paths = {spec.name: spec.path for spec in specs}
     for spec in specs:
-        if seen.setdefault(spec.name, spec.path) != spec.path:
-            raise UserError(f"{spec.path} and {seen[spec.name]} have one name, by which plans and tables go. Rename one file.")
+        if spec.path != paths[spec.name]:
+            raise UserError(f"{spec.path} and {paths[spec.name]} have one name, by which plans and tables go. Rename one file.")
     graph = Graph(folder)
     cells = [graph.planned(spec, cell) for spec in specs for cell in expand(spec, scale)]
     needed = {spec.name: with_inputs(graph.runs, runs_of(cell for cell in cells if cell.spec == spec.name)) for spec in specs}
-    runs = {
-        name: replace(run, specs=tuple(spec for spec, of_spec in needed.items() if name in of_spec)) for name, run in graph.runs.items()
-    }
+    runs = {name: replace(run, specs=tuple(spec for spec in needed if name in needed[spec])) for name, run in graph.runs.items()}
     return Plan(folder, tuple(specs), scale, runs, cells)
 
 
@@ -172,7 +154,10 @@ class Graph:
         """
         title = ", ".join(filter(None, (cell.row, cell.column)))
         if spec.kind == "recipe":
-            return replace(cell, spec=spec.name, value=self._recipe_value(spec, cell, title))
+            with mistakes_of(spec.path, f"{title}: "):
+                fields = [scientific_fields(self._compose(variant.settings)) for variant in cell.variants]
+                value = [look_up(cell.setting or "", one, "there is no setting") for one in fields]
+            return replace(cell, spec=spec.name, value=next(iter(value), None))
         ids: list[str] = []
         for variant in cell.variants:
             place = ", ".join([title, *(f"{key}={value}" for key, value in variant.repeat.items())])
@@ -190,48 +175,27 @@ class Graph:
         if variant in self._ids:
             return self._ids[variant]
         read = {role: [self.add(spec, one, place) for one in variants] for role, variants in variant.inputs.items()}
+        settings = variant.settings | {f"inputs.{role}": ids if role == "labels" else ids[0] for role, ids in read.items()}
         what = f"{variant.name} (for {place})" if variant.name else place
-        try:
-            config = self._compose(variant.settings)
-            if read:
-                inputs = InputsConfig(labels=read.get("labels", []), teacher=next(iter(read.get("teacher", [])), None))
-                config = replace(config, inputs=inputs)
+        with mistakes_of(spec.path, f"{what}: "):
+            config = self._compose(settings)
             check_inputs(config)
-        except UserError as error:
-            raise SpecError(f"{shown(spec.path)}: {what}: {error}") from error
         name = self._ids[variant] = run_id(config)
         if name not in self.runs:
-            given = [override(f"inputs.{role}", ids if role == "labels" else ids[0]) for role, ids in read.items()]
             before = tuple(one for ids in read.values() for one in ids)
-            state, changed = self._state(name)
+            state = planned_state(self.folder / name)
+            changed = state != "missing" and differs(self.folder / name)
             self.runs[name] = PlannedRun(
                 run_id=name,
-                overrides=(*overrides_of(variant.settings), *given),
+                overrides=overrides_of(settings),
                 fields=scientific_fields(config),
                 inputs=before,
                 stage=1 + max((self.runs[one].stage for one in before), default=-1),
-                state=state,
+                state="changed" if changed and state not in ("running", "failed") else state,
                 place=f"{spec.name}: {what}",
                 changed=changed,
             )
         return name
-
-    def _state(self, name: str) -> tuple[str, bool]:
-        state = planned_state(self.folder / name)
-        changed = state != "missing" and differs(self.folder / name)
-        return "changed" if changed and state not in ("running", "failed") else state, changed
-
-    def _recipe_value(self, spec: Spec, cell: Cell, title: str) -> Any:
-        if cell.skip:
-            return None
-        try:
-            fields = scientific_fields(self._compose(cell.variants[0].settings))
-        except UserError as error:
-            raise SpecError(f"{shown(spec.path)}: {title}: {error}") from error
-        if cell.setting not in fields:
-            near = did_you_mean(cell.setting or "", fields)
-            raise SpecError(f"{shown(spec.path)}: {title}: setting: there is no '{cell.setting}'.{near}")
-        return fields[cell.setting]
 
     def _compose(self, settings: Settings) -> Config:
         seed = settings.get("seed")
@@ -261,11 +225,7 @@ class Graph:
 
 def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the plan as ``python -m sweeps plan --json`` prints it."""
-    runs = [
-        {"run_id": run.run_id, "overrides": list(run.overrides), "config": run.fields, "inputs": list(run.inputs)}
-        | {"stage": run.stage, "state": run.state, "specs": list(run.specs), "changed": run.changed}
-        for run in plan.runs.values()
-    ]
+    runs = [{key: value for key, value in vars(run).items() if key != "fields"} | {"config": run.fields} for run in plan.runs.values()]
     cells = [{"spec": cell.spec, "row": cell.row, "column": cell.column, "runs": cell.run_ids, "value": cell.value} for cell in plan.cells]
     return {"scale": plan.scale.name, "runs": runs, "cells": cells}
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from repro.command import print_table
-from repro.errors import UserError
-from repro.files import number
-from repro.runs.manifest import FILE, read_json, verify
-from repro.runs.state import ENDED_BADLY, STATES, corruption, read_state
+from repro.runs.manifest import FILE, verify
+from repro.runs.state import ENDED_BADLY, STATES, corruption
 from sweeps.cost import estimate
 from sweeps.expand import Cell, same_runs
 from sweeps.launch import Outcome
 from sweeps.plan import Plan, PlannedRun
-from sweeps.spec import Chosen, Scale, Spec
+from sweeps.spec import Chosen, Scale
 
 #: What can be done about runs that a different version of the code made.
 REMEDIES = (
@@ -34,22 +30,19 @@ def print_plan(plan: Plan, tune: str) -> None:
         cells = [cell for cell in plan.cells if cell.spec == spec.name]
         left_out = sum(cell.skip is not None for cell in cells)
         runs = [run for run in plan.runs.values() if spec.name in run.specs]
-        others = Counter(other for run in runs for other in run.specs if other != spec.name)
-        shared = f" ({', '.join(f'{count} shared with {other}' for other, count in others.items())})" if others else ""
-        skipped = f" ({left_out} left out)" if left_out else ""
-        print(f"{spec.name}: {_number(len(cells), 'cell')}{skipped}, {_number(len(runs), 'run')}{shared}, {_states(runs)}")
-        for same in same_runs(spec, ((cell.row, cell.column, cell.run_ids) for cell in cells)):
+        shared = sum(len(run.specs) > 1 for run in runs)
+        needed = f"{_number(len(cells), 'cell')} ({left_out} left out), {_number(len(runs), 'run')} ({shared} shared with other specs)"
+        print(f"{spec.name}: {needed}, {_states(runs)}")
+        for same in same_runs(spec, [(cell.row, cell.column, cell.run_ids) for cell in cells]):
             print(f"{spec.name}: the same runs, so that nothing is compared between them: {same}")
     if len(plan.specs) > 1:
-        shared_runs = sum(len(run.specs) > 1 for run in plan.runs.values())
-        print(f"together: {_number(len(plan.runs), 'run')}, {shared_runs} of them shared, {_states(plan.runs.values())}")
+        print(f"together: {_number(len(plan.runs), 'run')}, {_states(plan.runs.values())}")
     stages = Counter(run.stage for run in plan.runs.values())
     if len(stages) > 1:
         print(", ".join(f"stage {stage + 1}: {_number(stages[stage], 'run')}" for stage in sorted(stages)))
     for run in plan.runs.values():
         if run.state in ENDED_BADLY:
-            why = corruption(plan.folder / run.run_id)
-            print(f"{run.state}: {run.place} ({run.run_id})" + (f": {why}" if why else ""))
+            print(f"{run.state}: {run.place} ({run.run_id}) {corruption(plan.folder / run.run_id) or ''}")
     if plan.spared:
         print(f"not needed: {_number(len(plan.spared), 'run')} of them, read only by runs that are done")
     if changed := sum(run.changed for run in plan.runs.values()):
@@ -98,7 +91,7 @@ def print_status(plan: Plan) -> None:
         print(f"{spec.name}: {spec.title}")
         cells = {(cell.row, cell.column): cell for cell in plan.cells if cell.spec == spec.name}
         columns = [column.label for column in spec.column_lines]
-        lines = [[row.label, *(_cell_status(plan, spec, cells[row.label, column]) for column in columns)] for row in spec.row_lines]
+        lines = [[row.label, *(_cell_status(plan, cells[row.label, column]) for column in columns)] for row in spec.row_lines]
         print_table([["", *columns], *lines])
         for cell in cells.values():
             if cell.skip is not None:
@@ -116,41 +109,20 @@ def counts_text(states: Collection[str]) -> str:
     return " ".join([f"{counts['done']}/{len(states)}", *others])
 
 
-def _cell_status(plan: Plan, spec: Spec, cell: Cell) -> str:
+def _cell_status(plan: Plan, cell: Cell) -> str:
     if cell.skip is not None:
         return "-"
-    if not cell.run_ids:
-        return str(cell.value)
-    done = [plan.folder / name for name in cell.run_ids if plan.runs[name].state == "done"]
-    value = _mean(spec, cell.epoch or plan.scale.epoch(spec.value.epoch), done) if spec.kind == "table" and done else ""
-    return f"{counts_text([plan.runs[name].state for name in cell.run_ids])}  {value}".rstrip()
-
-
-def _mean(spec: Spec, epoch: str, done: Sequence[Path]) -> str:
-    """Return mean ± sample standard deviation of the runs in the folders ``done``; nothing where the table reads a curve."""
-    if epoch.startswith("epoch "):
-        return ""
-    try:
-        values = [number(read_json(folder, "final.json")[spec.value.metric][epoch]) for folder in done]
-    except UserError:
-        return "corrupted"
-    except KeyError:
-        return f"no {spec.value.metric}"
-    if not all(map(math.isfinite, values)):
-        return "diverged"
-    factor = 100.0 if spec.value.scale == "percent" else 1.0
-    numbers = [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
-    return " ± ".join(f"{factor * one:.{spec.value.decimals}f}" for one in numbers)
+    return counts_text([plan.runs[name].state for name in cell.run_ids]) if cell.run_ids else str(cell.value)
 
 
 def print_outcome(plan: Plan, outcome: Outcome) -> None:
     """Print how many runs are done, and each run that failed, was skipped or was left alone, with the reason."""
     print(f"{len(outcome.done)} of {len(plan.runs)} runs done in {plan.folder}")
-    for how, runs in (("failed", outcome.failed), ("skipped", outcome.skipped)):
-        for name, reason in runs.items():
+    for how, reasons in (("failed", outcome.failed), ("skipped", outcome.skipped), ("changed", outcome.changed)):
+        for name, reason in reasons.items():
             print(f"{how}: {plan.runs[name].place} ({name}): {reason}", file=sys.stderr)
     if outcome.changed:
-        print(f"made by a different version of the code: {_number(len(outcome.changed), 'run')}. {REMEDIES}", file=sys.stderr)
+        print(REMEDIES, file=sys.stderr)
     if outcome.out_of_time or outcome.stopped_by is not None:
         why = "the time is over" if outcome.out_of_time else "stopped"
         print(f"{why}; the same command resumes with the {len(plan.runs) - len(outcome.done)} runs that are left.", file=sys.stderr)
@@ -173,15 +145,14 @@ def print_verified(runs: Path, names: Collection[str] | None = None) -> int:
 
     The exit code is 1 if there are any.
     """
-    counts: Counter[str] = Counter()
+    folders = sorted(path.parent for path in runs.glob(f"*/{FILE}") if names is None or path.parent.name in names)
     corrupted = 0
-    for folder in sorted(path.parent for path in runs.glob(f"*/{FILE}") if names is None or path.parent.name in names):
-        counts[read_state(folder)] += 1
-        problems = verify(folder) if read_state(folder) in ("done", "corrupted") else []
+    for folder in folders:
+        problems = verify(folder)
         corrupted += bool(problems)
         for problem in problems:
             print(f"{folder.name}: {problem}")
-    print(f"{counts.total()} runs in {runs}, {corrupted} of them corrupted")
+    print(f"{len(folders)} finished runs in {runs}, {corrupted} of them corrupted")
     if corrupted:
         print("Put their files back from a copy, or train them again: `python -m sweeps retry SPEC` queues a run that lacks a file.")
     return 1 if corrupted else 0

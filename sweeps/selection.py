@@ -23,12 +23,11 @@ _SEEDS = "only the runs of cells with these seeds, and what they read"
 def add_options(command: argparse.ArgumentParser) -> None:
     """Give a command the options ``--only`` and ``--seeds``, whose values :func:`select` takes."""
     command.add_argument("--only", action="append", default=[], metavar="TEXT", help=_ONLY)
-    command.add_argument("--seeds", type=_seeds, default=(), metavar="N,...", help=_SEEDS)
+    command.add_argument("--seeds", type=seeds, default=(), metavar="N,...", help=_SEEDS)
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    if not all(part.isascii() and part.isdigit() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"'{text}' must be whole numbers with commas between them, such as 0,1")
+def seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of a text such as ``0,1``."""
     return tuple(int(part) for part in text.split(","))
 
 

@@ -5,17 +5,17 @@ A mistake is a :class:`SpecError` that names the file and the path of the value:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from repro.errors import UserError, did_you_mean, one_of
 
@@ -46,15 +46,26 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    keys = [key.value for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=node.start_mark)
+            raise ValueError(f"{key} is given twice, in the mapping that begins in line {node.start_mark.line + 1}.")
     return loader.construct_mapping(node, deep=True)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+@contextlib.contextmanager
+def mistakes_of(path: Path, place: str = "") -> Iterator[None]:
+    """Make every ``ValueError`` and ``UserError`` inside ``with`` a mistake at ``place`` of the file at ``path``."""
+    try:
+        yield
+    except ValidationError as error:
+        raise SpecError(f"{shown(path)}: {explain(error)}") from error
+    except (ValueError, RecursionError, UserError) as error:
+        raise SpecError(f"{shown(path)}: {place}{error}") from error
 
 
 def read(model: type[_Read], path: Path) -> _Read:
@@ -63,17 +74,14 @@ def read(model: type[_Read], path: Path) -> _Read:
     Raises:
         SpecError: it cannot be read, or has a mistake.
     """
-    try:
-        return _parse(model, path, path.read_bytes())
-    except OSError as error:
-        raise SpecError(f"{shown(path)} cannot be read: {error.strerror}.") from error
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SpecError(f"{shown(path)}: not valid YAML{line}: {error.problem or error.context}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise SpecError(f"{shown(path)}: not valid YAML: {' '.join(str(error).split())}.") from error
-    except ValidationError as error:
-        raise SpecError(f"{shown(path)}: {explain(error)}") from error
+    with mistakes_of(path):
+        try:
+            parsed: _Read = _parse(model, path, path.read_bytes())
+            return parsed
+        except OSError as error:
+            raise ValueError(f"it cannot be read: {error.strerror}.") from error
+        except yaml.YAMLError as error:
+            raise ValueError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 @lru_cache(maxsize=256)
@@ -83,15 +91,9 @@ def _parse(model: type[_Read], path: Path, content: bytes) -> _Read:
 
 def explain(error: ValidationError) -> str:
     """Return the first mistake that pydantic found, after the path of its value."""
-    first = error.errors(include_url=False)[0]
-    parts = [part for part in first["loc"] if not str(part).startswith("(")]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-    value = first["input"]
-    message = first["msg"].removeprefix("Value error, ")
-    if isinstance(value, str | int | float | bool) and first["type"] != "value_error":
-        near = did_you_mean(str(value), re.findall(r"'([^']*)'", message))
-        message += f", found {str(value)[:60]!r}.{near}"
-    return f"{where}: {message}" if where else message
+    first = error.errors()[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    return f"{where}: {first['msg']}".removeprefix(": ").replace("Value error, ", "")
 
 
 def find(name: str, known: Mapping[str, Path], kind: str) -> Path:
@@ -131,7 +133,7 @@ def _check_settings(settings: Settings) -> Settings:
         if section in ("exec", "tracker", "paths", "hydra"):
             raise ValueError(f"{key} says how runs are executed, not what they are. Give it to `python -m sweeps run SPEC --set`.")
         if section == "inputs":
-            raise ValueError(f"{key} is no setting here. Write inputs: {{labels: NAME}} beside set; the planner finds the runs.")
+            raise ValueError("write inputs: {labels: NAME} beside set; the planner finds the runs.")
         for item in value if isinstance(value, list) else [value]:
             if not isinstance(item, str | int | float | None) or "${" in str(item):
                 raise ValueError(f"{key} must be a text, a number, true, false, null or a list of these, found {str(item)[:60]!r}.")
@@ -215,44 +217,34 @@ class Tuning(Part, Grid):
         return self
 
 
-class Line(Part):
-    """A row or a column.
+class Used(Part):
+    """A part that may be made of the named run ``use``."""
+
+    use: str | None = None
+
+
+class Line(Used):
+    """A row or a column; or, with ``rows`` or ``columns``, what these have in common.
 
     Attributes:
-        use: the named run that it is made of.
         epoch: where its value is read, if not where the table's is.
         setting: of a recipe's row, what it shows.
+        epochs: of a group, by name where each of its rows is read.
     """
 
-    label: str
-    use: str | None = None
+    label: str = ""
     epoch: Epoch | None = None
     setting: str | None = None
-
-
-class Group(Part):
-    """What several rows or columns have in common; with ``epochs``, by name, each row is read at all of these."""
-
-    use: str | None = None
     epochs: dict[str, Epoch] = {}
     rows: list[Line] = []
     columns: list[Line] = []
 
 
-def _kind_of_line(value: object) -> str:
-    group = isinstance(value, Group) or (isinstance(value, dict) and ("rows" in value or "columns" in value))
-    return "(group)" if group else "(line)"
-
-
-Lines = list[Annotated[Annotated[Group, Tag("(group)")] | Annotated[Line, Tag("(line)")], Discriminator(_kind_of_line)]]
-
-
-class CellRule(Part):
+class CellRule(Used):
     """What holds for some cells only: what else their runs are, or the reason why they are left out. No ``row`` means every row."""
 
     row: Names = []
     column: Names = []
-    use: str | None = None
     skip: str | None = None
 
 
@@ -327,8 +319,8 @@ class Spec(Shared):
     shared: str | None = None
     reported: ReportedFile | None = None
     common: Set = {}
-    rows: Lines = Field(min_length=1)
-    columns: Lines = [Line(label="")]
+    rows: list[Line] = Field(min_length=1)
+    columns: list[Line] = [Line()]
     cells: list[CellRule] = []
     repeats: Axes = {}
     value: Reading = Reading(metric="", epoch="last")
@@ -353,37 +345,33 @@ class Spec(Shared):
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
-        for key, kind in (("value", "table"), ("panels", "figure")):
-            if (key in self.model_fields_set) != (self.kind == kind):
-                raise ValueError(f"{key} belongs to kind: {kind}, which needs it; kind is {self.kind}.")
+        if self.kind == "table" and not self.value.metric:
+            raise ValueError("a table needs value: {metric: ..., epoch: ...}.")
         rows, columns = ([line.label for line in lines] for lines in (self.row_lines, self.column_lines))
-        for labels in (rows, columns):
-            if twice := {label for label in labels if labels.count(label) > 1}:
-                raise ValueError(f"the label '{min(twice)}' is given twice.")
-        named = [(f"cells[{index}].row", rows, rule.row) for index, rule in enumerate(self.cells)]
-        named += [(f"cells[{index}].column", columns, rule.column) for index, rule in enumerate(self.cells)]
-        named += [(f"panels[{index}].rows", rows, panel.rows) for index, panel in enumerate(self.panels)]
-        for where, labels, names in named:
-            for name in names:
-                look_up(name, dict.fromkeys(labels), f"{where}: there is no label")
+        for label in (*rows, *columns):
+            if rows.count(label) > 1 or columns.count(label) > 1:
+                raise ValueError(f"the label '{label}' is given twice.")
+        for label in [label for named in (*(rule.row for rule in self.cells), *(panel.rows for panel in self.panels)) for label in named]:
+            look_up(label, dict.fromkeys(rows), "there is no row")
+        for label in [label for rule in self.cells for label in rule.column]:
+            look_up(label, dict.fromkeys(columns), "there is no column")
         return self
 
 
-def _flat(lines: Sequence[Group | Line], table_epoch: str) -> Iterator[Line]:
-    for item in lines:
-        if isinstance(item, Line):
-            yield item
-            continue
-        for line in item.rows or item.columns:
-            if item.use and line.use:
+def _flat(lines: Sequence[Line], table_epoch: str) -> Iterator[Line]:
+    for group in lines:
+        below = group.rows or group.columns
+        if not below:
+            yield group
+        for line in below:
+            if group.use and line.use:
                 raise ValueError(f"'{line.label}': use is set by its group too. Set it in one place.")
-            merged = merge([("its group", item), (f"'{line.label}'", line)])
-            said = {"settings": merged.settings, "inputs": merged.inputs, "tuned": merged.tuned, "use": line.use or item.use}
-            for name, rule in item.epochs.items():
-                epoch = None if rule == table_epoch else rule
-                yield line.model_copy(update=said | {"label": f"{line.label}, {name}", "epoch": epoch})
-            if not item.epochs:
+            said = dict(merge([("its group", group), (f"'{line.label}'", line)])) | {"use": line.use or group.use}
+            if not group.epochs:
                 yield line.model_copy(update=said)
+            for name, rule in group.epochs.items():
+                label, epoch = f"{line.label}, {name}", None if rule == table_epoch else rule
+                yield line.model_copy(update=said | {"label": label, "epoch": epoch})
 
 
 def look_up(name: str, among: Mapping[str, _Item], what: str) -> _Item:
@@ -397,14 +385,14 @@ def look_up(name: str, among: Mapping[str, _Item], what: str) -> _Item:
     return among[name]
 
 
-def join(sources: Iterable[tuple[str, Mapping[str, _Item]]]) -> dict[str, _Item]:
+def join(sources: Iterable[tuple[str, Mapping[Any, _Item]]]) -> dict[Any, _Item]:
     """Return what several sources, each with its name, say together.
 
     Raises:
         ValueError: two of them set the same.
     """
-    joined: dict[str, _Item] = {}
-    setter: dict[str, str] = {}
+    joined: dict[Any, _Item] = {}
+    setter: dict[Any, str] = {}
     for source, items in sources:
         for key, item in items.items():
             if key in joined:
@@ -470,11 +458,8 @@ class Scale(Model):
 
     def subsampled(self, values: Sequence[_Item]) -> list[_Item]:
         """Return at most :attr:`grid_points` of ``values``, evenly spaced, with the first and the last."""
-        wanted = self.grid_points
-        if wanted is None or wanted >= len(values):
-            return list(values)
-        steps = max(1, wanted - 1)
-        return [values[(2 * index * (len(values) - 1) + steps) // (2 * steps)] for index in range(wanted)]
+        wanted = min(self.grid_points or len(values), len(values))
+        return [values[index * (len(values) - 1) // max(1, wanted - 1)] for index in range(wanted)]
 
 
 class Point(Model):
@@ -505,19 +490,13 @@ class Chosen(Model):
     @property
     def at_end(self) -> list[str]:
         """The chosen numbers at an end of three or more, where none inside does as well: a better one may lie beyond."""
-        best: defaultdict[str, dict[float, float]] = defaultdict(dict)
-        for point in self.grid:
-            # A point that diverged was tried, and no other is worse.
-            score = point.score if math.isfinite(point.score) else -math.inf
-            for key, value in point.values.items():
-                if isinstance(value, int | float):
-                    best[key][value] = max(score, best[key].get(value, score))
         found = []
-        for key, scores in best.items():
-            ends = (min(scores), max(scores))
-            inside = [score for value, score in scores.items() if value not in ends]
-            if self.chosen[key] in ends and inside and max(inside) < max(scores.values()):
-                found.append(f"{key}={self.chosen[key]}")
+        best = max((point.score for point in self.grid if math.isfinite(point.score)), default=math.nan)
+        for key, value in self.chosen.items():
+            tried = {point.values[key] for point in self.grid}
+            inside = [point.score for point in self.grid if point.values[key] not in (min(tried), max(tried))]
+            if isinstance(value, int | float) and value in (min(tried), max(tried)) and inside and best not in inside:
+                found.append(f"{key}={value}")
         return found
 
 
@@ -555,11 +534,9 @@ def load_spec(name: str) -> Spec:
     beside = spec.shared.endswith((".yaml", ".yml"))
     path = spec.path.parent / spec.shared if beside else find(spec.shared, _known("shared"), "shared file")
     shared = read(Shared, path)
-    try:
-        runs = join([(shown(path), shared.runs), (spec.name, spec.runs)])
-        tuning = join([(shown(path), shared.tuning), (spec.name, spec.tuning)])
-    except ValueError as error:
-        raise SpecError(f"{shown(spec.path)}: {error}") from error
+    with mistakes_of(spec.path):
+        runs = join([(shown(path), shared.runs), ("runs", spec.runs)])
+        tuning = join([(shown(path), shared.tuning), ("tuning", spec.tuning)])
     return spec.model_copy(update={"runs": runs, "tuning": tuning})
 
 
@@ -581,12 +558,7 @@ def read_tuned(scale: Scale, folder: Path | None = None) -> dict[Key, Chosen]:
     """Return the chosen values of ``scale``, kept in ``folder``, or in that of :func:`tuned_folder`.
 
     Raises:
-        SpecError: the file has a mistake, or is another scale's.
+        SpecError: the file has a mistake.
     """
     path = (folder or tuned_folder()) / f"{scale.name}.yaml"
-    if not path.exists():
-        return {}
-    file = read(TunedFile, path)
-    if file.scale != scale.name:
-        raise SpecError(f"{shown(path)}: scale must be '{scale.name}', after which the file is called, found '{file.scale}'.")
-    return {chosen.key: chosen for chosen in file.tuned}
+    return {chosen.key: chosen for chosen in read(TunedFile, path).tuned} if path.exists() else {}

@@ -68,7 +68,8 @@ def tune(
     while level := _next_level(specs, scale, read_tuned(scale, folder), finished):
         tuned = read_tuned(scale, folder)
         plan, tried = _plan(level.values(), runs)
-        kept = {key for key in level if not again and key in tuned and _points(tuned[key]) == tried[key]}
+        scored = {key: [(point.values, point.run_id) for point in chosen.grid] for key, chosen in tuned.items()}
+        kept = {key for key in level if not again and scored.get(key) == tried[key]}
         for key in kept:
             print(f"{level[key].use}: {folder} has the scores of these runs; `python -m sweeps tune --again` trains and chooses again")
         outcome = Outcome()
@@ -154,10 +155,6 @@ def _plan(level: Iterable[Needed], folder: Path) -> tuple[Plan, dict[Key, list[_
     return Plan(folder, tuple(specs.values()), scale, runs, []), tried
 
 
-def _points(chosen: Chosen) -> list[_Tried]:
-    return [(point.values, point.run_id) for point in chosen.grid]
-
-
 def choose(points: Sequence[Point], otherwise: Settings) -> Point:
     """Return the point with the highest finite score; of several the one with the values ``otherwise``, else the first.
 
@@ -174,7 +171,7 @@ def choose(points: Sequence[Point], otherwise: Settings) -> Point:
 
 
 def _scores(tried: Iterable[_Tried], folder: Path, changed: Collection[str]) -> list[Point]:
-    """Return the points with the scores of their finished runs; those of ``changed``, made by a different version of the code, have none."""
+    """Return the points with the scores of their finished runs; those of ``changed`` have none."""
     points, missing = [], {}
     for values, name in tried:
         state = "made by a different version of the code" if name in changed else planned_state(folder / name)
