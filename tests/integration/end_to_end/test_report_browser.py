@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +20,51 @@ from analysis.__main__ import main
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 
+COMPLAINTS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
 EPOCHS, CODES = 5, {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36, "Tab": 9}
 
 
 class Browser:
-    """A headless Chromium with one page, and everything that the page complained of or asked for."""
+    """A headless Chromium with one page; ``events`` are what it said since the page was opened."""
 
     def __init__(self, profile: Path) -> None:
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe"]
         # The browser reads from 3 and writes to 4.
         command = 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1'
-        self._process = subprocess.Popen(
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe"]
+        self.process = subprocess.Popen(
             ["bash", "-c", command, "browser", str(CHROMIUM), *flags, f"--user-data-dir={profile}", "about:blank"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=0,
             env={**os.environ, "HOME": str(profile)},
         )
-        self._buffer, self._number, self._session = b"", 0, {}
         self.events: list[dict[str, Any]] = []
+        self._number, self._session = 0, {}
         page = next(item for item in self.call("Target.getTargets")["targetInfos"] if item["type"] == "page")
         self._session = {"sessionId": self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]}
-        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters, **self._session}
-        self._process.stdin.write(json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self._number:
-            pass
-        assert "error" not in answer, answer
-        return answer["result"]
+        self.process.stdin.write(json.dumps(message).encode() + b"\0")
+        self.process.stdin.flush()
+        return self._until(lambda answer: answer.get("id") == self._number)["result"]
 
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._buffer:
-            part = self._process.stdout.read(1 << 20)
-            assert part, "the browser has gone"
-            self._buffer += part
-        line, self._buffer = self._buffer.split(b"\0", 1)
-        message = json.loads(line)
-        self.events.append(message)
-        return message
+    def _until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        while True:
+            content = b"".join(iter(lambda: self.process.stdout.read(1), b"\0"))
+            assert content, "the browser has gone"
+            self.events.append(json.loads(content))
+            if is_wanted(self.events[-1]):
+                return self.events[-1]
 
-    def open(self, path: Path, *, width: int, dark: bool = False) -> None:
-        """Show a file in a window of that width; what it complains of and asks for is noted from here."""
+    def open(self, path: Path, *, width: int) -> None:
+        """Show a file in a window of that width."""
         self.events = []
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Page.navigate", url=path.as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self._next()
+        self._until(lambda event: event.get("method") == "Page.loadEventFired")
 
     def value(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
@@ -87,9 +80,8 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=CODES[key])
 
     def choose(self, name: str, value: str | int) -> None:
-        self.value(
-            f"(() => {{ const e = document.getElementById('{name}'); e.value = {value!r}; e.dispatchEvent(new Event('change')); }})()"
-        )
+        self.of(name, f"value = {value!r}")
+        self.of(name, "dispatchEvent(new Event('change'))")
 
     def options(self, name: str) -> list[str]:
         return list(self.value(f"[...document.getElementById('{name}').options].map((o) => o.textContent + (o.disabled ? ', none' : ''))"))
@@ -98,10 +90,6 @@ class Browser:
     def live(self) -> str:
         """What a screen reader is told."""
         return str(self.of("live", "textContent"))
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 SPEC = """\
@@ -152,20 +140,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     found = Browser(tmp_path_factory.mktemp("profile"))
     yield found
-    found.close()
+    found.process.kill()
+    found.process.communicate()
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (390, True)])
-def test_nothing_is_complained_of_or_asked_for_and_nothing_is_too_wide(browser: Browser, page: Path, width: int, dark: bool) -> None:
-    browser.open(page, width=width, dark=dark)
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_complained_of_or_asked_for_and_nothing_is_too_wide(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width)
     for run in (0, 3):
         browser.choose("run", run)
         browser.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         assert browser.value("document.documentElement.scrollWidth") <= width
-    methods = [(event.get("method"), event.get("params", {})) for event in browser.events]
-    complaints = [one for one in methods if one[0] in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")]
-    assert complaints == []
-    urls = [parameters["request"]["url"] for method, parameters in methods if method == "Network.requestWillBeSent"]
+    assert not [event for event in browser.events if event.get("method") in COMPLAINTS]
+    urls = [event["params"]["request"]["url"] for event in browser.events if event.get("method") == "Network.requestWillBeSent"]
     assert [url for url in urls if not url.startswith("data:")] == [page.as_uri()]
     assert browser.value("window.broken") is None
     # All images have come: those of the figure and of the label.
@@ -228,33 +215,17 @@ def test_the_keyboard_changes_the_epoch_and_reaches_every_control(browser: Brows
     assert reached[0] == "skip"
     wanted = ["run", "filter", "item", "back", "play", "forward", "epoch", "fit"]
     assert [name for name in reached if name in wanted][: len(wanted)] == wanted
-    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
-    named = {(node["role"]["value"], node["name"]["value"]) for node in nodes if not node["ignored"] and "name" in node}
-    roles = {"combobox", "button", "slider", "checkbox", "region", "image"}
-    assert not {role for role, name in named if role in roles and not name}
-    assert named >= {("combobox", "Show"), ("slider", "Epoch"), ("image", "Probabilities of Image 7 over the epochs"), ("button", "▶ Play")}
 
 
-def test_play_click_and_the_fitted_axis(browser: Browser, page: Path) -> None:
+def test_play_and_the_fitted_axis(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
-    before = browser.live
     browser.of("play", "click()")
-    seen = set()
     end = time.monotonic() + 300.0
     while browser.of("play", "getAttribute('aria-pressed')") == "true":
         assert time.monotonic() < end
-        seen.add(browser.value("[document.getElementById('play').ariaPressed, document.getElementById('live').textContent].join()"))
-    # While it plays the spoken text stays.
-    assert {text for text in seen if text.startswith("true")} <= {f"true,{before}"}
     assert "Epoch 5 of 5" in browser.live
     browser.press("Home")
     top = "document.querySelectorAll('#chart text')[5].textContent"
     assert browser.value(top) == "1.0"
     browser.of("fit", "click()")
     assert browser.value(top) == "0.9"
-    browser.of("chart", "scrollIntoView()")
-    box = browser.value("(() => { const b = document.querySelector('#chart svg').getBoundingClientRect(); return [b.x, b.y, b.width]; })()")
-    # The middle of the chart is its third epoch.
-    for kind in ("mousePressed", "mouseReleased"):
-        browser.call("Input.dispatchMouseEvent", type=kind, x=box[0] + box[2] / 2 + 16, y=box[1] + 60, button="left", clickCount=1)
-    assert "Epoch 3 of 5" in browser.live

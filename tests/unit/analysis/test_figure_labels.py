@@ -76,11 +76,8 @@ def test_the_most_probable_classes_but_the_annotated_one(tmp_path: Path, picture
     assert float(rows[2]["mean"]) == pytest.approx(0.2 * 8 / 36, rel=1e-6)
     charts = [axes.child_axes[1] for axes in pictures[0].axes]
     assert [chart.get_title("right") for chart in charts] == [f"annotated: class {TRUE[position]}, 0.500" for position in (20, 10)]
-    assert [text.get_text() for text in charts[0].get_yticklabels()] == [f"class {(target + step) % 10}" for step in range(1, 6)]
     assert charts[0].patches[0].get_width() == pytest.approx(0.3, rel=1e-6)
-    image = pictures[0].axes[0].child_axes[0]
-    assert image.get_xlabel() == "image 20"
-    assert np.array_equal(image.images[0].get_array(), digits().train.images[20, 0])
+    assert np.array_equal(pictures[0].axes[0].child_axes[0].images[0].get_array(), digits().train.images[20, 0])
 
 
 def test_images_are_drawn_among_those_of_every_done_run(tmp_path: Path, pictures: list[Figure]) -> None:
@@ -103,15 +100,11 @@ def test_a_diverged_run_has_no_labels_to_show(tmp_path: Path, how: str) -> None:
     label_run(folder, INDICES, [final], hashes=true_hashes(true), planned=10 if how == "ended early" else None)
     if how == "loss":
         change(folder, "final.json", {"train/loss": {"last": "NaN"}})
-    files = suite.make()
-    assert csv_rows(files) == []
-    assert "Not drawn: Other classes: a run diverged." in files.page
+    assert "Not drawn: Other classes: a run diverged." in suite.make().page
 
 
-@pytest.mark.parametrize("panel", [TOP, EXAMPLES])
-def test_why_there_is_no_picture(tmp_path: Path, panel: str) -> None:
-    suite = figure_of(tmp_path, panel)
-    assert "no done run has instance labels." in suite.make().page
+def test_why_there_is_no_picture(tmp_path: Path) -> None:
+    suite = figure_of(tmp_path, TOP)
     done_run(suite.folder("Ours", "", 0))
     assert "no done run has instance labels." in suite.make().page
     cifar = {"dataset.name": "cifar100", "dataset.num_classes": None, "dataset.train_size": None}
@@ -148,12 +141,8 @@ def test_corrected_images_of_the_first_done_run(tmp_path: Path, pictures: list[F
         (true, "1", round(0.3 / 9, 6)),
         (true, "3", 0.8),
     ]
-    assert {(row["annotated"], row["true"], row["repeat"], row["n"], row["sd"]) for row in rows[:4]} == {
-        (str(observed), str(true), "seed=1", "1", "")
-    }
-    wrong = int((noisy(INDICES, 1) != TRUE[INDICES]).sum())
-    assert f"Corrected: Ours (2/3): seed=1 (`Ours--1`): 7 of {wrong} wrong labels were corrected, out of 150 training images." in files.page
-    assert [text.get_text() for text in pictures[0].legends[0].get_texts()] == ["epoch 1", "epoch 3"]
+    assert (rows[0]["annotated"], rows[0]["true"], rows[0]["repeat"], rows[0]["n"]) == (str(observed), str(true), "seed=1", "1")
+    assert f"Corrected: Ours (2/3): seed=1 (`Ours--1`): 7 of {(noisy(INDICES, 1) != TRUE[INDICES]).sum()} wrong labels" in files.page
     assert [round(bar.get_width(), 3) for bar in pictures[0].axes[0].child_axes[1].patches] == [0.7, 0.033, 0.022, 0.8]
 
 

@@ -1,6 +1,5 @@
 """Figures of curves: what is plotted, what the picture and the page say of it."""
 
-import json
 import math
 from pathlib import Path
 
@@ -10,10 +9,7 @@ from label_runs import FIELDS
 from matplotlib.figure import Figure
 from run_folders import Suite, csv_rows, done_run, ended_run, made_twice
 
-from analysis.__main__ import main
-from analysis.figures.points import chosen
 from analysis.tables.page import Files
-from sweeps.spec import Sample
 
 SPEC = """\
 title: Curves
@@ -30,6 +26,8 @@ panels:
   - {metric: test/accuracy, label: Test accuracy (%), scale: percent}
 """
 ERROR = [0.4, 0.3, 0.2]
+#: By the stated rule: of twelve candidates those with the three smallest numbers.
+DRAWN = sorted(np.argsort(np.random.PCG64(1).random_raw(12))[:3].tolist())
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ def legend(figure: Figure) -> list[str]:
 def test_a_full_figure(suite: Suite, pictures: list[Figure]) -> None:
     fill(suite)
     files = suite.make()
-    assert {name.partition(".")[2] for name in files.contents} == {"png", "svg", "pdf", "csv", "md", "provenance.json"}
+    assert len(files.contents) == 6
     points = plotted(files)
     assert len(points) == 2 * 2 * 3
     point = points["Instance", "noise/label_error", 2]
@@ -77,15 +75,10 @@ def test_a_full_figure(suite: Suite, pictures: list[Figure]) -> None:
     assert (point["n"], point["expected"], point["diverged"], point["source"]) == ("3", "3", "0", "runs")
     axes = pictures[0].axes
     assert [(one.get_title(), one.get_ylabel()) for one in axes] == [("40%", "Label error (%)"), ("40%", "Test accuracy (%)")]
-    for one in axes:
-        assert [line.get_xdata().tolist() for line in one.lines] == [[0, 1, 2]] * 2
-        assert len({line.get_color() for line in one.lines}) == len(one.collections) == 2
-    assert axes[0].lines[1].get_ydata().tolist() == pytest.approx([41.0, 31.0, 21.0])
+    assert len({line.get_color() for line in axes[0].lines}) == len(axes[0].collections) == 2
+    assert [*axes[0].lines[1].get_xdata(), *axes[0].lines[1].get_ydata()] == pytest.approx([0, 1, 2, 41.0, 31.0, 21.0])
     assert legend(pictures[0]) == ["One-hot", "Instance"]
     assert "![Curves](tried.png)" in files.page
-    assert "`python -m analysis figures tried.yaml`" in files.page
-    cells = json.loads(files.contents["tried.provenance.json"])["cells"]
-    assert cells[1]["runs"] == [f"Instance-40-{seed}" for seed in range(3)]
 
 
 def test_missing_failed_and_diverged_runs_are_said_in_the_legend(suite: Suite, pictures: list[Figure]) -> None:
@@ -100,78 +93,45 @@ def test_missing_failed_and_diverged_runs_are_said_in_the_legend(suite: Suite, p
     assert [points["One-hot", "noise/label_error", epoch]["mean"].lower() for epoch in (1, 2)] == ["nan", "nan"]
 
 
-def test_nothing_done_still_makes_a_page(suite: Suite) -> None:
+def test_nothing_done_still_makes_a_page_and_a_panel_without_a_line_is_named(suite: Suite, pictures: list[Figure]) -> None:
     files = suite.make()
     assert "No picture." in files.page
-    assert sorted(files.contents) == ["tried.csv", "tried.md", "tried.provenance.json"]
-    assert csv_rows(files) == []
-
-
-def test_a_panel_without_a_line_is_left_out_and_named(suite: Suite, pictures: list[Figure]) -> None:
-    for row, _, seed in suite.names:
-        done_run(suite.folder(row, "40%", seed), curve={"test/accuracy": [0.1, 0.2]})
+    assert (sorted(files.contents), csv_rows(files)) == (["tried.csv", "tried.md", "tried.provenance.json"], [])
+    done_run(suite.folder("Instance", "40%", 0), curve={"test/accuracy": [0.1, 0.2]})
     assert "Not drawn: Label error (%)" in suite.make().page
     assert [axes.get_ylabel() for axes in pictures[0].axes] == ["Test accuracy (%)"]
 
 
-def test_rows_of_a_panel_spread_and_a_band_that_is_cut_where_no_run_can_be(tmp_path: Path, pictures: list[Figure]) -> None:
-    text = SPEC.replace("Test accuracy (%), scale: percent}", "Test accuracy, rows: Instance}")
-    suite = Suite(tmp_path, text)
+def test_rows_of_a_panel_and_a_band_that_is_cut_where_no_run_can_be(tmp_path: Path, pictures: list[Figure]) -> None:
+    suite = Suite(tmp_path, SPEC.replace("Test accuracy (%), scale: percent}", "Test accuracy, rows: Instance}"))
     for row, _, seed in suite.names:
-        curve = {"noise/label_error": [0.0, 0.9 * (seed == 1)], "test/accuracy": [0.5, 1.0]}
-        done_run(suite.folder(row, "40%", seed), curve=curve)
+        done_run(suite.folder(row, "40%", seed), curve={"noise/label_error": [0.0, 0.9 * (seed == 1)], "test/accuracy": [0.5, 1.0]})
     suite.make()
     error, accuracy = pictures[0].axes
-    assert (len(error.lines), len(accuracy.lines)) == (2, 1)
-    heights = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in error.collections])
+    assert [line.get_ydata().tolist() for line in accuracy.lines] == [[0.5, 1.0]]
+    heights = error.collections[0].get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (0.0, pytest.approx(30.0 + 90.0 / 3**0.5))
-    assert accuracy.lines[0].get_ydata()[-1] == 1.0
-    suite = Suite(tmp_path / "other", text + "cell: {spread: none}\n")
-    suite.runs = tmp_path / "runs"
-    suite.make()
-    assert not pictures[-1].axes[0].collections
-
-
-REPORTED = """\
-row,column,mean,sd,unit,own_run,source
-Instance,Label error (%),33,,percent,yes,Somebody 2020
-Instance,Accuracy,0.75,,fraction,no,Somebody 2020
-"""
 
 
 def test_published_values_stand_at_the_edge_at_the_papers_scale(tmp_path: Path, pictures: list[Figure]) -> None:
-    (tmp_path / "reported.csv").write_text(REPORTED)
-    text = SPEC.replace("label: Test accuracy (%), scale: percent", "label: Accuracy") + f"reported: {{file: {tmp_path}/reported.csv}}\n"
-    suite = Suite(tmp_path, text)
+    line = "Instance,Label error (%),33,,percent,yes,Somebody 2020"
+    (tmp_path / "reported.csv").write_text(f"row,column,mean,sd,unit,own_run,source\n{line}\n")
+    text = SPEC + f"reported: {{file: {tmp_path}/reported.csv}}\n"
+    suite, scaled = Suite(tmp_path, text), Suite(tmp_path / "scaled", text, "smoke")
     fill(suite)
-    rows = [row for row in csv_rows(suite.make()) if row["source"] == "published"]
-    assert [(row["metric"], row["epoch"], float(row["mean"]), row["n"]) for row in rows] == [
-        ("noise/label_error", "end", pytest.approx(0.33), ""),
-        ("test/accuracy", "end", pytest.approx(0.75), ""),
-    ]
-    assert legend(pictures[0]) == ["One-hot", "Instance", "published"]
-    markers = next(line for line in pictures[0].axes[0].lines if line.get_marker() == "o")
-    assert (list(markers.get_xdata()), list(markers.get_ydata())) == ([1.0], pytest.approx([33.0]))
-    scaled = Suite(tmp_path / "scaled", text, "smoke")
     fill(scaled)
-    files = scaled.make()
-    assert {row["source"] for row in csv_rows(files)} == {"runs"}
+    *_, row = csv_rows(suite.make())
+    assert (row["metric"], row["epoch"], float(row["mean"]), row["n"]) == ("noise/label_error", "end", pytest.approx(0.33), "")
+    assert legend(pictures[0]) == ["One-hot", "Instance", "published"]
+    marker = next(line for line in pictures[0].axes[0].lines if line.get_marker() == "o")
+    assert [*marker.get_xdata(), *marker.get_ydata()] == [1.0, pytest.approx(33.0)]
+    assert {row["source"] for row in csv_rows(scaled.make())} == {"runs"}
     assert "Smoke scale" in pictures[-1].texts[0].get_text()
-    assert "Smoke scale" in files.page
-
-
-def test_the_rule_of_drawing_is_the_stated_one() -> None:
-    numbers = np.random.PCG64(7).random_raw(5)
-    smallest = sorted(np.array([2, 3, 5, 8, 9])[np.argsort(numbers)[:2]].tolist())
-    # Neither order nor repetition of the candidates matters.
-    assert chosen(Sample(count=2, seed=7), [9, 8, 2, 3, 5, 5]) == smallest
-    assert chosen(Sample(count=3, seed=0), [4, 1]) == [1, 4]
-    assert chosen([5, 2, 7], [1, 2, 5]) == [5, 2]
 
 
 @pytest.mark.parametrize(
     ("choice", "expected"),
-    [("{count: 3, seed: 1}", chosen(Sample(count=3, seed=1), range(12))), ("[5, 2, 200]", [5, 2]), ("null", list(range(10)))],
+    [("{count: 3, seed: 1}", DRAWN), ("[5, 2, 200]", [5, 2]), ("null", list(range(10)))],
 )
 def test_a_line_for_each_chosen_class(tmp_path: Path, pictures: list[Figure], choice: str, expected: list[int]) -> None:
     panel = '{metric: "class_meta_accuracy/{k}", label: Accuracy, rows: Instance, classes: CHOICE}'.replace("CHOICE", choice)
@@ -193,8 +153,3 @@ def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_settings(suite:
     made = made_twice(suite, "figures", ("C.UTF-8", "de_DE.UTF-8"), matplotlibrc=settings)
     assert b"Date" not in made["tried.pdf"]
     assert str(tmp_path).encode() not in b"".join(made.values())
-
-
-def test_a_figure_is_no_table(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tables", str(suite.path), "--runs", str(suite.runs)]) == 2
-    assert "Call: python -m analysis figures" in capsys.readouterr().err

@@ -41,8 +41,6 @@ def test_digits_images_classes_and_names(tmp_path: Path) -> None:
     assert np.array_equal(training_set.labels, raw.train.labels)
     # A bare number as the name of a bar would read as a value.
     assert training_set.class_names[4] == "class 4"
-    part = training_set_of(record_of(tmp_path / "part", [3, 1], **{"dataset.num_classes": 3}))
-    assert set(part.labels.tolist()) == {0, 1, 2}
 
 
 def test_a_setting_that_the_identity_leaves_out_has_its_neutral_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +70,8 @@ def test_another_dataset_than_the_runs_is_refused(tmp_path: Path) -> None:
 def test_annotated_classes_are_made_again_and_checked(tmp_path: Path) -> None:
     indices = list(range(0, 400, 3))
     observed = noisy(indices, seed=2)
-    assert 30 < (observed != digits().train.labels[indices]).sum() < 75
-    for name, more, seed in (("run", {}, 2), ("own", {"noise.seed": 2}, 5)):
-        record = record_of(tmp_path / name, indices, hashes=true_hashes(observed), **(NOISY | more), seed=seed)
-        assert np.array_equal(annotated_classes(record, training_set_of(record), np.array(indices)), observed)
+    record = record_of(tmp_path / "run", indices, hashes=true_hashes(observed), **(NOISY | {"noise.seed": 2}), seed=5)
+    assert np.array_equal(annotated_classes(record, training_set_of(record), np.array(indices)), observed)
     record = record_of(tmp_path / "other", indices, hashes=true_hashes(observed), **NOISY, seed=3)
     with pytest.raises(UserError, match="its noise has sha256"):
         annotated_classes(record, training_set_of(record), np.array(indices))
