@@ -30,7 +30,7 @@ SETTINGS = [
 ]
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["short_runs", "wandb", "sklearn.datasets"])
+processes.set_forkserver_preload(["repro.training.run", "repro.tracker.sync", "wandb.apis.public", "sklearn.datasets", "sympy"])
 
 
 def settings(runs: Path, tracker: str, *more: str, epochs: int = EPOCHS) -> list[str]:

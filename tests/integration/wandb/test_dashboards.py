@@ -50,7 +50,7 @@ def names_in(spec: dict[str, Any]) -> dict[str, set[str]]:
             names["pattern"].add(part["metricRegex"])
         if isinstance(part.get("groupBy"), str):
             names["config"].add(part["groupBy"])
-        if part.get("section") in names and "name" in part:
+        if part.get("section") in list(names) and "name" in part:
             names[part["section"]].add(part["name"])
     return names
 

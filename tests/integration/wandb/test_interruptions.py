@@ -43,11 +43,11 @@ REPETITIONS = [0, *(pytest.param(number, marks=pytest.mark.slow) for number in r
 
 @pytest.mark.parametrize("tracker", ["offline", "online"])
 @pytest.mark.parametrize("repetition", REPETITIONS)
-def test_killed_three_times(tracker: str, repetition: int, backend: Backend, tmp_path: Path) -> None:
+def test_killed_twice(tracker: str, repetition: int, backend: Backend, tmp_path: Path) -> None:
     runs, log = tmp_path / "runs", tmp_path / "log"
     settings = [*KILLED, f"seed={repetition}", f"tracker={tracker}", f"paths.runs={runs}"]
     chance = random.Random(f"{tracker} {repetition}")
-    for _ in range(3):
+    for _ in range(2):
         before = rows_in(runs)
         process = start(settings, backend.environment(), log)
         wait_for_rows(runs, before + 1, process)
