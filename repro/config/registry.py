@@ -124,6 +124,11 @@ def choices(group: str) -> dict[str, Choice]:
     return _choices[group]
 
 
+def registered(group: str) -> tuple[Choice, ...]:
+    """Return the choices of ``group`` that this process has registered so far, without importing any."""
+    return tuple(_choices[group].values())
+
+
 def options(group: str) -> tuple[str, ...]:
     """Return the names to choose from in a group, registered or presets; none where ``group`` is no group."""
     return tuple(sorted(choices(group) if group in GROUPS else (path.stem for path in (CONF / group).glob("*.yaml"))))

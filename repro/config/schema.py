@@ -175,12 +175,6 @@ class ExecConfig:
         "auto: on CUDA the fastest way of execution that a comparison with float32 allows, elsewhere float32",
         choices=("auto", "float32", "bfloat16"),
     )
-    label_gradient: str = setting(
-        "precision",
-        help="the pass of the training batch in a step that learns labels, and its derivative: as precision says, or float32 while the "
-        "pass of the meta batch is as precision says",
-        choices=("precision", "float32"),
-    )
     channels_last: bool = setting(False, help="keep images as (B, H, W, C) in memory, which GPUs multiply faster")
     compile: bool = setting(False, help="run each step as one compiled program (torch.compile); the first one takes a minute")
     cuda_graphs: bool = setting(False, help="replay each step as a CUDA graph; only on CUDA")
@@ -191,8 +185,8 @@ class ExecConfig:
     debug: bool = setting(False, help="train one batch in each of two epochs, check and show everything, and keep no file")
     on_changed_code: str = setting(
         "refuse",
-        help="where the folder holds what other code has made; again: train anew, the old folder goes to aside/; equal: take it, noted",
-        choices=("refuse", "again", "equal"),
+        help="where the folder was made by a different version of the code; retrain: the old folder goes to archive/; accept: as it is",
+        choices=("refuse", "retrain", "accept"),
     )
 
 
@@ -304,7 +298,6 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(f"optim.warmup_epochs={optim.warmup_epochs}: must be at most optim.epochs={optim.epochs}.")
     if config.exec.precision == "auto":
         chosen = [name for name in ("allow_tf32", "channels_last", "compile", "cuda_graphs") if getattr(config.exec, name)]
-        chosen += ["label_gradient"] if config.exec.label_gradient != "precision" else []
         if chosen:
             problems.append(
                 f"exec.{chosen[0]}={str(getattr(config.exec, chosen[0])).lower()} contradicts exec.precision=auto, which chooses how a run "

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repro.command import exit_code_of
-from repro.data.staging import files_of
+from repro.data.published_files import files_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,7 +34,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from repro.engine.execution import recorded
 from repro.engine.linearize import Linearization
 from repro.engine.network import Network
 from repro.engine.optimizer import Tensors, moved, sgd_steps
@@ -123,7 +122,7 @@ class RecordedForward:
 def recorded_forward(network: Network, inputs: Float[Tensor, "batch ..."], *, frozen: bool = False) -> RecordedForward:
     """Run the model, which must be in training mode, on ``inputs`` (B, ...) and keep the record."""
     statistics = network.frozen_running_statistics() if frozen else contextlib.nullcontext()
-    with statistics, _uncompiled(), recorded(network.model), Linearization(network.parameters) as record:
+    with statistics, _uncompiled(), Linearization(network.parameters) as record:
         log_probabilities = F.log_softmax(network.model(inputs), dim=1)
     return RecordedForward(log_probabilities, record, frozen)
 

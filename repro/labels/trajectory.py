@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from repro.errors import UserError
-from repro.files import read_json
-from repro.runs.manifest import Manifest, open_manifest
+from repro.runs.manifest import check, read_bytes, read_json
 
 #: The layout of ``labels/layout.json``.
 SCHEMA = 1
@@ -29,7 +28,6 @@ class Trajectory:
         num_classes: K.
         when: whether labels were noted ``before`` or ``after`` the update of their visit (C3).
         indices: positions (N,) of the training instances in the published training set.
-        manifest: of the run; what is read is checked against it. An unfinished run has none.
     """
 
     kind: str
@@ -41,26 +39,12 @@ class Trajectory:
     indices: npt.NDArray[np.int64]
     path: Path
     dtype: np.dtype[np.floating[Any]]
-    layout: dict[str, Any]
-    manifest: Manifest | None
 
     def block(self, epoch: int) -> npt.NDArray[np.float32]:
-        """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K).
-
-        Raises:
-            DamagedError: the epoch is not what the run wrote.
-        """
-        assert 0 <= epoch < self.epochs
+        """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K)."""
         size = self.rows * self.num_classes
         # Not a memory map: the pages of a map count as this process's memory until the system takes them back.
-        try:
-            flat = np.fromfile(self.path, dtype=self.dtype, count=size, offset=epoch * size * self.dtype.itemsize)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror or error}.") from error
-        if len(flat) < size:
-            raise UserError(f"{self.path} is cut short: epoch {epoch + 1} is not whole. Put it back from a copy, or train the run again.")
-        if self.manifest is not None:
-            self.manifest.check_block(f"labels/{self.path.name}", epoch, flat)
+        flat = np.fromfile(self.path, dtype=self.dtype, count=size, offset=epoch * size * self.dtype.itemsize)
         return flat.reshape(self.rows, self.num_classes).astype(np.float32)
 
     def rows_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -71,44 +55,19 @@ class Trajectory:
         return np.where(self.indices[found] == positions, found, -1)
 
 
-def open_trajectory(folder: Path, *, unfinished: bool = False) -> Trajectory:
-    """Return the trajectory in ``folder``, the ``labels`` of a run; of an unfinished one the epochs so far, which nothing can check yet.
+def open_trajectory(folder: Path) -> Trajectory:
+    """Return the trajectory in ``folder``, the ``labels`` of a finished run; all of it is read once, to check it.
 
     Raises:
         UserError: there is none, it is of another layout, or a file is not what the run wrote.
     """
-    manifest = None if unfinished else open_manifest(folder.parent)
-    try:
-        layout = read_json(folder / "layout.json") if manifest is None else manifest.read_json("labels/layout.json")
-        if layout["schema"] != SCHEMA:
-            path = folder / "layout.json"
-            raise UserError(f"{path} has layout {layout['schema']}, this code reads {SCHEMA}. Use the code that the run was made with.")
-        path, indices = folder / str(layout["file"]), folder / str(layout["indices"])
-        content = indices.read_bytes() if manifest is None else manifest.read_bytes(f"labels/{indices.name}")
-        size = path.stat().st_size if manifest is None else manifest.size(f"labels/{path.name}")
-        return trajectory_of(layout, np.frombuffer(content, dtype="<i8").astype(np.int64), path, size=size, manifest=manifest)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"{folder} holds no readable label trajectory ({error}). Move the run folder away and run it again.") from error
-
-
-def trajectory_of(
-    layout: dict[str, Any], indices: npt.NDArray[np.int64], path: Path, *, size: int, manifest: Manifest | None
-) -> Trajectory:
-    """Return the trajectory whose blocks are the ``size`` bytes of ``path``.
-
-    Raises:
-        UserError: the kind of labels is not known, or ``indices`` are not as many as ``layout`` says.
-        ValueError, KeyError, TypeError, ZeroDivisionError: ``layout`` is not that of a trajectory.
-    """
-    planned, rows, num_classes = map(int, layout["shape"])
-    kind, dtype = str(layout["kind"]), np.dtype(layout["dtype"])
-    epochs = min(planned, size // (rows * num_classes * dtype.itemsize))
-    images = rows if kind == "instance" else layout["num_instances"]
-    if kind not in ("instance", "class"):
-        raise UserError(f"{path.parent / 'layout.json'}: the kind of the labels is '{kind}', allowed are instance and class.")
-    if len(indices) != images:
-        raise UserError(
-            f"{path.parent / layout['indices']}: it names {len(indices)} images, layout.json says {images}. "
-            "Move the run folder away and run it again."
-        )
-    return Trajectory(kind, epochs, planned, rows, num_classes, str(layout["when"]), indices, path, dtype, layout, manifest)
+    run, name = folder.parent, folder.name
+    layout = read_json(run, f"{name}/layout.json")
+    if layout["schema"] != SCHEMA:
+        raise UserError(f"{folder / 'layout.json'} has layout {layout['schema']}, this code reads {SCHEMA}. Use the code it was made with.")
+    path, dtype = folder / str(layout["file"]), np.dtype(layout["dtype"])
+    check(run, f"{name}/{path.name}")
+    indices = np.frombuffer(read_bytes(run, f"{name}/{layout['indices']}"), dtype="<i8").astype(np.int64)
+    planned, rows, num_classes = layout["shape"]
+    epochs = path.stat().st_size // (rows * num_classes * dtype.itemsize)
+    return Trajectory(layout["kind"], epochs, planned, rows, num_classes, layout["when"], indices, path, dtype)

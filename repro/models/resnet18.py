@@ -10,7 +10,7 @@ from torch import nn
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import ModelConfig
-from repro.models.blocks import ResNet, convolution
+from repro.models.blocks import classifier, convolution, stem
 
 #: Channels and stride of each stage's first block; each stage has two blocks.
 _STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
@@ -30,7 +30,8 @@ def build(config: ResNet18Config, *, num_classes: int, image_shape: tuple[int, i
     A 3x3 convolution of stride 1 without pooling, four stages of two basic blocks, the mean over positions, one linear layer. The
     torchvision network begins with a 7x7 convolution of stride 2 and a pooling, which leaves a 32x32 image little to look at.
     """
-    return ResNet(_blocks(config.width), channels=image_shape[0], width=config.width, outputs=8 * config.width, num_classes=num_classes)
+    width = config.width
+    return classifier(8 * width, num_classes, stem=stem(image_shape[0], width), blocks=nn.Sequential(*_blocks(width)))
 
 
 def _blocks(width: int) -> Iterator[nn.Module]:

@@ -12,7 +12,7 @@ from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import ModelConfig
 from repro.errors import UserError
-from repro.models.blocks import ResNet, convolution
+from repro.models.blocks import classifier, convolution, stem
 
 
 @dataclass
@@ -62,17 +62,18 @@ def build(config: ResNetCifarConfig, *, num_classes: int, image_shape: tuple[int
     if (config.depth - 2) % 6 != 0:
         raise UserError(f"model.depth={config.depth}: must be 6n + 2, such as 20, 32, 44, 56 or 110.")
     width = config.width
-    model = ResNet(_blocks(config.depth, width), channels=image_shape[0], width=width, outputs=4 * width, num_classes=num_classes)
+    blocks_per_stage = (config.depth - 2) // 6
+    model = classifier(4 * width, num_classes, stem=stem(image_shape[0], width), blocks=nn.Sequential(*_blocks(blocks_per_stage, width)))
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
     return model
 
 
-def _blocks(depth: int, width: int) -> Iterator[nn.Module]:
+def _blocks(count: int, width: int) -> Iterator[nn.Module]:
     inputs = width
     for stage in range(3):
-        for index in range((depth - 2) // 6):
+        for index in range(count):
             outputs = width * 2**stage
             yield Block(inputs, outputs, stride=2 if stage > 0 and index == 0 else 1)
             inputs = outputs

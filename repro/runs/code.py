@@ -1,187 +1,130 @@
-"""Which code a run's numbers come from: the files that compute them, found by what they import, and a hash of each.
+"""Which version of the code made a result: one hash over the folders that make numbers, and what to do where it is another one.
 
-The files are those that :data:`ROOT` imports, directly or through others, and those of the run's own method, dataset, model and noise
-with what these import; the files of other methods are not among them. So are files of the user's that register a choice, and what
-these import, but not the standard library and installed packages, whose versions stand in provenance.json. A file's hash is that of its
-syntax tree without docstrings, as this process imported it: comments, blank lines and line breaks do not change it.
+Comments, docstrings and layout do not count, nor does where packages lie. Files outside of the suite that register a method, a dataset, a
+model or a noise count too; installed packages do not: their versions stand in provenance.json.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
-import hashlib
-import importlib
-import importlib.util
+import logging
+import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from importlib.machinery import PathFinder
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from repro import imported
 from repro.config import registry
 from repro.errors import UserError
+from repro.files import peek
+from repro.runs import checkpoint
+from repro.runs.lock import HeldError, acquire
+from repro.runs.manifest import sha256
+from repro.runs.state import TrainedElsewhereError, read_state
 
-#: What makes a training and sums up its results; all that computes is reached from here by imports.
-ROOT = "repro.training.build"
+logger = logging.getLogger(__name__)
 
-#: Where following imports ends. Settings and choices: every value of theirs stands in the run's identity. Finding input runs, which the
-#: identity names. Messages, and how files are written. The command line, the run folder's keeper and the tracker are not reached at all.
-CUT = frozenset({"repro.config.schema", "repro.config.fields", "repro.config.registry", "repro.runs.inputs", "repro.errors", "repro.files"})
+#: What of the package ``repro`` makes numbers.
+PARTS = ("data", "engine", "labels", "methods", "models", "training", "randomness.py")
 
+#: Beside the run folders: where results of a different version of the code are kept. Nothing reads what lies there.
+ARCHIVE = "archive"
 
-@dataclass(frozen=True)
-class Code:
-    """The code of one run.
+_ROOT = Path(__file__).resolve().parents[1]
 
-    Attributes:
-        files: path of each file, relative to the folder of its package -> its hash.
-        edited: those that were edited after this process imported them; the hash is that of what was imported.
-        inputs: run id of each input -> the hash of all files in its ``code.json``, ``None`` where it does not say.
-    """
-
-    files: Mapping[str, str]
-    edited: tuple[str, ...] = ()
-    inputs: Mapping[str, str | None] = field(default_factory=dict)
-
-    @property
-    def sha256(self) -> str:
-        """One hash of all files."""
-        return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in sorted(self.files.items())).encode()).hexdigest()
-
-    def document(self) -> dict[str, Any]:
-        """Return what ``code.json`` holds."""
-        return {"sha256": self.sha256, "files": dict(self.files), **({"inputs": dict(self.inputs)} if self.inputs else {})}
+#: Tells a hash of this kind from those of runs before it, which say nothing here.
+_KIND = "sha256:"
 
 
-def code_of(choices: Mapping[str, str], *, load: bool = False) -> Code:
-    """Return the code of a run with ``choices`` of :data:`repro.config.registry.GROUPS`, such as ``{"method": "one_hot", ...}``.
-
-    With ``load``, the process is about to train it, and all of it is imported now.
+def code_hash() -> str:
+    """Return the hash of the code that makes numbers in this process, with the files of all choices that were registered from outside.
 
     Raises:
-        UserError: there is no such choice; a file is no Python.
+        UserError: a file is not valid Python.
     """
-    made_by = [registry.get(group, name) for group, name in choices.items()]
-    own = {part.__module__ for choice in made_by for part in (choice.build, choice.config, choice.transition) if part is not None}
-    found: list[str] = []
-    waiting = [ROOT, *own]
-    while waiting:
-        name = waiting.pop()
-        if name not in found and name not in CUT and (source := _source(name, always=name in own)):
-            found.append(name)
-            waiting.extend(_parsed(name, *source)[1])
-    files, edited = {}, []
-    for name in sorted(found):
-        if load and name.startswith("repro."):
-            importlib.import_module(name)
-        path, content = imported.sources[name]
-        key = _key(name, path)
-        files[key] = _parsed(name, path, content)[0]
-        if load and _edited(path, content):
-            edited.append(key)
-    return Code(files, tuple(edited))
+    modules = {choice.build.__module__ for group in registry.GROUPS for choice in registry.registered(group)}
+    files = {Path(file).resolve() for name in modules if (file := getattr(sys.modules.get(name), "__file__", None))}
+    return _hash(frozenset(file for file in files if not file.is_relative_to(_ROOT)))
 
 
-def _source(name: str, *, always: bool = False) -> tuple[Path, bytes] | None:
-    """Return the file of a module and what it held when this process imported it or, where it has not, holds now.
+def differs(made: Path | Mapping[str, Any]) -> bool:
+    """Say whether what a run folder holds, or what has this provenance, was made by a different version of the code.
 
-    ``None`` where the module is not ours, unless ``always``, or has no file.
+    Where it is not known it was not. A folder without results and checkpoints holds nothing that could be used.
     """
-    if name not in imported.sources:
-        path = _file(name)
-        if path is None or not (always or imported.is_ours(name, path)):
-            return None
-        imported.sources[name] = path, path.read_bytes()
-    return imported.sources[name]
-
-
-def _file(name: str) -> Path | None:
-    """Return the file of a module in Python, without importing anything."""
-    if name in sys.modules:
-        file = getattr(sys.modules[name], "__file__", None)
-        return Path(file).resolve() if file and file.endswith(".py") else None
-    top, _, rest = name.partition(".")
-    if not rest:
-        spec = None if top in sys.builtin_module_names else PathFinder.find_spec(top)
-        return Path(spec.origin).resolve() if spec and spec.origin and spec.origin.endswith(".py") else None
-    package = _file(top)
-    if package is None or package.name != "__init__.py":
-        return None
-    base = package.parent.joinpath(*rest.split("."))
-    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
-
-
-def _key(name: str, path: Path) -> str:
-    if name == "__main__":
-        return path.name
-    return name.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
-
-
-def _edited(path: Path, content: bytes) -> bool:
-    try:
-        return path.read_bytes() != content
-    except OSError:
-        return True
-
-
-@functools.cache
-def _parsed(name: str, path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
-    """Return the hash of a module's file and the modules that it imports anywhere, but for types only."""
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"{path}:{getattr(error, 'lineno', None) or 1}: this is no Python ({error}).") from error
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found: list[str] = []
-    for node in _nodes(tree):
-        if isinstance(node, ast.Import):
-            found.extend(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            # `from package import module` needs the module; what the package's own file holds beside it is not used by that.
-            inner = [f"{module}.{alias.name}" for alias in node.names]
-            found.extend(deeper if _file(deeper) else module for deeper in inner)
-    return digest_of(tree), tuple(dict.fromkeys(found))
-
-
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield every node below a tree, but for what stands under ``if TYPE_CHECKING``."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in (getattr(node.test, "id", None), getattr(node.test, "attr", None)):
-            node = ast.Module(node.orelse, [])
-        yield node
-        yield from _nodes(node)
-
-
-def digest_of(tree: ast.Module) -> str:
-    """Return the hash of a syntax tree without its docstrings. It is the same in every version of Python that reads the file alike."""
-    parts: list[str] = []
-    _write(tree, parts)
-    return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _write(node: Any, parts: list[str]) -> None:
-    """Append a text that only an equal tree has. Not :func:`ast.dump`, whose text differs between versions of Python."""
-    if isinstance(node, ast.Constant):
-        parts.append(f"({type(node.value).__name__} {node.value!r})")
-    elif isinstance(node, ast.AST):
-        parts.append(f"({type(node).__name__}")
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                value = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-            # What later versions add to a tree is empty where it is not used.
-            if value is not None and value != [] and name != "type_comment":
-                parts.append(f" {name}=")
-                _write(value, parts)
-        parts.append(")")
-    elif isinstance(node, list):
-        parts.append("[")
-        for item in node:
-            _write(item, parts)
-        parts.append("]")
+    if isinstance(made, Path):
+        if read_state(made) not in ("done", "corrupted") and not any((made / name).exists() for name in checkpoint.NAMES):
+            return False
+        stored = peek(made / "provenance.json", "code")
     else:
-        parts.append(repr(node))
+        stored = made.get("code")
+    return isinstance(stored, str) and stored.startswith(_KIND) and stored != code_hash()
+
+
+def settle(folder: Path, on_changed_code: str) -> None:
+    """Do what ``exec.on_changed_code`` says, where ``folder`` holds what a different version of the code has made.
+
+    Raises:
+        UserError: it says ``refuse``; or another process is training the run.
+    """
+    if not differs(folder):
+        return
+    message = f"{folder} was made by a different version of the code"
+    if on_changed_code == "refuse":
+        raise UserError(
+            f"{message} (commit {peek(folder / 'provenance.json', 'git', 'sha')}). exec.on_changed_code=retrain trains it again and keeps "
+            f"the old folder in {folder.parent / ARCHIVE}; exec.on_changed_code=accept takes it as it is."
+        )
+    if on_changed_code == "retrain":
+        message += f"; it is kept as {_archive(folder)}"
+    logger.info("%s.", message)
+
+
+def _archive(folder: Path) -> Path:
+    """Move a run folder to ``archive/RUN_ID.N`` beside it, and return where it is now."""
+    try:
+        with acquire(folder / ".lock"):
+            if read_state(folder) == "running":
+                raise TrainedElsewhereError(folder)
+            number = 1
+            while (target := folder.parent / ARCHIVE / f"{folder.name}.{number}").exists():
+                number += 1
+            target.parent.mkdir(exist_ok=True)
+            os.rename(folder, target)
+    except HeldError as error:
+        raise TrainedElsewhereError(folder) from error
+    return target
+
+
+@cache
+def _hash(outside: frozenset[Path]) -> str:
+    inside = [file for file in _ROOT.rglob("*.py") if file.relative_to(_ROOT).parts[0] in PARTS]
+    named = [(file.relative_to(_ROOT).as_posix(), file) for file in inside] + [(file.name, file) for file in outside]
+    texts = (f"{name} {_text(_parsed(file))}" for name, file in sorted(named))
+    return _KIND + sha256("\n".join(texts).encode("utf-8", "surrogatepass"))
+
+
+def _parsed(file: Path) -> ast.Module:
+    """Return the syntax tree of a file without its docstrings."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{file}:{getattr(error, 'lineno', None) or 1}: this is not valid Python ({error}).") from error
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return tree
+
+
+def _text(node: Any) -> str:
+    """Return a text that only an equal tree has. Not :func:`ast.dump`, whose text differs between versions of Python."""
+    if isinstance(node, ast.AST):
+        values = ((name, getattr(node, name, None)) for name in node._fields)
+        # What later versions add to a tree is empty where it is not used.
+        texts = [f"{name}={_text(value)}" for name, value in values if value is not None and value != []]
+        return f"({type(node).__name__} {' '.join(texts)})"
+    if isinstance(node, list):
+        return f"[{' '.join(_text(item) for item in node)}]"
+    return f"{type(node).__name__} {node!r}"

@@ -11,9 +11,8 @@ from repro.config import registry
 from repro.config.schema import Config
 from repro.errors import UserError
 from repro.files import number
-from repro.runs.manifest import Manifest, open_manifest
-from repro.runs.pruned import check_not_pruned
-from repro.runs.state import damage, read_state
+from repro.runs.manifest import read_json
+from repro.runs.state import corruption, read_state
 
 #: What a run can read, as the fields of :class:`repro.config.schema.InputsConfig` are called.
 ROLES = ("labels", "teacher")
@@ -26,7 +25,6 @@ class InputRun:
     run_id: str
     folder: Path
     fields: Mapping[str, Any]
-    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -65,34 +63,29 @@ def open_inputs(config: Config) -> Inputs:
     """Return the inputs of the run of ``config``, all of them done.
 
     Raises:
-        UserError: as :func:`check_inputs`; an input has no folder, is not done, damaged, diverged, trained on another
-            dataset, or lacks what is read, since it was pruned.
+        UserError: as :func:`check_inputs`; an input has no folder, is not done, corrupted, diverged, or trained on another dataset.
     """
     check_inputs(config)
     runs = Path(config.paths.runs)
-    labels = tuple(_open(runs / name, config, "labels") for name in config.inputs.labels)
-    teacher = None if config.inputs.teacher is None else _open(runs / config.inputs.teacher, config, "models")
+    labels = tuple(_open(runs / name, config) for name in config.inputs.labels)
+    teacher = None if config.inputs.teacher is None else _open(runs / config.inputs.teacher, config)
     return Inputs(labels, teacher)
 
 
-def _open(folder: Path, config: Config, reads: str) -> InputRun:
+def _open(folder: Path, config: Config) -> InputRun:
     name = folder.name
     if not folder.is_dir():
         raise UserError(f"input {name}: there is no such run in {folder.parent}. Train it first, or use `python -m sweeps run`.")
     state = read_state(folder)
-    if state == "damaged":
-        raise UserError(f"input {name}: {damage(folder)} Put it back from a copy, or move the folder away and train the run again.")
     if state != "done":
-        raise UserError(f"input {name} is {state}, not done. Finish it first: a run reads finished runs only.")
-    manifest = open_manifest(folder)
-    identity, final = manifest.read_json("identity.json"), manifest.read_json("final.json")
-    fields, stored = dict(identity["fields"]), identity["run_id"]
+        raise UserError(f"input {name} is {state}, not done. {corruption(folder) or 'Finish it first: a run reads finished runs only.'}")
+    identity, final = read_json(folder, "identity.json"), read_json(folder, "final.json")
+    fields = dict(identity["fields"])
+    if identity["run_id"] != name:
+        raise UserError(f"input {name}: the folder holds another run ({identity['run_id']}).")
     test_accuracy = number(final["test/accuracy"]["last"])
-    if stored != name:
-        raise UserError(f"input {name}: the folder holds another run ({stored}).")
     if test_accuracy != test_accuracy:
         raise UserError(f"input {name} has diverged: its labels and its model are of no use. Change its settings.")
     if fields["dataset.name"] != config.dataset.name:
         raise UserError(f"input {name} was trained on {fields['dataset.name']}, not on dataset={config.dataset.name}.")
-    check_not_pruned(folder, reads)
-    return InputRun(name, folder, fields, manifest)
+    return InputRun(name, folder, fields)

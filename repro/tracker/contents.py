@@ -14,8 +14,8 @@ from repro.config.schema import NOT_SCIENTIFIC
 from repro.errors import UserError
 from repro.files import jsonable, number, peek
 from repro.runs.folder import parse_metrics
-from repro.runs.manifest import open_manifest
-from repro.runs.state import damage, read_state
+from repro.runs.manifest import read_bytes
+from repro.runs.state import corruption, read_state
 
 #: Which value of a metric in ``final.json`` -> the first word of its name in the summary.
 _RULES = {"last": "final", "best_val": "best_val", "best_test": "best_test"}
@@ -44,9 +44,8 @@ class Contents:
         """
         self.folder = folder
         self.state = read_state(folder)
-        if self.state == "damaged":
-            raise UserError(f"{damage(folder)} What is damaged is not mirrored.")
-        self._manifest = open_manifest(folder) if self.state == "done" else None
+        if self.state == "corrupted":
+            raise UserError(f"{corruption(folder)} What is corrupted is not mirrored.")
         try:
             settings = yaml.safe_load(self._bytes("config.yaml"))
             provenance = json.loads(self._bytes("provenance.json"))
@@ -62,7 +61,7 @@ class Contents:
             raise UserError(f"{folder} is no run folder that can be mirrored: {error}. Name folders made by `python -m repro`.") from error
 
     def _bytes(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes() if self._manifest is None else self._manifest.read_bytes(name)
+        return read_bytes(self.folder, name) if self.state == "done" else (self.folder / name).read_bytes()
 
     def metrics(self) -> bytes:
         """Return what ``metrics.jsonl`` holds, so far.

@@ -1,7 +1,4 @@
-"""``exec=debug``: one batch in each of two epochs of a run, checked and shown in full, of which no file is kept.
-
-There is no run folder, so nothing can be taken for a result: all that a method may write goes to a temporary folder, which is removed.
-"""
+"""``exec=debug``: two epochs of a run on the images of one batch, every metric shown, and no file kept."""
 
 from __future__ import annotations
 
@@ -16,8 +13,6 @@ import torch
 
 from repro.config.schema import Config
 from repro.data.prepare import LabelledImages, RunData, prepare
-from repro.data.staging import staged
-from repro.engine.step import steps_per_epoch
 from repro.randomness import make_deterministic
 from repro.runs.inputs import open_inputs
 from repro.training.build import build
@@ -30,65 +25,48 @@ EPOCHS = 2
 
 
 def debug(config: Config) -> None:
-    """Take the first step of two epochs of the run of ``config``, each followed by an evaluation, and log everything that is measured.
+    """Train the run of ``config`` for two epochs on its first images and log every metric.
 
-    Of each set one batch is used. PyTorch's anomaly detection names the operation whose gradient is not finite.
+    There is no run folder; what a method writes goes to a temporary one. PyTorch's anomaly detection names the operation whose gradient
+    is not finite.
 
     Raises:
         UserError: as of a run.
         RuntimeError: a gradient is not finite, or the training does not work in another way.
     """
     warnings.simplefilter("always")
-    if config.exec.precision == "auto":
-        config = dataclasses.replace(config, exec=dataclasses.replace(config.exec, precision="float32"))
-    device = choose_device(config.exec.device)
-    make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
-    inputs = open_inputs(config)
-    data = prepare(staged(config), device)
-    small = one_batch(config, data)
-    with tempfile.TemporaryDirectory(prefix="repro-debug-") as temporary, torch.autograd.set_detect_anomaly(True):
-        folder = Path(temporary)
-        training = build(config, small, device, folder, inputs)
-        steps = steps_per_epoch(config.optim, len(data.observed))
-        logger.info("debug: on %s, %d epochs of one batch; the run has %d of %d.", device, EPOCHS, config.optim.epochs, steps)
-        sets = {name: images for name, images in vars(data).items() if isinstance(images, LabelledImages)}
-        logger.info("debug: images: %s.", ", ".join(f"{name} {len(images)}" for name, images in sets.items()))
-        logger.info("debug: parameters of the network: %d.", sum(parameter.numel() for parameter in training.model.parameters()))
+    execution = dataclasses.replace(config.exec, precision="float32", compile=False, cuda_graphs=False)
+    config = dataclasses.replace(config, exec=execution)
+    device = choose_device(execution.device)
+    make_deterministic(threads=execution.threads, allow_tf32=execution.allow_tf32)
+    data = first_images(config, prepare(config, device))
+    with tempfile.TemporaryDirectory(prefix="repro-debug-") as folder, torch.autograd.set_detect_anomaly(True):
+        training = build(config, data, device, Path(folder), open_inputs(config))
         if training.recorder:
-            training.recorder.begin(small.train_indices, completed_epochs=0)
+            training.recorder.begin(data.train_indices, completed_epochs=0)
         # Only the loop is told: schedule and method keep the recipe of the run.
         training.config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=min(EPOCHS, config.optim.epochs)))
-        training.run(_Loud())
+        training.run(_Shown())
     logger.info("debug: no error; no file was kept. Without exec=debug the run is trained.")
 
 
-def one_batch(config: Config, data: RunData) -> RunData:
-    """Return ``data`` with the first batch of each of its sets."""
-
-    def first(images: Any, count: int) -> Any:
-        return images if images is None else LabelledImages(images.images[:count], images.labels[:count])
-
-    count = config.optim.batch_size
-    train, meta = first(data.train, count), first(data.meta, max(count, config.meta.batch_size))
-    return dataclasses.replace(
-        data,
-        train=train,
-        observed=train.labels,
-        true=data.true[:count],
-        meta=meta,
-        validation=meta if data.validation is data.meta else first(data.validation, count),
-        test=first(data.test, count),
-        train_indices=data.train_indices[:count],
-    )
+def first_images(config: Config, data: RunData) -> RunData:
+    """Return ``data`` with as many images of each of its sets as the larger of the two batches has."""
+    count = max(config.optim.batch_size, config.meta.batch_size)
+    sets = {name: images for name, images in vars(data).items() if isinstance(images, LabelledImages)}
+    small = {name: LabelledImages(images.images[:count], images.labels[:count]) for name, images in sets.items()}
+    indices = data.train_indices[:count]
+    return dataclasses.replace(data, **small, observed=small["train"].labels, true=data.true[:count], train_indices=indices)
 
 
-class _Loud:
+class _Shown:
     """Logs each row, all but its values of single classes."""
 
     def evaluated(self, row: dict[str, Any]) -> None:
         logger.info("debug: epoch %d", row["epoch"])
-        for name, value in sorted(item for item in row.items() if not item[0].startswith("class_")):
-            logger.info("debug:   %-36s %.6g", name, value)
+        for name, value in sorted(row.items()):
+            if not name.startswith("class_"):
+                logger.info("debug:   %-36s %.6g", name, value)
 
     def between_steps(self, training: Training) -> None:
-        """Go on."""
+        """Keep nothing."""

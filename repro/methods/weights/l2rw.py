@@ -15,14 +15,14 @@ scales them to [-1, 1]; the clean set is the table's, of 1,000 images, where the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from repro.config import registry
 from repro.config.schema import MethodConfig
-from repro.engine.method import AnnotatedTargets, Batch, Context, one_hot
+from repro.engine.method import Batch, Context, WeighedImages
 
 
 @dataclass
@@ -33,21 +33,17 @@ class L2RWConfig(MethodConfig):
 
     def contradictions(self, config: Any) -> list[str]:
         """Return what contradicts the rest of the run's settings."""
-        problems = []
         if config.meta.interval != 1:
-            problems.append(f"meta.interval={config.meta.interval} contradicts method=l2rw, whose weights are found anew at every step.")
-        if not config.meta.use_updated:
-            problems.append("meta.use_updated=false contradicts method=l2rw: before its update all weights are 0.")
-        return problems
+            return [f"meta.interval={config.meta.interval} contradicts method=l2rw, whose weights are found again at every step."]
+        return []
 
 
 @registry.method("l2rw", config=L2RWConfig)
-class L2RW(AnnotatedTargets):
+class L2RW(WeighedImages):
     """One-hot targets, weighed by the gradient of the meta loss."""
 
     repeatable = True
-    uses_meta: ClassVar[bool] = True
-    weighs: ClassVar[bool] = True
+    uses_meta = True
 
     def __init__(self, config: L2RWConfig, context: Context) -> None:
         super().__init__(config, context)
@@ -59,16 +55,15 @@ class L2RW(AnnotatedTargets):
 
     def update(self, batch: Batch, gradient: Tensor) -> None:
         """Find the weights of the images of ``batch``."""
-        helps = (-gradient.gather(1, batch.observed.unsqueeze(1))).clamp(min=0.0)
+        helps = (-gradient.gather(1, batch.observed.unsqueeze(1)).squeeze(1)).clamp(min=0.0)
         total = helps.sum()
         self._weights = batch, helps / torch.where(total > 0.0, total, torch.ones_like(total))
 
-    def coefficients(self, batch: Batch) -> Tensor:
-        """Return C (B, K) with the weights of the look-ahead on this batch; equal weights before it."""
-        hot = one_hot(batch.observed, self.context.num_classes)
+    def weights(self, batch: Batch) -> Tensor:
+        """Return the weights (B,) of the look-ahead on this batch; equal ones before it."""
         if self._weights is None or self._weights[0] is not batch:
-            return hot / len(batch.observed)
-        return hot * self._weights[1]
+            return torch.full_like(batch.log_probabilities[:, 0], 1.0 / len(batch.observed))
+        return self._weights[1]
 
     def after_step(self, batch: Batch) -> None:
         """Forget the weights, and with them the batch."""
