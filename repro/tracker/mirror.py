@@ -15,7 +15,7 @@ from typing import Any
 from repro.config.schema import Config
 from repro.errors import Interrupted, UserError
 from repro.metric_names import METRICS
-from repro.runs.lock import hold
+from repro.runs.lock import acquire
 from repro.tracker.contents import Contents, as_logged
 from repro.tracker.pictures import heatmap
 from repro.tracker.server import described
@@ -188,7 +188,7 @@ def isolate(folder: Path) -> None:
 
 def upload_lock(folder: Path, *, timeout_s: float = 0.0) -> contextlib.AbstractContextManager[None]:
     """Hold the right to send a run to a server: two processes at once would log epochs twice."""
-    return hold(folder / "wandb" / ".writer.lock", timeout_s=timeout_s)
+    return acquire(folder / "wandb" / ".writer.lock", timeout_s=timeout_s)
 
 
 def open_run(
