@@ -4,7 +4,6 @@ It knows the GraphQL operations that the client of ``wandb`` 0.31 asks for, keep
 with an error, as a real server does with a query it does not know. ``Backend.unknown`` lists those.
 """
 
-import base64
 import contextlib
 import gzip
 import http.server
@@ -58,7 +57,10 @@ class StoredRun:
 
 @dataclass
 class Fault:
-    """One thing that goes wrong: for requests whose operation or path matches ``what``, the next ``times`` times."""
+    """One thing that goes wrong: for requests whose operation or path matches ``what``, the next ``times`` times.
+
+    ``close`` ends the connection without an answer; a server that is down does so with every request.
+    """
 
     what: str
     status: int | None = None
@@ -68,7 +70,7 @@ class Fault:
 
 
 class Backend:
-    """The backend: ``with Backend() as backend`` serves until the block ends; ``stop`` and ``start`` keep the port and the data."""
+    """The backend: ``with Backend() as backend`` serves until the block ends."""
 
     def __init__(self) -> None:
         self.runs: dict[tuple[str, str], StoredRun] = {}
@@ -76,37 +78,17 @@ class Backend:
         self.requests: list[str] = []
         self.unknown: list[str] = []
         self.faults: list[Fault] = []
-        self.connections: set[socket.socket] = set()
         self.lock = threading.RLock()
-        self._server: http.server.ThreadingHTTPServer | None = None
-        # Kept, so that no other process gets the port while the server is down. Nobody listens at this socket.
-        self._port = socket.socket()
-        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._port.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._port.getsockname()[1]}"
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"backend": self}))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "Backend":
-        self.start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stop()
-        self._port.close()
-
-    def start(self) -> None:
-        self._server = _Server(self._port.getsockname(), type("Handler", (_Handler,), {"backend": self}))
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def stop(self) -> None:
-        """Refuse connections from now on and end those there are, as a server that is down: a client keeps them open between requests."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
-        with self.lock:
-            for connection in self.connections:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+        self._server.shutdown()
+        self._server.server_close()
 
     def environment(self) -> dict[str, str]:
         client = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_ENTITY": ENTITY}
@@ -160,9 +142,6 @@ class Backend:
     def on_organizationcoreweaveorganizationid(self, values: Values) -> Values:
         return {"entity": {"organization": None}}
 
-    def on_serverfeaturesquery(self, values: Values) -> Values:
-        return {"serverInfo": {"features": []}}
-
     def on_upsertbucket(self, values: Values) -> Values:
         project, name = values.get("project") or "uncategorized", values["name"]
         new = (project, name) not in self.runs
@@ -210,7 +189,6 @@ class Backend:
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Stay silent: clients that are killed leave connections half closed."""
@@ -222,16 +200,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Print nothing."""
-
-    def setup(self) -> None:
-        super().setup()
-        with self.backend.lock:
-            self.backend.connections.add(self.connection)
-
-    def finish(self) -> None:
-        with self.backend.lock:
-            self.backend.connections.discard(self.connection)
-        super().finish()
 
     def _answer(self, status: int, content: bytes) -> None:
         self.send_response(status)

@@ -1,5 +1,6 @@
 """Short runs on digits with a tiny network: in this process, or each attempt in a process that can be killed; and what W&B has of them."""
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -62,14 +63,10 @@ def _attempt(asked: Sequence[str], environment: Mapping[str, str], log: Path) ->
 
 def kill_tree(pid: int) -> None:
     """Kill a process and all below it, W&B's service included, as a power cut would."""
-    process = psutil.Process(pid)
-    victims = [process, *process.children(recursive=True)]
-    for end in (psutil.Process.suspend, psutil.Process.kill):  # suspended first, so that none of them sees another die
-        for victim in victims:
-            try:
-                end(victim)
-            except psutil.NoSuchProcess:
-                continue
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for victim in [*process.children(recursive=True), process]:
+            victim.kill()
 
 
 def results(folder: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
