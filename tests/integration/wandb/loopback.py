@@ -17,7 +17,6 @@ from typing import Any
 
 ENTITY = "tester"
 KEY = "0123456789" * 4
-OWNER = {"id": "RW50aXR5", "name": ENTITY}
 
 Values = dict[str, Any]
 
@@ -32,7 +31,6 @@ class StoredRun:
     summary: Values = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
-    about: Values = field(default_factory=dict)
     state: str = "running"
     exit_codes: list[int] = field(default_factory=list)
     preempted: int = 0
@@ -45,14 +43,10 @@ class StoredRun:
 
     def node(self) -> Values:
         """Return the run as queries have it."""
-        known = {"id": f"id-{self.name}", "name": self.name, "state": self.state, "historyLineCount": len(self.history), "sweepName": None}
-        known |= {"config": json.dumps(self.config), "summaryMetrics": json.dumps(self.summary), "systemMetrics": "{}"}
-        known |= {"displayName": self.about.get("displayName"), "tags": [], "notes": "", "description": None, "commit": None}
-        known |= {"group": self.about.get("groupName"), "jobType": self.about.get("jobType"), "readOnly": False, "projectId": "1"}
-        known |= {"createdAt": "2026-01-01T00:00:00Z", "heartbeatAt": "2026-01-01T00:00:00Z", "user": {"name": ENTITY, "username": ENTITY}}
         last = max((row["_step"] for row in self.rows()), default=-1)
-        keys = {name: {} for row in self.rows() for name in row}
-        return known | {"historyKeys": {"keys": keys, "lastStep": last, "sets": []}}
+        keys = {"keys": {name: {} for row in self.rows() for name in row}, "lastStep": last, "sets": []}
+        known = {"name": self.name, "state": self.state, "historyLineCount": len(self.history), "historyKeys": keys}
+        return known | {"config": json.dumps(self.config), "summaryMetrics": json.dumps(self.summary)}
 
 
 @dataclass
@@ -134,8 +128,7 @@ class Backend:
                 run.state = "finished" if run.exit_codes[-1] == 0 else ("preempted" if body.get("preempting") else "crashed")
 
     def on_viewer(self, values: Values) -> Values:
-        viewer = {"id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "", "admin": False, "flags": "{}"}
-        return {"viewer": viewer | {"teams": {"edges": [{"node": {"name": ENTITY}}]}, "apiKeys": {"edges": []}, "deletedAt": None}}
+        return {"viewer": {"id": "1", "entity": ENTITY}}
 
     on_getdefaultentity = on_viewer
 
@@ -147,20 +140,20 @@ class Backend:
         new = (project, name) not in self.runs
         run = self.runs.setdefault((project, name), StoredRun(project, name))
         run.config = json.loads(values.get("config") or "null") or run.config
-        run.about |= {key: value for key, value in values.items() if value is not None}
         run.state = "running"
-        return {"upsertBucket": {"bucket": run.node() | {"project": {"id": "P", "name": project, "entity": OWNER}}, "inserted": new}}
+        owner = {"name": project, "entity": {"name": ENTITY}}
+        return {"upsertBucket": {"bucket": run.node() | {"project": owner}, "inserted": new}}
 
     def on_runresumestatus(self, values: Values) -> Values:
         run = self.runs.get((values["project"], values["name"]))
         lines = {"wandbConfig": json.dumps({"t": 1}), "eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]"}
         bucket = None if run is None else run.node() | lines | {"historyTail": json.dumps(run.history[-1:])}
-        return {"model": {"id": "P", "name": values["project"], "entity": OWNER, "bucket": bucket}}
+        return {"model": {"bucket": bucket}}
 
     def on_createrunfiles(self, values: Values) -> Values:
         run = self.runs[values["project"], values["run"]]
         files = [{"name": name, "uploadUrl": f"{self.url}/storage/{run.project}/{run.name}/{name}"} for name in values["files"]]
-        return {"createRunFiles": {"runID": run.node()["id"], "uploadHeaders": [], "files": files}}
+        return {"createRunFiles": {"runID": run.name, "uploadHeaders": [], "files": files}}
 
     def on_run(self, values: Values) -> Values:
         run = self.runs.get((values["project"], values["name"]))
