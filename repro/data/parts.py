@@ -26,8 +26,35 @@ class PartConfig(DatasetConfig):
     test_size: int | None = setting(None, help="only so many test images, drawn class by class; null: all", at_least=1, neutral=None)
 
     def part_of(self, raw: RawDataset) -> RawDataset:
-        """Return the part of ``raw`` that these settings name; raises what :func:`part_of` raises."""
-        return part_of(raw, **{name: value for name, value in vars(self).items() if name != "name"})
+        """Return the images of the first classes, drawn class by class; a pixel is the mean of a square block of published ones.
+
+        Mean and standard deviation stay those of the whole published training set.
+
+        Raises:
+            UserError: there are not so many.
+        """
+        num_classes, side = self.num_classes, getattr(self, "side", None)
+        if num_classes is not None and num_classes > raw.num_classes:
+            raise UserError(f"dataset.num_classes={num_classes}: must be at most {raw.num_classes}.")
+
+        # The training part's stream has the name it had when it was the only one.
+        def part(images: ImageSet, field: str, stream: str) -> ImageSet:
+            if num_classes is not None:
+                images = images.at(images.labels < num_classes)
+            size = getattr(self, field)
+            if size is not None:
+                if size > len(images.labels):
+                    raise UserError(f"dataset.{field}={size}: must be at most the {len(images.labels)} images of these classes.")
+                images = images.at(draw(images.labels, size, Stream(0, "dataset", stream), stratified=True))
+            return images if side is None else ImageSet(block_means(images.images, side), images.labels)
+
+        return dataclasses.replace(
+            raw,
+            train=part(raw.train, "train_size", "part"),
+            test=part(raw.test, "test_size", "test_part"),
+            class_names=raw.class_names[:num_classes],
+            superclasses=None if raw.superclasses is None else raw.superclasses[:num_classes],
+        )
 
 
 @dataclass
@@ -39,44 +66,6 @@ class CIFARConfig(PartConfig):
         help="rows and columns of an image after square blocks of pixels are replaced by their means; null: 32, as published",
         choices=(4, 8, 16, 32),
         neutral=None,
-    )
-
-
-def part_of(
-    raw: RawDataset,
-    *,
-    num_classes: int | None = None,
-    train_size: int | None = None,
-    test_size: int | None = None,
-    side: int | None = None,
-) -> RawDataset:
-    """Return the images of the first ``num_classes`` classes, of them ``train_size`` and ``test_size``, ``side`` pixels wide and high.
-
-    Images are drawn class by class, and a pixel is the mean of a square block of published ones. ``None`` leaves all. Mean and standard
-    deviation stay those of the whole published training set.
-
-    Raises:
-        UserError: there are not so many.
-    """
-    if (num_classes or 0) > raw.num_classes:
-        raise UserError(f"dataset.num_classes={num_classes}: must be at most {raw.num_classes}.")
-
-    # The training part's stream has the name it had when it was the only one.
-    def chosen(images: ImageSet, field: str, size: int | None, stream: str) -> ImageSet:
-        if num_classes is not None:
-            images = images.at(images.labels < num_classes)
-        if (size or 0) > len(images.labels):
-            raise UserError(f"dataset.{field}={size}: must be at most the {len(images.labels)} images of these classes.")
-        if size is not None:
-            images = images.at(draw(images.labels, size, Stream(0, "dataset", stream), stratified=True))
-        return images if side is None else ImageSet(block_means(images.images, side), images.labels)
-
-    return dataclasses.replace(
-        raw,
-        train=chosen(raw.train, "train_size", train_size, "part"),
-        test=chosen(raw.test, "test_size", test_size, "test_part"),
-        class_names=raw.class_names[:num_classes],
-        superclasses=None if raw.superclasses is None else raw.superclasses[:num_classes],
     )
 
 

@@ -102,8 +102,8 @@ class Recorder:
                 self._written.update(file.read(self.block.nbytes))
             if self._written.hexdigest() != self._expected:
                 raise UserError(
-                    f"{self._path}: what the checkpoint knows of it, {completed_epochs} epochs, is not what the run wrote: the file was cut, "
-                    "corrupted or replaced. Move the run folder away to train the run again."
+                    f"{self._path}: the {completed_epochs} epochs that the checkpoint knows are not what the run wrote: the file was "
+                    "cut, corrupted or replaced. Move the run folder away to train the run again."
                 )
             file.truncate(completed_epochs * self.block.nbytes)
 

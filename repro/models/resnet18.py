@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,10 +9,7 @@ from torch import nn
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import ModelConfig
-from repro.models.blocks import classifier, convolution, stem
-
-#: Channels and stride of each stage's first block; each stage has two blocks.
-_STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
+from repro.models.blocks import classifier, convolution, stages, stem
 
 
 @dataclass
@@ -31,18 +27,15 @@ def build(config: ResNet18Config, *, num_classes: int, image_shape: tuple[int, i
     torchvision network begins with a 7x7 convolution of stride 2 and a pooling, which leaves a 32x32 image little to look at.
     """
     width = config.width
-    return classifier(8 * width, num_classes, stem=stem(image_shape[0], width), blocks=nn.Sequential(*_blocks(width)))
+    widths = [width, 2 * width, 4 * width, 8 * width]
+    return classifier(8 * width, num_classes, stem=stem(image_shape[0], width), blocks=stages(_block, width, widths, 2))
 
 
-def _blocks(width: int) -> Iterator[nn.Module]:
+def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
     from torchvision.models.resnet import BasicBlock
 
-    inputs = width
-    for factor, stride in _STAGES:
-        outputs = width * factor
-        shortcut = None
-        if stride != 1:
-            shortcut = nn.Sequential(convolution(inputs, outputs, kernel_size=1, stride=stride), nn.BatchNorm2d(outputs))
-        yield BasicBlock(inputs, outputs, stride, shortcut)
-        yield BasicBlock(outputs, outputs)
-        inputs = outputs
+    shortcut = None
+    if stride != 1:
+        shortcut = nn.Sequential(convolution(inputs, outputs, kernel_size=1, stride=stride), nn.BatchNorm2d(outputs))
+    block: nn.Module = BasicBlock(inputs, outputs, stride, shortcut)
+    return block

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,8 +11,7 @@ from torch import Tensor, nn
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import ModelConfig
-from repro.errors import UserError
-from repro.models.blocks import classifier, convolution
+from repro.models.blocks import blocks_per_stage, classifier, convolution, stages
 
 
 @dataclass
@@ -29,7 +29,7 @@ class _Block(nn.Module):
     Where it does, the shortcut starts from the activated input, as in the authors' network.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, *, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = convolution(inputs, outputs, stride=stride)
@@ -56,18 +56,15 @@ def build(config: WideResNetConfig, *, num_classes: int, image_shape: tuple[int,
     Raises:
         UserError: there is no network of that depth.
     """
-    blocks_per_stage, rest = divmod(config.depth - 4, 6)
-    if rest:
-        raise UserError(f"model.depth={config.depth}: must be 6 n + 4, such as {config.depth - rest} or {config.depth - rest + 6}.")
-    first = convolution(image_shape[0], 16)
-    blocks: list[nn.Module] = []
-    inputs = 16
-    for stage, stride in enumerate((1, 2, 2)):
-        outputs = 16 * 2**stage * config.widen_factor
-        for index in range(blocks_per_stage):
-            blocks.append(_Block(inputs, outputs, stride=stride if index == 0 else 1, dropout=config.dropout))
-            inputs = outputs
-    model = classifier(inputs, num_classes, stem=first, blocks=nn.Sequential(*blocks), norm=nn.BatchNorm2d(inputs), relu=nn.ReLU())
+    widths = [16 * factor * config.widen_factor for factor in (1, 2, 4)]
+    model = classifier(
+        widths[-1],
+        num_classes,
+        stem=convolution(image_shape[0], 16),
+        blocks=stages(partial(_Block, dropout=config.dropout), 16, widths, blocks_per_stage(config.depth, 4)),
+        norm=nn.BatchNorm2d(widths[-1]),
+        relu=nn.ReLU(),
+    )
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

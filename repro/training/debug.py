@@ -53,10 +53,13 @@ def debug(config: Config) -> None:
 def first_images(config: Config, data: RunData) -> RunData:
     """Return ``data`` with as many images of each of its sets as the larger of the two batches has."""
     count = max(config.optim.batch_size, config.meta.batch_size)
-    sets = {name: images for name, images in vars(data).items() if isinstance(images, LabelledImages)}
-    small = {name: LabelledImages(images.images[:count], images.labels[:count]) for name, images in sets.items()}
-    indices = data.train_indices[:count]
-    return dataclasses.replace(data, **small, observed=small["train"].labels, true=data.true[:count], train_indices=indices)
+    small: dict[str, Any] = {
+        name: LabelledImages(images.images[:count], images.labels[:count])
+        for name, images in vars(data).items()
+        if isinstance(images, LabelledImages)
+    }
+    small |= {"observed": small["train"].labels, "true": data.true[:count], "train_indices": data.train_indices[:count]}
+    return dataclasses.replace(data, **small)
 
 
 class _Shown:

@@ -222,7 +222,7 @@ class Training:
         config, data, count = self.config, self.data, self.num_batches
 
         def cut(values: Tensor | None, size: int) -> Sequence[Tensor | None]:
-            return [None] * count if values is None else values.split(size)
+            return [None] * count if values is None else torch.split(values, size)
 
         size, interval = config.optim.batch_size, config.meta.interval
         order = torch.from_numpy(visit_order(config.seed, epoch, len(data.observed))).to(self._device)
@@ -234,7 +234,7 @@ class Training:
             if config.meta.augment:
                 meta_draws = data.transform.draw(Stream(config.seed, "augment", "meta", epoch), len(rows))
         observed, steps = data.observed.index_select(0, order), torch.arange(count, device=self._device)
-        train = zip(order.split(size), observed.split(size), steps.split(1), cut(draws, size), strict=False)
+        train = zip(torch.split(order, size), torch.split(observed, size), torch.split(steps, 1), cut(draws, size), strict=False)
         meta = list(zip(cut(meta_rows, config.meta.batch_size), cut(meta_draws, config.meta.batch_size), strict=False))
         # The look-ahead is taken at every interval-th step (B13).
         return [Visits(*visits, *(meta[step // interval] if step % interval == 0 else (None, None))) for step, visits in enumerate(train)]

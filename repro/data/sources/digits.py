@@ -37,18 +37,14 @@ def build(config: DigitsConfig, folder: Path) -> RawDataset:
 
     scikit-learn publishes no test set; this one is drawn class by class and is the same for every seed.
     """
-    table = np.loadtxt(_published_file(), delimiter=",")
+    # What sklearn.datasets.load_digits reads, without the seconds that importing it takes.
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     # Published as 0 to 16 per pixel, and the class.
     pixels = np.rint(table[:, :-1].reshape(-1, 1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
     published = ImageSet(pixels, table[:, -1].astype(np.int64))
     test = draw(published.labels, NUM_TEST, Stream(0, "digits", "test"), stratified=True)
     train = np.delete(np.arange(len(table)), test)
     return config.part_of(RawDataset(published.at(train), published.at(test), tuple("0123456789"), mean=(0.3056,), std=(0.3759,)))
-
-
-def _published_file() -> Path:
-    """Return scikit-learn's file; what ``sklearn.datasets.load_digits`` reads, without the seconds that importing it takes."""
-    package = find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"

@@ -76,13 +76,15 @@ class DataParameters(AnnotatedTargets):
         super().__init__(config, context)
         sizes = {"instance": (len(context.observed), config.learning_rate), "class": (context.num_classes, config.class_learning_rate)}
         chosen = [name for name in sizes if config.parameters in (name, "both")]
-        self.parts = nn.ModuleDict({name: SparseParameters(*sizes[name], config, context.device) for name in chosen})
+        self._parts = {name: SparseParameters(*sizes[name], config, context.device) for name in chosen}
+        for name, part in self._parts.items():
+            self.add_module(name, part)
         self._slope: Tensor | None = None
 
     def temperatures(self, batch: Batch) -> Tensor:
         """Return sigma (B,) of the images of ``batch``."""
         rows = {"instance": batch.rows, "class": batch.observed}
-        return torch.stack([part.logs[rows[kind]].exp() for kind, part in self.parts.items()]).sum(dim=0)
+        return torch.stack([part.logs[rows[kind]].exp() for kind, part in self._parts.items()]).sum(dim=0)
 
     @override
     def loss(self, log_probabilities: Tensor, batch: Batch) -> Tensor:
@@ -105,10 +107,10 @@ class DataParameters(AnnotatedTargets):
         if self._slope is None:
             return
         slope, self._slope = self._slope, None
-        if "instance" in self.parts:
-            self.parts["instance"].step(batch.rows, slope)
-        if "class" in self.parts:
+        if "instance" in self._parts:
+            self._parts["instance"].step(batch.rows, slope)
+        if "class" in self._parts:
             # Each class of the batch once, with the sum over its images; as a product, since index_add has no fixed order on CUDA.
             members = one_hot(batch.observed, self.context.num_classes).to(slope.dtype).t()
-            part = self.parts["class"]
+            part = self._parts["class"]
             part.step(part.every_row, members @ slope, moves=members.any(dim=1))

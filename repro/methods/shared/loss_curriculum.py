@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -76,8 +75,8 @@ def percent_done(epoch: int, epochs: int) -> int:
     return min(99, 100 * epoch // epochs)
 
 
-def moved_percentile(average: Float[Tensor, ""], losses: Float[Tensor, " batch"], config: Any) -> Float[Tensor, ""]:
-    """Return the moving average of the losses' percentile after a batch; an ``average`` of NaN has seen none before."""
+def moved_percentile(average: Tensor, losses: Tensor, config: Any) -> Tensor:
+    """Return the moving average of the losses' percentile after a batch with ``losses`` (B,); an ``average`` of NaN has seen none."""
     now, decay = torch.quantile(losses.to(average.dtype), config.percentile), config.percentile_decay
     return torch.where(average.isnan(), now, decay * average + (1.0 - decay) * now)
 
@@ -92,7 +91,7 @@ def rate_at(percent: int, rates: Sequence[float], spans: Sequence[int]) -> float
     return rates[-1] if rates else 0.0
 
 
-def kept(weights: Float[Tensor, " batch"], stays: Bool[Tensor, " batch"], uniform: Float[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+def kept(weights: Tensor, stays: Tensor, uniform: Tensor) -> Tensor:
     """Return which images stay (B,): drawn without replacement, in proportion to weights, as many as there are true ``stays`` (B,).
 
     The largest of log(weight) plus independent Gumbel variables are such a draw.

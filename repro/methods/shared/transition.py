@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -55,14 +54,14 @@ class CorrectionMethod(AnnotatedTargets):
         return ("teacher",) if config.matrix == "estimated" else ()
 
 
-def known_transition(context: Context) -> Float[Tensor, "classes classes"]:
+def known_transition(context: Context) -> Tensor:
     """Return the transition matrix (K, K) of the run's noise by its settings; the identity without noise."""
     if context.transition is None:
         return torch.eye(context.num_classes, device=context.device)
     return context.transition
 
 
-def estimated_transition(context: Context, percentile: float) -> Float[Tensor, "classes classes"]:
+def estimated_transition(context: Context, percentile: float) -> Tensor:
     """Return the transition matrix (K, K) that the teacher's predictions show (Patrini et al. 2017, Theorem 3).
 
     Row i is the prediction for the training image, not augmented, at the ``percentile`` of the probabilities of class i; 100 is the
@@ -75,7 +74,7 @@ def estimated_transition(context: Context, percentile: float) -> Float[Tensor, "
     return predicted[order[rank - 1]]
 
 
-def inverse(matrix: Float[Tensor, "classes classes"]) -> Float[Tensor, "classes classes"]:
+def inverse(matrix: Tensor) -> Tensor:
     """Return the inverse (K, K) of a transition matrix, computed in float64 on the CPU.
 
     Raises:

@@ -60,7 +60,7 @@ class CoTeaching(WeighedImages):
         self.peer = context.make_network("peer").train()
         self._peer_optimizer, self._schedule = make_optimizer(self.peer, context.optim), Schedule(context.optim)
         self.keep("peer_optimizer", self._peer_optimizer.tensors())
-        self._passed: tuple[Batch, Tensor] | None = None
+        self._scores: Tensor | None = None
 
     def kept(self, size: int, epoch: int) -> int:
         """Return how many images of a batch of ``size`` stay after ``epoch`` completed epochs."""
@@ -82,11 +82,15 @@ class CoTeaching(WeighedImages):
 
     def weights(self, batch: Batch) -> Tensor:
         """Return the weights (B,) for the first network: of the images with the smallest losses of the second."""
-        return _chosen_by(self._peer_scores(batch).detach(), batch)
+        assert batch.inputs is not None
+        with torch.enable_grad():
+            self._scores = F.log_softmax(self.peer(batch.inputs), dim=1)
+        return _chosen_by(self._scores.detach(), batch)
 
     def after_step(self, batch: Batch) -> None:
         """Step the second network on the images that the first, before its step, found easy."""
-        scores, self._passed = self._peer_scores(batch), None
+        scores, self._scores = self._scores, None
+        assert scores is not None
         weights = _chosen_by(batch.log_probabilities, batch).unsqueeze(1)
         loss = -(one_hot(batch.observed, self.context.num_classes) * weights * scores).sum()
         self._peer_optimizer.step(torch.autograd.grad(loss, self._peer_optimizer.parameters))
@@ -94,14 +98,6 @@ class CoTeaching(WeighedImages):
     @override
     def networks(self) -> dict[str, nn.Module]:
         return {"peer": self.peer}
-
-    def _peer_scores(self, batch: Batch) -> Tensor:
-        """Return log f (B, K) of the second network, from one forward pass a batch, with its graph."""
-        if self._passed is None or self._passed[0] is not batch:
-            assert batch.inputs is not None
-            with torch.enable_grad():
-                self._passed = batch, F.log_softmax(self.peer(batch.inputs), dim=1)
-        return self._passed[1]
 
 
 def _chosen_by(log_probabilities: Tensor, batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
 """Learning to reweight examples (L2RW; Ren, Zeng, Yang, Urtasun 2018), a row of Tables 6 and 7.
 
-Each image of a batch has a weight w_i that is found anew at every step: C_i = w_i onehot(y_i). With a perturbation eps_i of weights that
+Each image of a batch has a weight w_i that is found again at every step: C_i = w_i onehot(y_i). With a perturbation eps_i of weights that
 are all 0, so that the look-ahead step does not move the model (Eq. 3 at C = 0), the meta loss says which images would help:
 
     u_i = max(0, -dL_meta/deps_i),      w_i = u_i / sum_j u_j,      dL_meta/deps_i = dL_meta/dC_{i, y_i}
@@ -47,7 +47,7 @@ class L2RW(WeighedImages):
 
     def __init__(self, config: L2RWConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._weights: tuple[Batch, Tensor] | None = None
+        self._weights: Tensor | None = None
 
     def lookahead_coefficients(self, batch: Batch) -> Tensor:
         """Return C = 0, where dL_meta/dC is evaluated."""
@@ -57,14 +57,13 @@ class L2RW(WeighedImages):
         """Find the weights of the images of ``batch``."""
         helps = (-gradient.gather(1, batch.observed.unsqueeze(1)).squeeze(1)).clamp(min=0.0)
         total = helps.sum()
-        self._weights = batch, helps / torch.where(total > 0.0, total, torch.ones_like(total))
+        self._weights = helps / torch.where(total > 0.0, total, torch.ones_like(total))
 
     def weights(self, batch: Batch) -> Tensor:
         """Return the weights (B,) of the look-ahead on this batch; equal ones before it."""
-        if self._weights is None or self._weights[0] is not batch:
-            return torch.full_like(batch.log_probabilities[:, 0], 1.0 / len(batch.observed))
-        return self._weights[1]
+        equal = torch.full_like(batch.log_probabilities[:, 0], 1.0 / len(batch.observed))
+        return equal if self._weights is None else self._weights
 
     def after_step(self, batch: Batch) -> None:
-        """Forget the weights, and with them the batch."""
+        """Forget the weights, which are those of this batch."""
         self._weights = None

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -134,7 +133,7 @@ class Lessons(NamedTuple):
     right: Tensor
 
 
-def annotate(labels: Int[Tensor, " images"], transition: Float[Tensor, "classes classes"], stream: Stream) -> Int[Tensor, " images"]:
+def annotate(labels: Tensor, transition: Tensor, stream: Stream) -> Tensor:
     """Return labels (N,) annotated with the noise of ``transition`` (K, K)."""
     drawn = torch.from_numpy(stream.uniform(len(labels)))
     edges = transition.cpu().double()[labels.cpu()].cumsum(dim=1)

@@ -49,4 +49,5 @@ class RandomWeights(WeighedImages):
 
 def _rectified_normal(uniform: Tensor) -> Tensor:
     """The normal distribution's inverse; the lower half of it is cut off. 0.5 exactly gives 0."""
-    return (math.sqrt(2.0) * torch.special.erfinv(2.0 * uniform - 1.0)).clamp(min=0.0)
+    normal: Tensor = math.sqrt(2.0) * torch.special.erfinv(2.0 * uniform - 1.0)
+    return normal.clamp(min=0.0)
