@@ -116,9 +116,9 @@ def measure(
         say(f"{what}, {mode}: first steps done")
     seconds = np.zeros((sizes.steps, len(rows)))
     for index in range(sizes.steps):
-        for column, (row, take) in enumerate(zip(rows, calls, strict=True)):
+        for column, (row, call) in enumerate(zip(rows, calls, strict=True)):
             make_deterministic(threads=threads, allow_tf32="tf32" in row["mode"])
-            seconds[index, column] = timed(take, device, CLOCKS[clock])
+            seconds[index, column] = timed(call, device, CLOCKS[clock])
         say(f"round {index + 1} of {sizes.steps}")
     plain = {row["mode"]: column for column, row in enumerate(rows) if row["what"] == "plain"}
     for column, row in enumerate(rows):

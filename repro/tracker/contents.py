@@ -12,7 +12,7 @@ import yaml
 
 from repro.config.schema import NOT_SCIENTIFIC
 from repro.errors import UserError
-from repro.files import jsonable, number, peek
+from repro.files import jsonable, number, try_read
 from repro.runs.folder import parse_metrics
 from repro.runs.manifest import read_bytes
 from repro.runs.state import corruption, read_state
@@ -51,7 +51,7 @@ class Contents:
             provenance = json.loads(self._bytes("provenance.json"))
             self.run_id = str(json.loads(self._bytes("identity.json"))["run_id"])
             self.tracker: dict[str, Any] = dict(settings["tracker"])
-            self.attempt = int(peek(folder / "status.json", "attempt") or 1)
+            self.attempt = int(try_read(folder / "status.json", "attempt") or 1)
             self.epochs = int(settings["optim"]["epochs"])
             self.config: dict[str, Any] = {name: value for name, value in settings.items() if name not in NOT_SCIENTIFIC}
             self.config["provenance"] = provenance

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import number, peek, write_json
+from repro.files import number, try_read, write_json
 from repro.runs.folder import parse_metrics
 from repro.runs.lock import HeldError
 from repro.runs.state import now
@@ -45,7 +45,7 @@ def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, n
     mark = [sha256_of(metrics), contents.state]
     if not parse_metrics(metrics):
         return "waiting (no row yet)"
-    ledger = peek(folder / LEDGER)
+    ledger = try_read(folder / LEDGER)
     # A ledger that cannot be read, or that of another place, knows nothing, and everything is asked again.
     known = ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}
     if not again and known.get("mark") == mark and new_id in (None, known["run_id"]):
