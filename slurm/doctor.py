@@ -38,7 +38,7 @@ def examine(site: Cluster, runs: Path) -> None:
     limits = dict(re.findall(r"PartitionName=(\S+).* MaxTime=(\S+)", call("scontrol", "show", "partition", "--oneliner")))
     _passed(f"SLURM answers: it is {read_queue().cluster}, with the partitions {', '.join(map(' '.join, limits.items()))}")
     folder, datasets = data_folder(site), {name: files_of(name) for name in registry.choices("dataset")}
-    present = [name for name, files in datasets.items() if files is None or all(files.path(folder, file) for file in files.md5)]
+    present = [name for name, files in datasets.items() if files is None or all((folder / file).is_file() for file in files.md5)]
     _passed(f"data: {folder} has {', '.join(present)}")
     try:
         (runs / "slurm").mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ def tune(specs: Sequence[Spec], scale: Scale, runs: Path, site: Cluster, args: N
             keep_plan(plan)
         submit(plan, site, args)
         waits.extend(name for name in plan.runs if read_state(runs / name) not in ("done", "failed"))
-        return Outcome(changed={name for name, run in plan.runs.items() if run.changed}, out_of_time=bool(waits))
+        return Outcome(changed={name: run.state for name, run in plan.runs.items() if run.changed}, out_of_time=bool(waits))
 
     chosen = tuning.tune(specs, scale, runs, tuned_folder(), execute)
     if waits:

@@ -91,7 +91,7 @@ class Lab:
         )
 
     def wait_until_over(self) -> None:
-        wait_until(lambda: not self.box.jobs(), 400, "the end of all jobs")
+        wait_until(lambda: not self.box.jobs(), 900, "the end of all jobs")
 
     def assert_done(self) -> None:
         """Each run is done, and has each of its rows once."""

@@ -38,6 +38,7 @@ def warned(pid: int) -> bool:
     return pending is not None and bool(int(pending[1], 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
+@pytest.mark.timeout(1800)
 def test_fifty_runs_and_five_disturbances(lab: Callable[..., Lab], capsys: pytest.CaptureFixture[str]) -> None:
     """Forty folds and ten finals: one fold fails, one is killed, one cancelled, one requeued, and one reaches its time limit."""
     trial = lab(folds(4, seeds=10, epochs=15), time="00:03:00", warning_s=150)
