@@ -260,12 +260,14 @@ class _Queue:
             self._end(name, "done", f"in {time.monotonic() - self.began[name]:.0f} s")
         elif state == "failed":
             self._end(name, "failed", self._last_error(name))
-        elif state == "running" and not stopping:
+        elif stopping:
+            pass
+        elif state == "running":
             # Whoever trains it was quicker.
             self.elsewhere.add(name)
         elif code < 0:
             self._end(name, "failed", f"killed by {signal.Signals(-code).name}; the same command resumes from its last checkpoint")
-        elif not stopping:
+        else:
             lines = self._log(name).read_text(errors="replace").split()
             self._end(name, "failed", f"exit code {code}: {' '.join(lines[-30:])} (see {self._log(name)})")
 

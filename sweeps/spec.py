@@ -78,8 +78,10 @@ def read(model: type[_Read], path: Path) -> _Read:
         try:
             parsed: _Read = _parse(model, path, path.read_bytes())
             return parsed
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(" ".join(str(error).split())) from error
+        except OSError as error:
+            raise ValueError(f"it cannot be read: {error.strerror}.") from error
+        except yaml.YAMLError as error:
+            raise ValueError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 @lru_cache(maxsize=256)
@@ -91,7 +93,7 @@ def explain(error: ValidationError) -> str:
     """Return the first mistake that pydantic found, after the path of its value."""
     first = error.errors()[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    return f"{where or 'the file'}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {first['msg']}".removeprefix(": ").replace("Value error, ", "")
 
 
 def find(name: str, known: Mapping[str, Path], kind: str) -> Path:

@@ -184,12 +184,6 @@ class ExecConfig:
         "auto: on CUDA with TensorFloat-32, channels-last images and, where the method allows it, CUDA graphs; elsewhere float32",
         choices=("auto", "float32", "bfloat16"),
     )
-    label_gradient: str = setting(
-        "precision",
-        help="the pass of the training batch in a step that learns labels, and its derivative: as precision says, or float32 while the "
-        "pass of the meta batch is as precision says",
-        choices=("precision", "float32"),
-    )
     channels_last: bool = setting(False, help="keep images as (B, H, W, C) in memory, which GPUs multiply faster")
     compile: bool = setting(False, help="run each step as one compiled program (torch.compile); the first one takes a minute")
     cuda_graphs: bool = setting(False, help="replay each step as a CUDA graph; only on CUDA")

@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -55,7 +55,7 @@ def execute(config: Config) -> Path:
         raise UserError("exec.debug=true keeps no results, so only python -m repro takes it. Take it out of what this run is started with.")
     folder = Path(config.paths.runs) / run_id(config)
     try:
-        with _stop_requests() as requests:
+        with stop_signals(STOP_SIGNALS, _received) as requests:
             if (folder / "identity.json").exists():
                 check_same(folder, config)
             settle(folder, config.exec.on_changed_code)
@@ -172,15 +172,11 @@ def choose_execution(config: Config, device: torch.device) -> ExecConfig:
     return dataclasses.replace(config.exec, precision="float32", allow_tf32=True, channels_last=True, cuda_graphs=captured)
 
 
-def _stop_requests() -> AbstractContextManager[list[int]]:
-    """Collect the stop signals that arrive; a second Ctrl-C stops at once, with the state of the last checkpoint."""
-
-    def received_one(number: int, earlier: list[int]) -> None:
-        if earlier and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        logger.info("signal %s: saving and stopping after this step.", signal.Signals(number).name)
-
-    return stop_signals(STOP_SIGNALS, received_one)
+def _received(number: int, earlier: list[int]) -> None:
+    """Say what a stop signal does; a second Ctrl-C stops at once, with the state of the last checkpoint."""
+    if earlier and number == signal.SIGINT:
+        raise KeyboardInterrupt
+    logger.info("signal %s: saving and stopping after this step.", signal.Signals(number).name)
 
 
 def _peak_gib(device: torch.device) -> float:

@@ -60,10 +60,3 @@ def test_a_file_that_it_does_not_list_is_not_read(folder: Path) -> None:
     (folder / "cost.json").write_text("{}")
     with pytest.raises(CorruptedError, match=r"cost\.json"):
         read_json(folder, "cost.json")
-
-
-def test_what_is_not_json_is_named(tmp_path: Path) -> None:
-    (tmp_path / "final.json").write_text("{")
-    seal(tmp_path)
-    with pytest.raises(CorruptedError, match=r"final\.json is not what the run wrote \(it is not valid JSON"):
-        read_json(tmp_path, "final.json")

@@ -9,12 +9,13 @@ import pytest
 import torch
 from real_runs import tiny
 
+from repro.command import stop_signals
 from repro.config.compose import compose
 from repro.config.identity import run_id
 from repro.errors import UserError
 from repro.runs.state import read_state
 from repro.training.debug import debug
-from repro.training.run import _stop_requests, choose_device, choose_execution, execute
+from repro.training.run import STOP_SIGNALS, _received, choose_device, choose_execution, execute
 
 GPU = torch.device("cuda")
 
@@ -55,7 +56,7 @@ def test_how_a_step_is_executed(device: str, more: list[str], expected: tuple[ob
 
 
 def test_a_forked_child_does_not_take_a_signal_for_the_run() -> None:
-    with _stop_requests() as received:
+    with stop_signals(STOP_SIGNALS, _received) as received:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
