@@ -1,21 +1,15 @@
 """Label trajectories of real runs on digits: recorded, read back as docs/run-folder.md says, and trained on by final runs."""
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from real_runs import read_metrics
 
 from repro.config.compose import compose
-from repro.data.prepare import prepare
-from repro.errors import UserError
 from repro.files import read_json
 from repro.labels.trajectory import open_trajectory
-from repro.training.run import build, execute
-from tests.integration.end_to_end.test_every_method import Watcher
+from repro.training.run import execute
 
 EPOCHS, FOLDS = 3, 3
 COMMON = ["dataset=digits", "seed=3", f"optim.epochs={EPOCHS}", "tracker=none", "exec.threads=1"]
@@ -39,24 +33,6 @@ def folds(runs: Path, kind: str) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize(("dtype", "kept"), [("float16", torch.float16), ("float32", torch.float32)])
-def test_instance_labels_at_their_last_visit_are_the_final_labels(dtype: str, kept: torch.dtype, tmp_path: Path) -> None:
-    """No label moves after its visit, so row i of the last epoch's block is the label that instance i ends with."""
-    config = compose(["method=instance_labels", "method.learning_rate=500", f"trajectory.dtype={dtype}", *COMMON])
-    device = torch.device("cpu")
-    data = prepare(config, device)
-    training = build(config, data, device, tmp_path)
-    training.recorder.begin(data.train_indices, completed_epochs=0)
-    for _ in range(EPOCHS):
-        training._train_epoch(Watcher())
-    trajectory = open_trajectory(tmp_path / "labels", unfinished=True)
-    assert (trajectory.kind, trajectory.epochs, trajectory.rows, trajectory.num_classes) == ("instance", EPOCHS, 1337, 10)
-    np.testing.assert_array_equal(trajectory.indices, data.train_indices)
-    final = training.method.targets(torch.arange(1337)).to(kept).numpy()
-    np.testing.assert_array_equal(trajectory.block(EPOCHS - 1), final.astype(np.float32))
-    assert not np.array_equal(trajectory.block(0), trajectory.block(EPOCHS - 1))
-
-
 def test_class_labels_after_the_last_step_are_the_final_ones(stage_one: Path) -> None:
     folder = folds(stage_one, "class")[0]
     trajectory = open_trajectory(folder / "labels")
@@ -64,19 +40,6 @@ def test_class_labels_after_the_last_step_are_the_final_ones(stage_one: Path) ->
     row = read_metrics(folder)[-1]
     final = [row[f"class_target_probability/{k:03d}"] for k in range(10)]
     np.testing.assert_allclose(1.0 - trajectory.block(EPOCHS - 1)[-1], final, atol=1e-6)
-
-
-def test_of_an_unfinished_run_only_whole_epochs_are_read(stage_one: Path, tmp_path: Path) -> None:
-    folder = folds(stage_one, "instance")[0]
-    labels = Path(shutil.copytree(folder, tmp_path / folder.name)) / "labels"
-    file = labels / "instances.f16"
-    os.truncate(file, file.stat().st_size - 1)
-    assert open_trajectory(labels, unfinished=True).epochs == EPOCHS - 1
-    with pytest.raises(UserError, match=r"instances\.f16 is not what the run wrote"):
-        open_trajectory(labels)
-    (labels / "layout.json").unlink()
-    with pytest.raises(UserError, match="no readable label trajectory"):
-        open_trajectory(labels, unfinished=True)
 
 
 @pytest.mark.parametrize("kind", ["instance", "class"])

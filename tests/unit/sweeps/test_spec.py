@@ -1,282 +1,133 @@
-import subprocess
-import sys
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given
-from hypothesis import strategies as st
-from made_specs import check_mistake, write
+from made_specs import FIGURE, RECIPE, SCALE, TABLE, spec_of, write
 
-from sweeps.spec.load import Epoch, SpecError, expand, find_spec, known_specs, load_spec
-from sweeps.spec.settings import override_value
+from repro.errors import UserError
+from sweeps.spec import SpecError, find, known_scales, known_specs, load_scale, load_spec, read_tuned, tuned_folder
 
-GOOD = """\
-title: A table
-kind: table
-caption: What it shows.
-common: {dataset: digits, optim.epochs: 3}
-rows:
-  - label: One-hot
-    set: {method: one_hot}
-  - label: Instance labels
-    set: {method: instance_labels, method.learning_rate: 1e2}
-columns:
-  - {label: Clean, set: {noise: none}}
-  - {label: "40%", set: {noise: uniform, noise.rate: 0.4}}
-repeats:
-  seed: [0, 1, 2]
-value: {metric: test/accuracy, epoch: last, scale: percent, better: higher}
-cell: {statistic: mean, spread: sample_sd}
-"""
-
-
-def test_a_table_expands_to_every_cell_and_run_once(tmp_path: Path) -> None:
-    spec = load_spec(write(tmp_path, GOOD))
-    cells = expand(spec)
-    assert [(cell.row, cell.column) for cell in cells] == list(product(("One-hot", "Instance labels"), ("Clean", "40%")))
-    assert all(len(cell.variants) == 3 for cell in cells)
-    assert len({variant.overrides for cell in cells for variant in cell.variants}) == 12
-    assert cells[3].variants[2].overrides == (
-        "dataset=digits",
-        "method=instance_labels",
-        "noise=uniform",
-        "seed=2",
-        "method.learning_rate=100.0",
-        "noise.rate=0.4",
-        "optim.epochs=3",
-    )
-    assert cells[3].variants[2].repeat_values == {"seed": 2}
+EXTRA = "cells:"
+REFUSED = [
+    ("kind: table", "kind: tabel", "kind: Input should be 'table', 'figure' or 'recipe'"),
+    ("common:", "comon:", "there is no key 'comon'. Did you mean 'common'?"),
+    ("{label: Final, use", "{lable: Final, use", "rows[0]: there is no key 'lable'. Did you mean 'label'?"),
+    ("optim.epochs: 3", "optim.epochs: {a: 1}", "common: optim.epochs must be a text, a number"),
+    ("optim.epochs: 3", "optim.epochs: 2020-01-01", "common: optim.epochs must be a text, a number"),
+    ("optim.epochs: 3", "exec.device: cuda", "common: exec.device says how runs are executed"),
+    ("optim.epochs: 3", 'noise.seed: "${seed}"', "common: noise.seed must be"),
+    ("optim.epochs: 3", "inputs.labels: folds", "common: write inputs: {labels: NAME} beside set"),
+    ("seed: [0, 1]", "seed: [0, 1, 0]", "repeats: seed has 0 twice"),
+    ("seed: [0, 1]", "seed: []", "repeats.seed: List should have at least 1 item"),
+    ("seed: [0, 1]", "seed: 0", "repeats.seed: Input should be a valid list"),
+    ("otherwise: {method.learning_rate: 50.0}", "otherwise: {method.momentum: 0.9}", "tuning.rate: otherwise must have the keys of grid"),
+    ("split.fold: 0, seed: 7}", "split.fold: 0, method.learning_rate: 5.0}", "method.learning_rate is set by set and by grid"),
+    ("split: fold}\n    each", "split: fold, split.fold: 1}\n    each", "runs.folds: split.fold is set by set and by each"),
+    ("epoch: best_val", "epoch: best_vale", "rows[1].epoch: there is no epoch rule 'best_vale'. Did you mean 'best_val'?"),
+    ("epoch: best_val", "epoch: epoch 0", "rows[1].epoch: there is no epoch rule 'epoch 0'"),
+    ("label: Taught", "label: Final", "the label 'Final' is given twice"),
+    ("row: Taught", "row: Tought", "there is no row 'Tought'. Did you mean 'Taught'?"),
+    ('column: "40%", skip', "column: clean, skip", "there is no column 'clean'. Did you mean 'Clean'?"),
+    ("value: {metric: test/accuracy, epoch: last}", "", "a table needs value"),
+    ("epoch: last}", "epoch: last, decimals: one}", "value.decimals: Input should be a valid integer"),
+    ("- set: {split: full}", "- set: {split: full, method: one_hot}", "method is set by its group and by 'One-hot'"),
+    ("rows: [{label: One-hot, set: {method: one_hot}}]", "use: first\n    rows: [{label: One-hot, use: final}]", "use is set by its group"),
+    ("kind: table", "kind: table\nkind: table", "kind is given twice, in the mapping that begins in line 1"),
+    ("kind: table", "kind: [table", "expected ',' or ']'"),
+    ("title: A table", "title: *unknown", "undefined alias"),
+    ("title: A table", "- A table", "tried.yaml: "),
+    ("title: A table", "title: 40", "title: Input should be a valid string"),
+    ("kind: table", "kind: table\nshared: papre", "there is no shared file 'papre'. Did you mean 'paper'?"),
+    ("kind: table", "kind: table\nshared: ./absent.yaml", "it cannot be read: No such file"),
+]
 
 
-def test_cells_can_be_left_out_or_have_settings_of_their_own(tmp_path: Path) -> None:
-    more = (
-        "cells:\n  - {row: One-hot, column: '40%', skip: makes no sense}\n"
-        "  - {row: Instance labels, column: ['40%'], set: {method.momentum: 0.9}}\n"
-        "  - {column: Clean, set: {optim.batch_size: 32}}\n"
-    )
-    cells = {(cell.row, cell.column): cell for cell in expand(load_spec(write(tmp_path, GOOD + more)))}
-    assert cells["One-hot", "40%"].skip == "makes no sense"
-    assert cells["One-hot", "40%"].variants == ()
-    assert "method.momentum=0.9" in cells["Instance labels", "40%"].variants[0].overrides
-    assert "optim.batch_size=32" in cells["One-hot", "Clean"].variants[0].overrides
-    assert "optim.batch_size=32" not in cells["Instance labels", "40%"].variants[0].overrides
+@pytest.mark.parametrize(("old", "new", "message"), REFUSED)
+def test_a_mistake_is_named_in_one_line(old: str, new: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as raised:
+        spec_of(tmp_path, TABLE, old, new)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "tried.yaml" in str(raised.value) or "absent.yaml" in str(raised.value) or "papre" in str(raised.value)
 
 
-def test_several_repeats_are_combined(tmp_path: Path) -> None:
-    spec = load_spec(write(tmp_path, GOOD.replace("  seed: [0, 1, 2]\n", "  seed: [0, 1]\n  split.fold: [0, 1, 2]\n")))
-    assert [variant.repeat_values for variant in expand(spec)[0].variants] == [
-        {"seed": seed, "split.fold": fold} for seed in (0, 1) for fold in (0, 1, 2)
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"[1, 2]", b"a: \x00", b"[" * 5000])
+def test_a_file_that_is_no_mapping(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tried.yaml").write_bytes(content)
+    with pytest.raises(SpecError, match=r"tried\.yaml"):
+        load_spec(str(tmp_path / "tried.yaml"))
+
+
+def test_a_spec_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no spec 'demmo'. Did you mean 'demo'?"):
+        load_spec("demmo")
+    with pytest.raises(UserError, match="absent.yaml: it cannot be read: No such file"):
+        load_spec(str(write(tmp_path, TABLE)).replace("tried", "absent"))
+    assert find("demo", known_specs(), "spec") == known_specs()["demo"]
+
+
+def test_groups_and_their_epochs_become_rows(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    assert [(line.label, line.epoch) for line in spec.row_lines] == [
+        ("Final", None),
+        ("Taught", "best_val"),
+        ("One-hot, last", None),
+        ("One-hot, best", "best_test"),
     ]
+    assert spec.row_lines[2].settings == {"split": "full", "method": "one_hot"}
+    assert [line.label for line in spec.column_lines] == ["Clean", "40%"]
+    assert (spec.name, spec.value.decimals) == ("tried", 4)
 
 
-def test_a_figure_may_have_no_columns(tmp_path: Path) -> None:
-    text = GOOD.replace("kind: table", "kind: figure").split("columns:")[0]
-    text += "repeats: {seed: [0]}\nx: epoch\npanels:\n  - {metric: noise/label_error, label: Label error, scale: percent}\n"
-    spec = load_spec(write(tmp_path, text))
-    assert [panel.metric for panel in spec.panels] == ["noise/label_error"]
-    assert [cell.column for cell in expand(spec)] == ["", ""]
+def test_a_figure_has_one_column_without_a_label_and_knows_its_rows(tmp_path: Path) -> None:
+    assert [line.label for line in spec_of(tmp_path, FIGURE).column_lines] == [""]
+    with pytest.raises(SpecError, match="there is no row 'Label'. Did you mean 'Labels'?"):
+        spec_of(tmp_path, FIGURE, "classes: [1]", "rows: [Label]")
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, RECIPE, "common: {dataset: digits}", "common: {dataset: digits, optim.weight_decay: 1e-4, optim.name: 1e}")
+    assert spec.common == {"dataset": "digits", "optim.weight_decay": 1e-4, "optim.name": "1e"}
+
+
+def test_shared_runs_join_those_of_the_spec(tmp_path: Path) -> None:
+    write(tmp_path, "runs: {other: {set: {method: one_hot}}}", "shared.yaml")
+    spec = spec_of(tmp_path, TABLE, "kind: table", "kind: table\nshared: shared.yaml")
+    assert set(spec.runs) == {"other", "folds", "final", "first"}
+    write(tmp_path, "runs: {first: {set: {method: one_hot}}}", "shared.yaml")
+    with pytest.raises(SpecError, match="first is set by .*shared.yaml and by runs"):
+        load_spec(str(tmp_path / "tried.yaml"))
 
 
 @pytest.mark.parametrize(
-    ("text", "epoch"), [("best_val", Epoch("best_val")), ("best_test", Epoch("best_test")), ("epoch 84", Epoch("epoch", 84))]
+    ("old", "new", "message"),
+    [
+        ("title: tiny", "title: paper", "the scale paper is the paper's own"),
+        ("disclaimer: These numbers mean nothing.", "", "disclaimer is missing"),
+        ("title: tiny", "title: a/b", "title: String should match pattern"),
+        ("numbered_epochs: last", "repeats: {tabel1: {seed: [0]}}", "repeats: there is no spec 'tabel1'. Did you mean 'table1'?"),
+        ("numbered_epochs: last", "repeats: {table1: {seed: []}}", "repeats.table1.seed: List should have at least 1 item"),
+        ("numbered_epochs: last", "repeats: {table1: {seed: [1, 1]}}", "repeats.table1: seed has 1 twice"),
+        ("where:", "were:", "rules[1]: there is no key 'were'. Did you mean 'where'?"),
+    ],
 )
-def test_epoch_rules(tmp_path: Path, text: str, epoch: Epoch) -> None:
-    spec = load_spec(write(tmp_path, GOOD.replace("epoch: last", f"epoch: {text}")))
-    assert spec.value.epoch == epoch
-    assert str(epoch) == text
+def test_a_mistake_in_a_scale(old: str, new: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as raised:
+        load_scale(write(tmp_path, SCALE.replace(old, new)))
+    assert f"tried.yaml: {message}" in str(raised.value)
 
 
-MISTAKES = {
-    "unknown key": (("caption: What", "captoin: What"), 3, ["captoin", "Did you mean 'caption'?"]),
-    "unknown key below": (("- label: One-hot", "- labl: One-hot"), 6, ["rows[0].labl", "'label'"]),
-    "key twice": (("common: {dataset: digits,", "common: {dataset: digits, dataset: digits,"), 4, ["common.dataset is given twice"]),
-    "top key twice": (("repeats:\n", "title: Again\nrepeats:\n"), 13, ["title is given twice, first in line 1"]),
-    "row and column": (
-        ("set: {method: one_hot}", "set: {method: one_hot, noise: none}"),
-        11,
-        ["noise is set by column 'Clean'", "row 'One-hot'", ":7"],
-    ),
-    "row and common": (
-        ("set: {method: one_hot}", "set: {method: one_hot, dataset: digits}"),
-        7,
-        ["dataset is set by row 'One-hot'", "common", ":4"],
-    ),
-    "repeats and common": (("optim.epochs: 3", "seed: 3"), 14, ["seed is set by repeats and by common"]),
-    "missing label": (("- label: One-hot\n    set:", "- set:"), 6, ["rows[0].label is missing"]),
-    "same label": (("label: Instance labels", "label: One-hot"), 8, ["'One-hot' is given twice, first in line 6"]),
-    "no repeats": (("seed: [0, 1, 2]", "seed: []"), 14, ["repeats.seed is empty"]),
-    "empty repeats": (("repeats:\n  seed: [0, 1, 2]", "repeats: {}"), 13, ["repeats is empty"]),
-    "same repeat": (("[0, 1, 2]", "[0, 1, 0]"), 14, ["counted twice"]),
-    "epoch rule": (("epoch: last", "epoch: best_vl"), 15, ["no epoch rule 'best_vl'", "Did you mean 'best_val'?", "epoch N"]),
-    "epoch zero": (("epoch: last", "epoch: epoch 0"), 15, ["no epoch rule 'epoch 0'"]),
-    "number as label": (('label: "40%"', "label: 40"), 12, ["columns[1].label must be a text", "quotes"]),
-    "label of two lines": (('label: "40%"', 'label: "4\\n0"'), 12, ["one line"]),
-    "list for mapping": (
-        ("common: {dataset: digits, optim.epochs: 3}", "common: [dataset]"),
-        4,
-        ["common must be a mapping", "found a list"],
-    ),
-    "mapping as value": (("optim.epochs: 3", "optim: {epochs: 3}"), 4, ["common.optim must be a text, a number"]),
-    "date as value": (("optim.epochs: 3", "optim.epochs: 2020-01-01"), 4, ["common.optim.epochs must be"]),
-    "kind": (("kind: table", "kind: tabel"), 2, ["kind: 'tabel' does not exist", "Did you mean 'table'?"]),
-    "no kind": (("kind: table\n", ""), 1, ["kind is missing"]),
-    "no value": (("value: {metric: test/accuracy, epoch: last, scale: percent, better: higher}\n", ""), 1, ["value is missing"]),
-    "figure's key": (("caption: What it shows.", "panels: []"), 3, ["panels: there is no such key"]),
-    "metric": (("test/accuracy", "accuracy"), 15, ["value.metric must be the name of a metric"]),
-    "scale": (("scale: percent", "scale: per cent"), 15, ["'per cent' does not exist", "'percent'"]),
-    "spread": (("sample_sd", "sd"), 16, ["cell.spread: 'sd' does not exist", "sample_sd"]),
-    "no setting": (("optim.epochs: 3", "+optim.epochs: 3"), 4, ["'+optim.epochs' is no name of a setting"]),
-    "unclosed": (("repeats:\n", "repeats: [\n"), 15, ["not YAML"]),
-    "exception of nothing": (("cell: {", "cells: [{row: One-hot}]\ncell: {"), 16, ["cells[0] needs either set"]),
-    "exception of unknown row": (
-        ("cell: {", "cells: [{row: One-hott, skip: senseless}]\ncell: {"),
-        16,
-        ["'One-hott' does not exist", "'One-hot'"],
-    ),
-    "exception sets it again": (
-        ("cell: {", "cells: [{row: One-hot, set: {method: x}}]\ncell: {"),
-        16,
-        ["method is set by cells and by row 'One-hot'"],
-    ),
-}
+def test_a_scale_reads_other_epochs_and_fewer_points(tmp_path: Path) -> None:
+    scale = load_scale(write(tmp_path, SCALE))
+    assert (scale.name, scale.epoch("epoch 84"), scale.epoch("best_val")) == ("tiny", "last", "best_val")
+    assert scale.subsampled([1, 2, 3, 4, 5]) == [1, 5]
+    assert load_scale("paper").epoch("epoch 84") == "epoch 84"
+    assert load_scale("paper").subsampled([1, 2, 3]) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_named_with_its_file_and_line(tmp_path: Path, name: str) -> None:
-    check_mistake(load_spec, tmp_path, GOOD, MISTAKES[name])
-
-
-def test_names_of_specs() -> None:
-    assert find_spec("demo") == known_specs()["demo"]
-    with pytest.raises(SpecError, match=r"Did you mean 'demo_curves'\? Known: .*demo, demo_curves, demo_labels"):
-        find_spec("demo_curve")
-    with pytest.raises(SpecError, match="there is no such file"):
-        find_spec("nowhere/table.yaml")
-
-
-@example("\\'")
-@example("ends in \\")
-@example("'")
-@example("${seed}")
-@given(
-    st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False)
-        | st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S", "Zs")), min_size=1),
-        lambda scalar: st.lists(scalar, max_size=3).map(tuple),
-        max_leaves=3,
-    ).filter(lambda value: not isinstance(value, tuple) or all(not isinstance(item, tuple) for item in value))
-)
-def test_hydra_reads_an_override_back_as_it_was(value: object) -> None:
-    parsed: Any = OverridesParser.create().parse_override(f"key={override_value(value)}").value()
-    if isinstance(value, str):
-        parsed = getattr(parsed, "text", parsed)
-    elif isinstance(value, tuple):
-        parsed = tuple(getattr(item, "text", item) for item in parsed)
-    assert parsed == value
-    assert type(parsed) is type(value)
-
-
-def test_a_spec_needs_neither_torch_nor_hydra() -> None:
-    code = "\n".join(
-        [
-            "import sys",
-            "from sweeps.spec.load import known_specs, load_spec",
-            "assert [load_spec(name) for name in known_specs()]",
-            "assert not {'torch', 'hydra', 'omegaconf'} & set(sys.modules)",
-        ]
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-GROUPED = """\
-title: A table
-kind: table
-common: {dataset: digits}
-rows:
-  - {label: Alone, set: {method: one_hot}}
-  - set: {noise: uniform, noise.rate: 0.4}
-    epochs: {last epoch: last, best epoch: best_test}
-    rows:
-      - {label: One-hot, set: {method: one_hot}}
-      - label: Focal
-        set: {method: focal}
-columns:
-  - set: {optim.batch_size: 32}
-    columns:
-      - {label: Short, set: {optim.epochs: 2}}
-      - {label: Long, set: {optim.epochs: 4}}
-repeats: {seed: [0]}
-value: {metric: test/accuracy, epoch: last}
-"""
-
-FLAT = """\
-title: A table
-kind: table
-common: {dataset: digits}
-rows:
-  - {label: Alone, set: {method: one_hot}}
-  - {label: "One-hot, last epoch", set: {method: one_hot, noise: uniform, noise.rate: 0.4}}
-  - {label: "One-hot, best epoch", set: {method: one_hot, noise: uniform, noise.rate: 0.4}, epoch: best_test}
-  - {label: "Focal, last epoch", set: {method: focal, noise: uniform, noise.rate: 0.4}}
-  - {label: "Focal, best epoch", set: {method: focal, noise: uniform, noise.rate: 0.4}, epoch: best_test}
-columns:
-  - {label: Short, set: {optim.epochs: 2, optim.batch_size: 32}}
-  - {label: Long, set: {optim.epochs: 4, optim.batch_size: 32}}
-repeats: {seed: [0]}
-value: {metric: test/accuracy, epoch: last}
-"""
-
-
-def cells_of(folder: Path, text: str) -> list[object]:
-    found = expand(load_spec(write(folder, text)))
-    return [(cell.row, cell.column, str(cell.epoch), [run.overrides for run in cell.variants]) for cell in found]
-
-
-def test_a_group_means_its_rows_written_out(tmp_path: Path) -> None:
-    assert cells_of(tmp_path, GROUPED) == cells_of(tmp_path, FLAT)
-
-
-GROUP_MISTAKES = {
-    "a setting twice": (
-        ("{label: One-hot, set: {method: one_hot}}", "{label: One-hot, set: {noise: none}}"),
-        9,
-        ["noise is set by row 'One-hot' and by its group", ":6)"],
-    ),
-    "a run twice": (
-        ("label: Focal\n", "label: Focal\n        use: a\n", "    epochs:", "    use: b\n    epochs:"),
-        12,
-        ["rows[1].rows[1].use", "the group says it too", "Say it in one place"],
-    ),
-    "no mapping": (
-        ("      - label: Focal\n        set: {method: focal}", "      - Focal"),
-        10,
-        ["rows[1].rows[1] must be a mapping", "'Focal'"],
-    ),
-    "a group in a group": (("label: Focal\n", "rows: []\n"), 10, ["rows[1].rows[1].rows", "a group may hold no group"]),
-    "an epoch twice": (("label: Focal\n", "label: Focal\n        epoch: last\n"), 11, ["rows[1].rows[1].epoch", "Say it in one place"]),
-    "no epochs": (("{last epoch: last, best epoch: best_test}", "{}"), 7, ["rows[1].epochs", "at least one entry"]),
-    "epochs of nothing": (("{last epoch: last, best epoch: best_test}", "null"), 7, ["rows[1].epochs must be a mapping"]),
-    "no rows": (("- {label: Short", "# {label: Short", "- {label: Long", "# {label: Long"), 14, ["columns[0].columns must be a list"]),
-    "no such epoch": (("best epoch: best_test", "best epoch: best_tst"), 7, ["there is no epoch rule 'best_tst'", "'best_test'"]),
-    "no such key": (("    epochs:", "    epoch:"), 7, ["rows[1].epoch: there is no such key", "'epochs'"]),
-    "no label": (("label: Focal\n        set", "set"), 10, ["rows[1].rows[1].label is missing"]),
-    "no such key of a row": (("label: Focal\n", "lable: Focal\n"), 10, ["rows[1].rows[1].lable: there is no such key", "'label'"]),
-    "epochs of columns": (
-        ("    columns:", "    epochs: {first: last}\n    columns:"),
-        14,
-        ["columns[0].epochs: there is no such key"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", GROUP_MISTAKES)
-def test_a_mistake_in_a_group(tmp_path: Path, name: str) -> None:
-    (*before, old, new), line, words = GROUP_MISTAKES[name]
-    text = GROUPED.replace(before[0], before[1], 1) if before else GROUPED
-    check_mistake(load_spec, tmp_path, text, ((old, new), line, words))
+def test_everything_that_comes_with_the_suite_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REPRO_TUNED")
+    for name in known_scales():
+        scale = load_scale(name)
+        assert all(key == chosen.key for key, chosen in read_tuned(scale).items())
+    assert all(load_spec(name).title for name in known_specs())
+    assert tuned_folder() == known_specs()["demo"].parents[1] / "tuned"

@@ -1,0 +1,321 @@
+"""From a spec to its runs: every cell at a scale, with the settings of its runs and of all the runs that these read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from repro.errors import one_of
+from sweeps.spec import Chosen, Input, Key, Line, Part, Scale, Settings, Spec, Tuning, Used, join, look_up, merge, mistakes_of, read_tuned
+
+#: What a run has of its own: an input trains on what its reader trains on, but by its own method on its own part of the data.
+NOT_INHERITED = ("method", "split", "inputs")
+
+#: What a recipe is composed with where it says nothing: no recipe depends on them, but there are no settings without.
+_RECIPE: Settings = {"method": "one_hot", "seed": 0}
+
+#: The tuning that the values of a grid come from while none of them has been chosen.
+_TRIED: Key = ("", "", "")
+
+#: The tuning that chose a setting, by the name of the setting.
+Origins = dict[str, Key]
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """A run's need of a tuning's values.
+
+    Attributes:
+        key: the tuning's name, the dataset and the model.
+        settings: those of the run, before the scale.
+        chosen: what was chosen, or ``None``: then the values are those of ``otherwise``.
+    """
+
+    key: Key
+    settings: Settings
+    origins: Origins
+    chosen: Chosen | None
+
+    def __str__(self) -> str:
+        """Return it as a plan lists it: ``NAME for DATASET, MODEL``."""
+        return f"{self.key[0]} for {', '.join(self.key[1:])}"
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One run.
+
+    Attributes:
+        settings: all of them, at the scale and with chosen values.
+        inputs: role -> the runs it reads, sorted by role.
+        repeat: what tells it from the others of its cell, such as ``{"seed": 0}``; empty for a run that others read.
+        name: which named run it is, with its values of ``each``; empty for a run of a cell.
+        uses: the tunings whose values it has, not those of its inputs.
+    """
+
+    settings: Settings
+    inputs: dict[str, list[Variant]]
+    repeat: Settings
+    name: str
+    uses: list[Use]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A row and a column with the runs of the cell, or why it has none; ``spec``, ``run_ids`` and ``value`` once it is planned.
+
+    Attributes:
+        epoch: where its value is read, if not where the table's is.
+        setting: of a recipe's cell, what it shows of its one variant, which is no run.
+    """
+
+    row: str
+    column: str
+    variants: list[Variant]
+    skip: str | None
+    epoch: str | None
+    setting: str | None
+    spec: str = ""
+    run_ids: list[str] = field(default_factory=list)
+    value: Any = None
+
+    @property
+    def untuned(self) -> list[str]:
+        """The tunings that have not been done though its runs, or what these read, should have their values."""
+        return list(dict.fromkeys(str(use) for use in uses_of(self.variants) if use.chosen is None))
+
+    @property
+    def at_end(self) -> list[str]:
+        """The chosen values of its runs, and of what these read, that lie at an end of their grids: ``SETTING=VALUE (TUNING)``."""
+        return list(dict.fromkeys(f"{value} ({use})" for use in uses_of(self.variants) if use.chosen for value in use.chosen.at_end))
+
+
+def uses_of(variants: Iterable[Variant], seen: set[Variant] | None = None) -> Iterator[Use]:
+    """Return the tunings of ``variants`` and of all that they read, those of inputs first, leaving out runs in ``seen``."""
+    seen = set() if seen is None else seen
+    for variant in variants:
+        if variant not in seen:
+            seen.add(variant)
+            for read in variant.inputs.values():
+                yield from uses_of(read, seen)
+            yield from variant.uses
+
+
+def expand(spec: Spec, scale: Scale) -> list[Cell]:
+    """Return every cell of ``spec``, row by row, with its runs and all that these read, at ``scale`` and with its tuned values.
+
+    Raises:
+        SpecError: a name does not exist; a setting is given in two places; a tuned value cannot be looked up.
+    """
+    return Expansion(spec, scale, read_tuned(scale)).cells()
+
+
+def digest(cells: Sequence[Cell]) -> str:
+    """Return the sha256 of all labels, settings and inputs of a spec's ``cells``: what a plan was made from."""
+    known: dict[Variant, str] = {}
+
+    def of(variant: Variant) -> str:
+        if variant not in known:
+            known[variant] = _sha256([variant.settings, {role: list(map(of, read)) for role, read in variant.inputs.items()}])
+        return known[variant]
+
+    return _sha256([[cell.row, cell.column, cell.skip, cell.epoch, cell.setting, list(map(of, cell.variants))] for cell in cells])
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def same_runs(spec: Spec, cells: Sequence[tuple[str, str, Iterable[str]]]) -> list[str]:
+    """Return in words which ``cells`` (row, column, run ids) have the same runs, read at the same epoch: between them nothing is compared.
+
+    It happens where a scale undoes what tells rows or columns apart, and where what is chosen for one is what another has.
+    """
+    epochs = {row.label: row.epoch for row in spec.row_lines}
+    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    # Rows that are one in a column, then columns that are one in a row.
+    for axis in (0, 1):
+        groups: defaultdict[tuple[str, frozenset[str], str | None], list[str]] = defaultdict(list)
+        for row, column, run_ids in cells:
+            place = (row, column)
+            groups[place[1 - axis], frozenset(run_ids), epochs[row]].append(place[axis])
+        for (where, names, _), labels in groups.items():
+            if names and len(labels) > 1:
+                alike[tuple(labels)].append(where)
+    named = {" and ".join(map(repr, labels)): "; ".join(filter(None, places)) for labels, places in alike.items()}
+    return [f"{labels} ({places})" if places else labels for labels, places in named.items()]
+
+
+def on_top(base: Settings, added: Settings) -> Settings:
+    """Return ``base`` with ``added`` put on top of it.
+
+    A choice (a key without a dot, such as ``model``) replaces the choice and everything below it, whose names the new choice may
+    not have; a model also replaces the recipe (``optim``), because it brings its own.
+    """
+    replaced = {key for key in added if "." not in key}
+    if "model" in replaced:
+        replaced.add("optim")
+    return {key: value for key, value in base.items() if key.partition(".")[0] not in replaced} | added
+
+
+def without(base: Settings, names: Sequence[str]) -> Settings:
+    """Return ``base`` without the settings called ``names`` and everything below them."""
+    below = tuple(f"{name}." for name in names)
+    return {key: value for key, value in base.items() if key not in names and not key.startswith(below)}
+
+
+def combinations(axes: Mapping[str, Sequence[Any]]) -> list[Settings]:
+    """Return every combination of the values of ``axes``, the last axis fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+
+def _has(settings: Settings, wanted: Settings) -> bool:
+    """Say whether ``settings`` has those ``wanted``; 1, 1.0 and true are three values."""
+    return all(key in settings and repr(settings[key]) == repr(value) for key, value in wanted.items())
+
+
+def _named(name: str, values: Settings) -> str:
+    return ", ".join([name, *(f"{key}={value}" for key, value in values.items())])
+
+
+class Expansion:
+    """Makes the runs of one spec at a scale, with the ``chosen`` values. Runs that several others read are made once.
+
+    Raises:
+        SpecError: the scale has another grid for a tuning that does not exist, or repeats what the spec does not.
+    """
+
+    def __init__(self, spec: Spec, scale: Scale, chosen: Mapping[Key, Chosen]) -> None:
+        self.spec, self.scale, self.chosen = spec, scale, chosen
+        self.tunings: dict[str, Tuning] = dict(spec.tuning)
+        self.repeats = scale.repeats.get(spec.name, spec.repeats)
+        self._read: dict[str, list[Variant]] = {}
+        with mistakes_of(scale.path):
+            if self.repeats.keys() != spec.repeats.keys():
+                raise ValueError(f"repeats.{spec.name} must have the keys that the spec repeats: {one_of(spec.repeats)}.")
+            file = Path(spec.shared or "").stem
+            for name, grid in scale.tuning.get(file, {}).items():
+                tuning = look_up(name, spec.tuning, f"tuning.{file}: there is no tuning")
+                if grid.grid.keys() != tuning.grid.keys():
+                    raise ValueError(f"tuning.{file}.{name}.grid must have the keys {one_of(tuning.grid)}.")
+                self.tunings[name] = tuning.model_copy(update={"grid": grid.grid, "otherwise": grid.otherwise})
+
+    def cells(self) -> list[Cell]:
+        """Return every cell; see :func:`expand`."""
+        cells = []
+        for row, column in product(self.spec.row_lines, self.spec.column_lines):
+            with mistakes_of(self.spec.path, f"in row '{row.label}', column '{column.label}': "):
+                cells.append(self._cell(row, column))
+        return cells
+
+    def base(self, use: Use) -> tuple[Settings, Origins]:
+        """Return what the runs of the grid of ``use`` have in common, before the scale, and which tunings chose what of it.
+
+        They begin with the settings of the run that needs the values, as an input does with those of its reader.
+        """
+        own = self.tunings[use.key[0]].settings
+        base = on_top(without(use.settings, NOT_INHERITED), own)
+        return base, {key: origin for key, origin in use.origins.items() if key in base and key not in own}
+
+    def grid(self, use: Use) -> list[tuple[Settings, Variant]]:
+        """Return each point of the grid of ``use``, with its run.
+
+        Raises:
+            SpecError: as :func:`expand`.
+        """
+        tuning = self.tunings[use.key[0]]
+        base, origins = self.base(use)
+        points = []
+        for values in combinations({key: self.scale.subsampled(axis) for key, axis in tuning.grid.items()}):
+            tried = origins | dict.fromkeys(values, _TRIED)
+            with mistakes_of(self.spec.path, f"tuning.{use.key[0]}: "):
+                points.append(
+                    (values, self._variant(on_top(base, values), tuning, tried, fixed={}, name=_named(f"tuning {use.key[0]}", values)))
+                )
+        return points
+
+    def _cell(self, row: Line, column: Line) -> Cell:
+        rules = [
+            rule for rule in self.spec.cells if (not rule.row or row.label in rule.row) and (not rule.column or column.label in rule.column)
+        ]
+        skip = next((rule.skip for rule in rules if rule.skip), None)
+        parts: list[tuple[str, Part]] = [("common", Part.model_construct(settings=self.spec.common))]
+        sources: list[tuple[str, Used]] = [("its row", row), ("its column", column), *(("cells", rule) for rule in rules)]
+        for title, part in sources:
+            if part.use:
+                run = look_up(part.use, self.spec.runs, "use: there is no run")
+                if run.each:
+                    raise ValueError(f"use: '{part.use}' is several runs, one for each {one_of(run.each)}; a cell needs one.")
+                parts.append((f"run '{part.use}'", run))
+            parts.append((title, part))
+        merged = merge(parts)
+        variants = []
+        for repeat in [] if skip else combinations(self.repeats):
+            settings = join([("its row, column or cell", merged.settings), ("repeats", repeat)])
+            if self.spec.kind == "recipe":
+                settings = _RECIPE | settings
+            variants.append(self._variant(settings, merged, {}, fixed=settings, repeat=repeat))
+        epoch = None if row.epoch is None else self.scale.epoch(row.epoch)
+        return Cell(row.label, column.label, variants, skip, epoch, row.setting)
+
+    def _variant(
+        self, settings: Settings, part: Part, origins: Origins, *, fixed: Settings, repeat: Settings | None = None, name: str = ""
+    ) -> Variant:
+        """Return the run with ``settings`` (before the scale), of which those in ``fixed`` are its own rather than its reader's."""
+        origins = {key: origin for key, origin in origins.items() if key in settings and key not in fixed}
+        needed: list[tuple[Key, Chosen | None]] = []
+        for tuning in part.tuned:
+            key, chosen, values = self._tuned(tuning, settings)
+            if twice := values.keys() & fixed.keys():
+                raise ValueError(f"{min(twice)} is tuned by '{tuning}' and also set. Leave one out.")
+            settings = on_top(settings, values) | fixed
+            fixed = fixed | values
+            origins |= dict.fromkeys(values, key)
+            needed.append((key, chosen))
+        # The runs of a grid have what is tuned beside it, whatever is named first.
+        uses = [Use(key, settings, origins, chosen) for key, chosen in needed]
+        inherited = without(settings, NOT_INHERITED)
+        inputs: dict[str, list[Variant]] = {role: self._inputs(role, ref, inherited, origins) for role, ref in sorted(part.inputs.items())}
+        return Variant(self._scaled(settings, origins), inputs, repeat or {}, name, uses)
+
+    def _inputs(self, role: str, ref: Input, inherited: Settings, origins: Origins) -> list[Variant]:
+        same = repr((role, ref, sorted(inherited.items()), sorted(origins.items())))
+        if same not in self._read:
+            run = look_up(ref.run, self.spec.runs, f"inputs.{role}: there is no run")
+            chosen = [each for each in combinations(run.each) if _has(each, ref.where)]
+            if not chosen or (role == "teacher" and len(chosen) > 1):
+                raise ValueError(f"inputs.{role}: {len(chosen)} runs of '{ref.run}' match where; one is needed, of labels one or more.")
+            found = []
+            for each in chosen:
+                own = on_top(on_top(run.settings, ref.settings), each)
+                found.append(self._variant(on_top(inherited, own), run, origins, fixed=own, name=_named(ref.run, ref.settings | each)))
+            self._read[same] = found
+        return self._read[same]
+
+    def _tuned(self, name: str, settings: Settings) -> tuple[Key, Chosen | None, Settings]:
+        """Return what the tuning called ``name`` is looked up by for a run with ``settings``, what was chosen, and the values."""
+        tuning = look_up(name, self.tunings, "tuned: there is no tuning")
+        if not {"dataset", "model"} <= settings.keys():
+            raise ValueError(f"tuned: '{name}' is looked up by dataset and model. Set both.")
+        key = (name, settings["dataset"], settings["model"])
+        chosen = self.chosen.get(key)
+        values = tuning.otherwise if chosen is None else chosen.chosen
+        if values.keys() != tuning.grid.keys():
+            raise ValueError(f"tuned: what was chosen for '{name}' has not the keys of its grid, {', '.join(tuning.grid)}. Tune it again.")
+        return key, chosen, values
+
+    def _scaled(self, settings: Settings, origins: Origins) -> Settings:
+        """Return ``settings`` at the scale; what was tuned of a recipe stays where a rule replaces the model or the recipe."""
+        tuned = {key for key in origins if key.startswith("optim.")}
+        for rule in self.scale.rules:
+            if _has(settings, rule.where):
+                kept = without(settings, rule.drop)
+                settings = {key: kept[key] for key in tuned & kept.keys()} | on_top(kept, rule.settings)
+                tuned -= rule.settings.keys()
+        return settings

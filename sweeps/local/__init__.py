@@ -1,1 +1,0 @@
-"""Executing the runs of a plan on this machine."""

@@ -1,1 +1,0 @@
-"""Which runs specs need, in which order, and what they cost."""

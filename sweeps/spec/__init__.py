@@ -1,1 +1,0 @@
-"""Tables and figures as data: reading their YAML files."""
