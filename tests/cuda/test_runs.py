@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ from benchmarks.null_cuda import loaded
 from benchmarks.step import measure
 from repro import doctor
 from repro.config.compose import compose
-from repro.errors import UserError
+from repro.errors import Interrupted, UserError
 from repro.files import read_json
+from repro.training.loop import Training
+from repro.training.monitor import Monitor
 from repro.training.run import execute
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -41,8 +44,7 @@ def test_golden_tests(file: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("check", doctor.CHECKS, ids=lambda check: str(check.__name__))
-def test_checks(check: doctor.Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "SMALL", SMALL)
+def test_checks(check: doctor.Check) -> None:
     with contextlib.suppress(UserError) if loaded() else contextlib.nullcontext():
         assert check(CUDA, SMALL)
 
@@ -54,11 +56,23 @@ def test_the_memory_of_a_graph_is_counted() -> None:
 
 
 @pytest.mark.parametrize("execution", [["exec=audit"], ["exec=auto"], ["exec=fast", "exec.compile=false"]])
-def test_a_run_ends(tmp_path: Path, execution: list[str]) -> None:
+def test_a_run_that_is_stopped_ends_in_the_same_bytes(tmp_path: Path, execution: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["method=instance_labels", "dataset=digits", "seed=0", "optim.epochs=2", "tracker=none", "exec.device=cuda"]
-    folder = execute(compose([*settings, *execution, f"paths.runs={tmp_path}"]))
-    assert (folder / "final.json").exists()
-    assert (folder / "labels" / "instances.f16").exists()
+    whole, resumed = (compose([*settings, *execution, f"paths.runs={tmp_path / name}"]) for name in ("whole", "resumed"))
+    between_steps = Monitor.between_steps
+
+    def stop(monitor: Monitor, training: Training) -> None:
+        if (training.epoch, training.batch) == (1, 2):
+            monitor._requests = [signal.SIGTERM]
+        between_steps(monitor, training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "between_steps", stop)
+        with pytest.raises(Interrupted):
+            execute(resumed)
+    folder, other = execute(whole), execute(resumed)
+    for file in ("final.json", "model.safetensors", "labels/instances.f16"):
+        assert (folder / file).read_bytes() == (other / file).read_bytes() or loaded()
     execution_kept = read_json(folder / "provenance.json")["execution"]
     assert execution_kept["cuda_graphs"] == (execution != ["exec=audit"])
 

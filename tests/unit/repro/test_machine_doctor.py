@@ -1,8 +1,5 @@
 """What the doctor says of a machine on which something is wrong."""
 
-import contextlib
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,15 +8,6 @@ from repro.errors import UserError
 
 CPU = torch.device("cpu")
 TINY = doctor.Sizes(("model=resnet18", "model.width=2"), batch=4, meta_batch=8, steps=1)
-
-
-def test_the_gradient_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "SMALL", TINY)
-    assert "torch.float64" in doctor.check_gradient(CPU, TINY)
-    exact = doctor.coefficient_gradient
-    monkeypatch.setattr(doctor, "coefficient_gradient", lambda *problem: (1.0 + 1e-8) * exact(*problem))
-    with pytest.raises(UserError, match="differs from automatic differentiation by torch.float64 1.0e-08"):
-        doctor.check_gradient(CPU, TINY)
 
 
 def test_steps_are_measured() -> None:
@@ -35,25 +23,6 @@ def test_the_first_step_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "executions", lambda device: {"float32": [], "auto": ["optim.learning_rate=1"], "fast": []})
     with pytest.raises(UserError, match=r"Use exec=audit\."):
         doctor.check_execution(CPU, TINY)
-
-
-@pytest.mark.slow
-def test_a_resume_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "has the bytes of an undisturbed one" in doctor.check_resume(CPU, TINY)
-
-
-@pytest.mark.parametrize(("last", "message"), [("", None), ("echo $0 $? >> $run/final.json", "final.json"), ("exit 3", "a run failed")])
-def test_what_a_resume_shows(last: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a program in the place of a run that hangs until it is killed, and may do something else when it resumes."""
-    program = tmp_path / "program"
-    lines = ["#!/bin/sh", "for last; do :; done", "run=${last#*=}/run", "mkdir -p $run", "case $run in */killed/*)"]
-    lines += [f"if [ -e $run/checkpoint.pt ]; then {last or ':'}; else touch $run/checkpoint.pt; exec sleep 100; fi;; esac"]
-    program.write_text("\n".join([*lines, "echo >> $run/final.json", ""]))
-    program.chmod(0o755)
-    monkeypatch.setattr(doctor.sys, "executable", str(program))
-    monkeypatch.setattr(doctor, "RESULTS", ("final.json",))
-    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
-        doctor.check_resume(CPU, TINY)
 
 
 def test_it_stops_at_the_first_thing_that_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
