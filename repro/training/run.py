@@ -131,9 +131,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, device: torch.devic
     with track(config, name, folder.path) as tracker:
         for row in folder.rows:
             tracker.log(row)
-        monitor = Monitor(config, folder, tracker, requests)
-        training.run(monitor)
-        monitor.close()
+        training.run(Monitor(config, folder, tracker, requests))
         if config.exec.save_model:
             weights = training.model.state_dict()
             folder.write("model.safetensors", save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from real_runs import stopped
 
 from benchmarks.null_cuda import loaded
 from benchmarks.step import measure
 from repro import doctor
 from repro.config.compose import compose
-from repro.errors import Interrupted, UserError
+from repro.errors import UserError
 from repro.files import read_json
-from repro.training.loop import Training
-from repro.training.monitor import Monitor
 from repro.training.run import execute
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -56,20 +54,10 @@ def test_the_memory_of_a_graph_is_counted() -> None:
 
 
 @pytest.mark.parametrize("execution", [["exec=audit"], ["exec=auto"], ["exec=fast", "exec.compile=false"]])
-def test_a_run_that_is_stopped_ends_in_the_same_bytes(tmp_path: Path, execution: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_stopped_ends_in_the_same_bytes(tmp_path: Path, execution: list[str]) -> None:
     settings = ["method=instance_labels", "dataset=digits", "seed=0", "optim.epochs=2", "tracker=none", "exec.device=cuda"]
     whole, resumed = (compose([*settings, *execution, f"paths.runs={tmp_path / name}"]) for name in ("whole", "resumed"))
-    between_steps = Monitor.between_steps
-
-    def stop(monitor: Monitor, training: Training) -> None:
-        if (training.epoch, training.batch) == (1, 2):
-            monitor._requests = [signal.SIGTERM]
-        between_steps(monitor, training)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Monitor, "between_steps", stop)
-        with pytest.raises(Interrupted):
-            execute(resumed)
+    stopped(resumed, epoch=1, batch=2)
     folder, other = execute(whole), execute(resumed)
     for file in ("final.json", "model.safetensors", "labels/instances.f16"):
         assert (folder / file).read_bytes() == (other / file).read_bytes() or loaded()
