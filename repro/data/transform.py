@@ -23,9 +23,6 @@ _STATISTICS = {
     ),
 }
 
-#: Offsets up to twice the padding are kept as uint8.
-_MAX_PADDING = 127
-
 
 class Transform:
     """Crop, mirror and normalise uint8 images (A5, A6).
@@ -58,8 +55,6 @@ class Transform:
                 f"augment.normalization={config.normalization}: has {len(mean)} channels, and the dataset's images {channels}. "
                 "Use augment.normalization=dataset."
             )
-        if config.padding > _MAX_PADDING:
-            raise UserError(f"augment.padding={config.padding}: must be at most {_MAX_PADDING}.")
         if config.padding_mode == "reflect" and config.padding >= min(height, width):
             raise UserError(
                 f"augment.padding={config.padding}: with augment.padding_mode=reflect it must be below the {min(height, width)} pixels "
