@@ -17,10 +17,7 @@ from repro.randomness import Stream
 #: Mean and standard deviation per channel of pixels in [0, 1] that stand in for a dataset's own (A6).
 _STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "meta_weight_net": (
-        (125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0),
-        (63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0),
-    ),
+    "meta_weight_net": ((125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0), (63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0)),
 }
 
 
@@ -64,8 +61,7 @@ class Transform:
         self._reflect = config.padding_mode == "reflect"
         self._flip = config.horizontal_flip
         self._device = device
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, channels, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(1, channels, 1, 1)
+        self._mean, self._std = (torch.tensor(of, dtype=torch.float32, device=device).view(1, channels, 1, 1) for of in (mean, std))
         self._rows = torch.arange(height, device=device)
         self._columns = torch.arange(width, device=device)
 
