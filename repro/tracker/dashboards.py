@@ -99,8 +99,9 @@ def save(server: Server, url: str | None = None) -> str:
         ) from error
     try:
         # Written into the view that is there, its identity stays, and with it everybody's bookmarks.
-        view = ws.Workspace(entity=server.entity, project=server.project) if url is None else ws.Workspace.from_url(url)
-        view.name, view.auto_generate_panels = "Soft labels", False
+        new = ws.Workspace(entity=server.entity, project=server.project, sections=[], auto_generate_panels=False)
+        view: Any = new if url is None else ws.Workspace.from_url(url)
+        view.name = "Soft labels"
         view.sections = [ws.Section(name=name, panels=panels, is_open=True) for name, panels in _panels().items()]
         # 50 runs a panel: more lines than anybody tells apart.
         view.settings = ws.WorkspaceSettings(x_axis="epoch", group_by_prefix="first", max_runs=50, ignore_outliers=False)
@@ -109,7 +110,7 @@ def save(server: Server, url: str | None = None) -> str:
             order=[expr.Ordering(expr.Summary(_BEST), ascending=False)],
             pinned_columns=[f"summary:{name}" for name in _COLUMNS],
         )
-        view.save()  # type: ignore[no-untyped-call]
+        view.save()
     except Exception as error:  # the client passes on whatever its service and its HTTP library raise
         hint = "" if url is None else f" {url} must be an address that `workspace save` printed."
         raise UserError(f"the workspace is not saved: {described(error)}.{hint}") from error

@@ -75,6 +75,8 @@ class Training:
         self.optimizer = optimizer
         self.method = method
         self.recorder = recorder
+        parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "method": method, "recorder": recorder}
+        self._parts = {name: part for name, part in parts.items() if part is not None}
         self.epoch = 0
         self.batch = 0
         self.diverged = False
@@ -101,20 +103,16 @@ class Training:
         if method.uses_meta and data.meta is not None and config.meta.batch_size > len(data.meta):
             raise UserError(f"meta.batch_size={config.meta.batch_size}: must be at most the {len(data.meta)} images of the meta set.")
 
-    def _parts(self) -> dict[str, Any]:
-        parts = {"model": self.model, "optimizer": self.optimizer, "method": self.method, "recorder": self.recorder}
-        return {name: part for name, part in parts.items() if part is not None}
-
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as tensors and plain numbers."""
         random = [torch.get_rng_state(), *([torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [])]
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
         return {"epoch": self.epoch, "batch": self.batch, "random": random, "sums": self._totals, **parts}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.epoch, self.batch = state["epoch"], state["batch"]
-        for name, part in self._parts().items():
+        for name, part in self._parts.items():
             part.load_state_dict(state[name])
         for name, total in self._totals.items():
             total.copy_(state["sums"][name])
@@ -145,8 +143,12 @@ class Training:
         self.epoch, self.batch = epoch + 1, 0
         if self.recorder:
             self.recorder.end_epoch(self.epoch)
-        means = {name: (total.cpu().double() / self._visited).tolist() for name, total in self._totals.items()}
-        row = {"train/loss": means["loss"], "train/accuracy": means["correct"], "optim/learning_rate": self._schedule.learning_rate(epoch)}
+        means: dict[str, Any] = {name: (total.cpu().double() / self._visited).tolist() for name, total in self._totals.items()}
+        row: dict[str, float] = {
+            "train/loss": means["loss"],
+            "train/accuracy": means["correct"],
+            "optim/learning_rate": self._schedule.learning_rate(epoch),
+        }
         if self._weighs:
             row["weight/mean"], row["weight/unused"] = means["weights"]
         return row | (self._directions.metrics() if self._directions else {})
