@@ -1,18 +1,15 @@
-"""``python -m repro.doctor``: how far ways of execution are from float32 on this machine, and how fast steps are.
+"""``python -m repro.doctor``: how far the first step by ``exec=auto`` and by ``exec=fast`` is from that of float32 on this machine.
 
-Whether the numbers are right is what ``make test-cuda`` says.
+Whether the numbers of float32 are right is what ``make test-cuda`` says, and how long steps take ``benchmarks/step.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import math
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +48,6 @@ class Sizes:
 #: Seconds instead of minutes on a CPU.
 SMALL = Sizes(("model=resnet18", "model.width=8"), batch=16, meta_batch=32, steps=3)
 
-Check = Callable[[torch.device, Sizes], str]
-
 
 def check_execution(device: torch.device, sizes: Sizes) -> str:
     """Compare the first step of ``exec=auto`` and of ``exec=fast`` with that of float32."""
@@ -65,22 +60,6 @@ def check_execution(device: torch.device, sizes: Sizes) -> str:
     if not auto <= CLOSE:
         raise UserError(f"{text}. Use exec=audit.")
     return text if fast <= CLOSE else f"{text}; do not use exec=fast"
-
-
-def check_speed(device: torch.device, sizes: Sizes) -> str:
-    """Measure steps, plain and with labels that learn."""
-    lines = []
-    for name, settings in executions(device).items():
-        for method in ("one_hot", "instance_labels"):
-            training = random_training(f"method={method}", *settings, device=device, sizes=sizes)
-            take = functools.partial(training.take_step, training.begin_epoch())
-            seconds = [timed(take, device) for _ in range(2 + sizes.steps)][2:]  # in the first two, things are made ready
-            lines.append(f"{name}, {method} {1e3 * statistics.median(seconds):.1f} ms")
-    return f"a step of {' '.join(sizes.model)} with {sizes.batch} and {sizes.meta_batch} images: {'; '.join(lines)}"
-
-
-#: It stops at the first that finds something wrong.
-CHECKS: tuple[Check, ...] = (check_execution, check_speed)
 
 
 def executions(device: torch.device) -> dict[str, list[str]]:
@@ -131,15 +110,6 @@ def distance(moved: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     return max(float((mine - theirs).norm() / theirs.norm()) for mine, theirs in zip(moved, reference, strict=True))
 
 
-def timed(call: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the seconds that a call takes, with what it gives the device to do."""
-    start = clock()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - start
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 1 where something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m repro.doctor", description=__doc__)
@@ -149,13 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         device = choose_device(options.device)
         print(f"{device_name(device)}, {', '.join(f'{name} {version}' for name, version in versions().items())}", flush=True)
-        for check in CHECKS:
-            name = check.__name__.removeprefix("check_")
-            try:
-                print(f"ok   {name}: {check(device, SMALL if device.type == 'cpu' else Sizes())}", flush=True)
-            except (UserError, RuntimeError, OSError) as error:
-                print(f"BAD  {name}: {str(error).partition(chr(10))[0]}")
-                return 1
+        try:
+            print(f"ok   {check_execution(device, SMALL if device.type == 'cpu' else Sizes())}")
+        except (UserError, RuntimeError) as error:
+            print(f"BAD  {str(error).partition(chr(10))[0]}")
+            return 1
         return 0
 
     return exit_code_of(command)
