@@ -12,7 +12,6 @@ from real_runs import stopped
 from short_runs import EXPECTED, offline_epochs, settings, train
 
 from repro.config.compose import compose
-from repro.files import read_json, write_json
 from repro.tracker.__main__ import main
 from repro.tracker.mirror import upload_lock
 from repro.tracker.server import Remote, Server
@@ -64,7 +63,7 @@ def test_an_upload_that_fails_is_completed_by_the_next(
     monkeypatch.setattr("repro.tracker.sync.UPLOAD_TIMEOUT_S", 5 if status == 500 else 300)
     sync(folder, code=1, words=message)
     assert backend.run(folder.name).epochs() == []
-    assert "mark" not in read_json(folder / "sync.json")
+    assert not (folder / "sync.json").exists()
     backend.faults.clear()
     sync(folder, words="synced")
     assert backend.run(folder.name).epochs() == EXPECTED
@@ -125,22 +124,11 @@ def test_a_spoilt_run_is_sent_again(folder: Path, backend: Backend, sync: Comman
         ([*whole, json.dumps({"epoch": 6, "_step": 6})], "7 rows, and metrics.jsonl has 6"),
     ):
         stored.history[:] = spoilt
-        (folder / "sync.json").unlink()
-        assert "`sync --as NEW_ID`" in sync(folder, code=1, words=message)
+        (folder / "sync.json").unlink(missing_ok=True)
+        assert "`sync --project OTHER`" in sync(folder, code=1, words=message)
         assert stored.history == spoilt
-    backend.on_upsertbucket({"project": stored.project, "name": "taken"})
-    sync(folder, "--as", "taken", code=1, words="Choose another id")
-    # Cut short, then called again.
-    backend.fault("file_stream", status=403)
-    sync(folder, "--as", "clean", code=1)
-    backend.faults.clear()
-    sync(folder, "--as", "clean", words="synced")
-    # From then on the run is that one.
-    write_json(folder / "sync.json", read_json(folder / "sync.json") | {"mark": None})
-    sync(folder, words="up to date (6 rows")
-    assert backend.run("clean").epochs() == EXPECTED
-    shutil.copytree(folder, folder.parent / "copy")
-    sync(folder.parent, "--as", "third", code=2, words="goes with one run folder")
+    sync(folder, "--project", "other", words="synced (6 rows")
+    assert backend.run(folder.name, "other").epochs() == EXPECTED
 
 
 def test_an_online_attempt_continues_what_was_synced(backend: Backend, tmp_path: Path, sync: Command) -> None:
