@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from analysis.build import LEFT_OVER, check, make_files, write
-from analysis.reading.cells import plans
-from analysis.reading.evidence import FOLDER
-from analysis.reading.keep import keep, restore
+from analysis.reading.evidence import FOLDER, open_evidence, open_source
+from analysis.reading.keep import add, restore
 from analysis.tables.claims_page import PAGE, claims_files, short_table
 from analysis.tables.page import Files, write_files
 from repro.command import exit_code_of
 from repro.errors import UserError
-from sweeps.spec.load import PAPER, FigureSpec, known_scales, known_specs, load_scale, load_spec
+from repro.files import read_json
+from sweeps.spec import PAPER, Spec, known_scales, known_specs, load_scale, load_spec
 
-# What a command alone needs is imported by it: pandas, pyarrow and matplotlib take a second each.
+# What a command alone needs is imported by it: matplotlib takes a second.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,76 +35,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code_of(lambda: _COMMANDS[chosen.command][0](chosen))
 
 
+def _specs(chosen: argparse.Namespace) -> list[Spec]:
+    return [load_spec(name) for name in dict.fromkeys(chosen.spec)]
+
+
 def _print_files(paths: Sequence[Path]) -> None:
     print("files:", *(f"  {path}" for path in paths), sep="\n", flush=True)
 
 
 def _collect(chosen: argparse.Namespace) -> None:
-    from analysis.reading.store import write_store
+    from analysis.reading.collect import write_tables
 
-    store = write_store(chosen.runs)
-    print(f"{store.done} runs")
-    for name, reason in sorted(store.left_out.items()):
-        print(f"left out: {name}: {' '.join(reason.split())}")
-    _print_files([store.runs, store.curves])
+    if not chosen.runs.is_dir():
+        raise UserError(f"{chosen.runs}: there is no such folder. Set --runs or $REPRO_RUNS to the folder of the run folders.")
+    target = chosen.out or chosen.runs / "collected"
+    runs = write_tables(open_source(chosen.runs, load_scale(chosen.scale)), target)
+    others = runs[runs["state"] != "done"]
+    print(
+        f"{len(runs) - len(others)} runs", *(f"left out: {run.run_id}: {run.state} {run.problem}" for run in others.itertuples()), sep="\n"
+    )
+    _print_files([target / "runs.csv", target / "curves.csv.gz"])
 
 
-def _tables_or_figures(chosen: argparse.Namespace) -> None:
-    for name in dict.fromkeys(chosen.spec):
-        spec = load_spec(name, load_scale(chosen.scale))
-        if isinstance(spec, FigureSpec) != (chosen.command == "figures"):
-            other = "figures" if chosen.command == "tables" else "tables"
-            raise UserError(f"{name} is not one of the {chosen.command}. Call: python -m analysis {other} {name}")
-        files = make_files(spec, chosen.runs)
-        paths = files.write(chosen.out or chosen.runs / "pages")
+def _pages(chosen: argparse.Namespace) -> None:
+    for files in _made_pages(chosen):
+        paths = write_files((chosen.out or chosen.runs / "pages") / files.folder, files.contents)
         if chosen.command == "tables":
             print(files.page)
         _print_files(paths)
 
 
 def _report(chosen: argparse.Namespace) -> None:
-    from analysis.reading.images import TrainingSets
     from analysis.report.page import make_report
 
-    scale, runs, names = load_scale(chosen.scale), chosen.runs, dict.fromkeys(chosen.spec)
-    out = chosen.out or runs / "pages" / "report.html"
+    out = chosen.out or chosen.runs / "pages" / "report.html"
+    out = out / "report.html" if out.is_dir() else out
     deviations = Path(__file__).resolve().parent.parent / "docs" / "deviations.md"
     page = make_report(
-        [make_files(load_spec(name, scale), runs) for name in names] if names else _planned_pages(chosen),
-        runs,
+        _made_pages(chosen),
         deviations=deviations.read_text(encoding="utf-8") if deviations.exists() else "",
-        command=shlex.join(["python", "-m", "analysis", "report", *chosen.spec, *(["--scale", chosen.scale] if scale != PAPER else [])]),
-        training_set_of=TrainingSets().of,
-        runs_link=Path(os.path.relpath(runs, out.parent)).as_posix(),
+        command=shlex.join(["python", "-m", "analysis", "report", *chosen.spec, "--scale", chosen.scale]),
+        runs_link=Path(os.path.relpath(chosen.runs, out.parent)).as_posix(),
     )
     write_files(out.parent, {out.name: page})
     print(f"{out} ({len(page) / 1e6:.1f} MB)")
 
 
-def _planned_pages(chosen: argparse.Namespace) -> list[Files]:
-    """Return the page of every plan of that scale; one that cannot be made is named, and keeps no other from being made."""
+def _made_pages(chosen: argparse.Namespace) -> list[Files]:
+    """Return the pages of the specs named, else of every plan; then one that cannot be made is said, and stops no other."""
+    scale = load_scale(chosen.scale)
+    source = open_source(chosen.runs, scale)
+    if chosen.spec:
+        return [make_files(spec, scale, source) for spec in _specs(chosen)]
     pages = []
-    for path, spec in plans(chosen.runs, load_scale(chosen.scale)):
+    for path in sorted(source.plans.glob("*.json")):
         try:
-            if isinstance(spec, UserError):
-                raise spec
-            pages.append(make_files(spec, chosen.runs))
-        except UserError as error:
+            # A spec that does not come with the suite is found by the file that its plan names.
+            pages.append(make_files(load_spec(read_json(path).get("spec_file", path.stem)), scale, source))
+        except (UserError, ValueError) as error:
             print(f"left out: {path.stem}: {error}", file=sys.stderr)
     return pages
 
 
 def _evidence(chosen: argparse.Namespace) -> None:
-    specs, evidence = [load_spec(name, load_scale(chosen.scale)) for name in dict.fromkeys(chosen.spec)], chosen.out / FOLDER
+    scale = load_scale(chosen.scale)
+    path, source = chosen.out / FOLDER / scale.name, open_source(chosen.runs, scale)
     if chosen.restore:
-        print(f"{len(restore(specs, evidence, chosen.runs))} runs restored in {chosen.runs}")
+        print(f"{len(restore(_specs(chosen), open_evidence(path), source, chosen.runs))} runs restored in {chosen.runs}")
         return
-    kept = keep(specs, chosen.runs, evidence)
-    print(f"{len(kept.runs)} runs kept in {evidence}")
-    for name in kept.dropped:
-        print(f"removed: {name}: no cell names it any more")
-    for name, problem in kept.left_out.items():
+    for name, problem in add(_specs(chosen), scale, source, path).items():
         print(f"left out: {name}: {problem}", file=sys.stderr)
+    print(f"{len(open_evidence(path).run_ids)} runs in {path}")
 
 
 def _claims(chosen: argparse.Namespace) -> None:
@@ -112,9 +113,8 @@ def _claims(chosen: argparse.Namespace) -> None:
         print("\n".join(short_table(load_scale(chosen.short), chosen.runs)))
         return
     files = claims_files(chosen.runs)
-    paths = write_files(chosen.out, files)
     print(files[PAGE].decode())
-    _print_files(paths)
+    _print_files(write_files(chosen.out, files))
 
 
 def _build(chosen: argparse.Namespace) -> None:
@@ -123,61 +123,64 @@ def _build(chosen: argparse.Namespace) -> None:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    out, found = chosen.out, check(chosen.out)
-    for path, what in found.items():
-        print(f"{what}: {out / path}", file=sys.stderr)
-    if found:
-        remedy = "Call: python -m analysis build" + ("; delete what is left over." if LEFT_OVER in found.values() else "")
-        print(f"error: {len(found)} files are not what {out}/evidence makes. {remedy}", file=sys.stderr)
+    differences = check(chosen.out)
+    for path, what in differences.items():
+        print(f"{what}: {chosen.out / path}", file=sys.stderr)
+    if differences:
+        remedy = "Call: python -m analysis build" + ("; delete what is left over." if LEFT_OVER in differences.values() else "")
+        print(f"error: {len(differences)} files are not what {chosen.out}/evidence makes. {remedy}", file=sys.stderr)
         return 1
-    print(f"{out}: every file is what the evidence makes")
+    print(f"{chosen.out}: every file is what the evidence makes")
     return 0
 
 
-_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str]] = {
-    "collect": (_collect, "write every finished run and its curves as runs.parquet and curves.parquet into the runs folder"),
-    "tables": (_tables_or_figures, "write tables as Markdown, CSV and LaTeX with their provenance, and print them"),
-    "figures": (_tables_or_figures, "write figures as PNG, SVG and PDF, with what is plotted as CSV"),
-    "report": (_report, "write one HTML page with tables, figures and a browser of labels, that opens without a network"),
-    "evidence": (_evidence, "add what the pages of specs need of their runs to paper_tables/evidence, small enough to be committed"),
-    "claims": (_claims, "test the claims of the paper, write the page and the table, and print them"),
-    "build": (_build, "make every page of paper_tables from the evidence"),
-    "check": (_check, "fail if a file of paper_tables is not what the evidence makes"),
+_PAGES = Path("paper_tables")
+
+#: What each command does, and its options.
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, tuple[str, ...]]] = {
+    "collect": (_collect, "write finished runs and their curves as tables, runs.csv and curves.csv.gz", ("--scale", "--runs", "--out")),
+    "tables": (_pages, "write tables as Markdown, CSV and LaTeX, and print them", ("spec", "--scale", "--runs", "--out")),
+    "figures": (_pages, "write figures as PNG, SVG and PDF, with what is plotted as CSV", ("spec", "--scale", "--runs", "--out")),
+    "report": (
+        _report,
+        "write one HTML page of tables, figures and labels that opens without a network",
+        ("spec", "--scale", "--runs", "--out"),
+    ),
+    "evidence": (
+        _evidence,
+        "add what pages need of finished runs to what is committed",
+        ("spec", "--scale", "--runs", "--out", "--restore"),
+    ),
+    "claims": (_claims, "test the claims of the paper, write the page and the table, and print them", ("--runs", "--out", "--short")),
+    "build": (_build, "make every page of paper_tables from the evidence", ("--out",)),
+    "check": (_check, "fail if a file of paper_tables is not what the evidence makes", ("--out",)),
+}
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "spec": {"nargs": "*", "metavar": "SPEC", "help": "a name such as demo, or the path of a .yaml file (default: all that have a plan)"},
+    "--scale": {"default": PAPER, "metavar": "NAME", "help": "how large: a name or the path of a .yaml file (default: %(default)s)"},
+    "--runs": {"type": Path, "metavar": "DIR", "help": "run folders, or evidence (default: $REPRO_RUNS or runs; of claims: the evidence)"},
+    "--out": {
+        "type": Path,
+        "metavar": "PATH",
+        "help": "where files go (default: beside the run folders; of what is committed: paper_tables)",
+    },
+    "--restore": {"action": "store_true", "help": "write evidence as run folders to --runs; runs that are there stay"},
+    "--short": {"metavar": "SCALE", "help": "print the claims at one scale in short, as the README has them; write nothing"},
 }
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis",
-        description="Makes tables and figures from finished runs.",
-        epilog=f"Specs that come with the suite: {', '.join(known_specs())}. Scales: {', '.join(known_scales())}.",
-    )
+    known = f"Specs that come with the suite: {', '.join(known_specs())}. Scales: {', '.join(known_scales())}."
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Makes tables and figures from finished runs.", epilog=known)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands = {
-        name: subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.") for name, (_, text) in _COMMANDS.items()
-    }
-
-    def option(names: str, flag: str, text: str, **settings: Any) -> None:
-        for name in names.split():
-            commands[name].add_argument(flag, help=text, **settings)
-
-    runs = os.environ.get("REPRO_RUNS", "runs")
-    option("tables figures evidence", "spec", "a name such as demo, or the path of a .yaml file", nargs="+", metavar="SPEC")
-    option("report", "spec", "names of specs (default: all that have a plan among the runs)", nargs="*", metavar="SPEC")
-    text = "how large: a name or the path of a .yaml file (default: %(default)s)"
-    option("tables figures evidence report", "--scale", text, default=PAPER.title, metavar="NAME")
-    text = "run folders (default: $REPRO_RUNS or runs)"
-    option("collect tables figures evidence report", "--runs", text, type=Path, default=runs, metavar="DIR")
-    option("tables figures", "--out", "where the files go (default: the folder pages beside the run folders)", type=Path, metavar="DIR")
-    option("report", "--out", "where it goes (default: pages/report.html beside the run folders)", type=Path, metavar="FILE")
-    text = "write what the evidence has as run folders to --runs; runs that are there stay"
-    option("evidence", "--restore", text, action="store_true")
-    text = "where the pages are (default: paper_tables)"
-    option("evidence claims build check", "--out", text, type=Path, default="paper_tables", metavar="DIR")
-    text = "print the claims at one scale in short, as the README has them; write nothing"
-    option("claims", "--short", text, metavar="SCALE")
-    text = "evidence or run folders (default: %(default)s)"
-    option("claims", "--runs", text, type=Path, default="paper_tables/evidence", metavar="DIR")
+    for name, (_, text, options) in _COMMANDS.items():
+        command = subparsers.add_parser(name, help=text, description=f"{text}.")
+        for option in options:
+            command.add_argument(option, **_OPTIONS[option])
+        command.set_defaults(runs=_PAGES / FOLDER if name == "claims" else Path(os.environ.get("REPRO_RUNS", "runs")))
+        if name in ("evidence", "claims", "build", "check"):
+            command.set_defaults(out=_PAGES)
     return parser
 
 

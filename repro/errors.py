@@ -1,7 +1,7 @@
 """Errors that a user can act on.
 
-Every mistake a user can make ends in a :class:`UserError`: one message that names the field or the file, the value that was
-found, what is allowed, and what to do. The command-line entry points print it without a traceback and exit with ``EXIT_USER_ERROR``.
+A :class:`UserError` names the field or the file, the value, what is allowed, and the nearest name or the next command, in at most five
+lines. The command-line entry points print it without a traceback and exit with ``EXIT_USER_ERROR``.
 """
 
 from __future__ import annotations
@@ -56,5 +56,5 @@ def first_of(names: Sequence[str], count: int = 4) -> str:
 
 def shown(text: str) -> str:
     """Return ``text`` as a message shows it: on one line, without what a terminal cannot print, and not too long."""
-    printable = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: LONGEST_SHOWN + 1])
+    printable = "".join(char if char.isprintable() else "?" for char in text)
     return printable if len(printable) <= LONGEST_SHOWN else f"{printable[:LONGEST_SHOWN]}..."

@@ -42,19 +42,19 @@ METRICS: tuple[Metric, ...] = (
         "test/accuracy", "fraction", "higher", "share of test images whose most probable class is right; NaN when an output is not finite"
     ),
     Metric("meta/loss", "nats", "lower", "mean cross-entropy on the clean meta set, not augmented"),
-    Metric("meta/accuracy", "fraction", "higher", "share of meta images classified rightly"),
+    Metric("meta/accuracy", "fraction", "higher", "share of meta images classified correctly"),
     Metric(
         "val/loss",
         "nats",
         "lower",
         "mean cross-entropy on the validation set; it is the meta set unless split.validation_size says otherwise",
     ),
-    Metric("val/accuracy", "fraction", "higher", "share of validation images classified rightly; all tuning looks at this"),
+    Metric("val/accuracy", "fraction", "higher", "share of validation images classified correctly; all tuning looks at this"),
     Metric("peer_test/loss", "nats", "lower", "test/loss of a method's second network"),
     Metric("peer_test/accuracy", "fraction", "higher", "test/accuracy of a method's second network"),
     Metric("peer_val/loss", "nats", "lower", "val/loss of a method's second network"),
     Metric("peer_val/accuracy", "fraction", "higher", "val/accuracy of a method's second network; no tuning looks at it"),
-    Metric("class_meta_accuracy/{k}", "fraction", "higher", "share of the meta images of class k classified rightly"),
+    Metric("class_meta_accuracy/{k}", "fraction", "higher", "share of the meta images of class k classified correctly"),
     Metric("label/target_probability", "fraction", "neither", "mean over training images of the target's mass on the annotated class"),
     Metric(
         "label/next_class_in_superclass",
@@ -71,13 +71,13 @@ METRICS: tuple[Metric, ...] = (
             f"share of the epoch's visits of {what}; only with trajectory.gradient=true",
         )
         for kind, what in (
-            ("noisy", "wrongly annotated images at which moving mass from the annotated to the true class lowers the meta loss"),
-            ("clean", "rightly annotated images at which the step of Eq. 5 raises the annotated class"),
+            ("noisy", "wrongly labelled images at which moving mass from the annotated to the true class lowers the meta loss"),
+            ("clean", "correctly labelled images at which the step of Eq. 5 raises the annotated class"),
         )
     ),
     Metric("label/entropy", "nats", "neither", "mean entropy of the targets"),
-    Metric("label/entropy_clean", "nats", "neither", "mean entropy of the targets of rightly annotated images"),
-    Metric("label/entropy_noisy", "nats", "neither", "mean entropy of the targets of wrongly annotated images"),
+    Metric("label/entropy_clean", "nats", "neither", "mean entropy of the targets of correctly labelled images"),
+    Metric("label/entropy_noisy", "nats", "neither", "mean entropy of the targets of wrongly labelled images"),
     Metric("class_target_probability/{k}", "fraction", "neither", "mean of the target's mass on k over the images annotated as k"),
     *(
         Metric(f"label/{what}_q{percent}", unit, "neither", f"{percent}% quantile of {of} over the training images")
@@ -88,18 +88,18 @@ METRICS: tuple[Metric, ...] = (
         for percent in QUANTILES
     ),
     Metric("noise/label_error", "fraction", "lower", "share of training images whose most probable target class is not the true one"),
-    Metric("noise/label_error_noisy", "fraction", "lower", "the same over wrongly annotated images"),
+    Metric("noise/label_error_noisy", "fraction", "lower", "the same over wrongly labelled images"),
     Metric(
         "noise/correction_rate",
         "fraction",
         "higher",
-        "share of wrongly annotated images whose most probable target class is now the true one",
+        "share of wrongly labelled images whose most probable target class is now the true one",
     ),
     Metric(
         "noise/damage_rate",
         "fraction",
         "lower",
-        "share of rightly annotated images whose most probable target class is no longer the true one",
+        "share of correctly labelled images whose most probable target class is no longer the true one",
     ),
     Metric(
         "noise/top5_accuracy",
@@ -107,7 +107,7 @@ METRICS: tuple[Metric, ...] = (
         "higher",
         "share of training images whose true class is among the five most probable of the target",
     ),
-    Metric("noise/top5_accuracy_noisy", "fraction", "higher", "the same over wrongly annotated images"),
+    Metric("noise/top5_accuracy_noisy", "fraction", "higher", "the same over wrongly labelled images"),
     Metric(
         "weight/mean",
         "1",
@@ -117,20 +117,10 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "weight/unused", "fraction", "neither", "share of the epoch's visits at which an image had less than a hundredth of that weight"
     ),
-    *(
-        Metric(
-            f"guard/{name}",
-            "1",
-            "lower",
-            f"relative distance between float32 and the chosen way of execution of the first movement of {what}; in the row of epoch "
-            "0 of the run that compared them (exec.precision=auto on a GPU)",
-        )
-        for name, what in (("labels", "what the method learns"), ("parameters", "the network's parameters"))
-    ),
     Metric("optim/learning_rate", "1", "neither", "step size of the epoch just completed"),
     Metric("time/epoch_s", "s", "lower", "wall-clock time of the epoch, evaluation included; not in final.json"),
     Metric("label/heatmap", "image", "neither", "class_target_probability of all classes (rows) over all epochs so far (columns)", True),
-    Metric("job/attempt", "1", "neither", "which start of the run sent the row; above 1 it was stopped and went on", True),
+    Metric("job/attempt", "1", "neither", "which start of the run sent the row; above 1 it was stopped and resumed", True),
     Metric("job/mirror_failures", "1", "lower", "calls of W&B that have failed in this attempt; metrics.jsonl misses nothing", True),
 )
 

@@ -26,48 +26,38 @@ A test is one of these; ``columns`` are all unless they are given::
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, PlainValidator, ValidationInfo, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
-from repro.errors import did_you_mean, one_of
-from repro.metric_names import METRICS, definition_of
-from sweeps.spec.data import Text
-from sweeps.spec.load import FigureSpec, RecipeSpec, TableSpec, known_scales, known_specs, load_spec
-from sweeps.spec.loader import existing, load, read_file
-from sweeps.spec.models import AnyText, Finite, Items, Line, Metric, MetricFamily, Model, Names, choose, matching, validate
+from sweeps.spec import Model, Names, known_specs, load_scale, load_spec, look_up, read
 
 FILE = Path(__file__).with_name("claims.yaml")
 
 #: What a test can look at; each test has exactly one of these.
 KINDS = ("over", "over_columns", "change", "above", "correlation")
 
-_Specs = dict[str, TableSpec | FigureSpec]
-_KnownSpec = Annotated[Text, PlainValidator(lambda value: choose(value, known_specs()))]
-_KnownScale = Annotated[Text, PlainValidator(lambda value: choose(value, known_scales()))]
-
 
 class Test(Model):
     """One comparison, or the same one for several rows and columns.
 
     Attributes:
-        spec, rows, columns: whose cells; of a figure without columns, ``columns`` is one empty label.
+        spec, rows, columns: whose cells; no columns: all of them, of a figure one with an empty label.
         over: the rows that ``rows`` are compared with.
         over_columns: the columns that ``columns`` are compared with.
         metric: of which the value after the last epoch is compared with ``above``.
     """
 
-    spec: _KnownSpec
+    spec: str
     rows: Names
-    columns: Names = ()
-    metric: Metric = ""
-    over: Names = ()
-    over_columns: Names = ()
-    change: Metric = ""
-    above: Finite = 0.0
-    correlation: Items[MetricFamily] = ()
+    columns: Names = Field(default=[])
+    over: Names = Field(default=[])
+    over_columns: Names = Field(default=[])
+    change: str = ""
+    metric: str = ""
+    above: FiniteFloat = 0.0
+    correlation: list[str] = Field(default=[])
 
     @property
     def kind(self) -> str:
@@ -75,78 +65,64 @@ class Test(Model):
         return next(kind for kind in KINDS if kind in self.model_fields_set)
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """What is read: one name; two series of a correlation; nothing for a table's own."""
-        return self.correlation or tuple(name for name in (self.change, self.metric) if name)
+    def metrics(self) -> list[str]:
+        """The metrics whose curves it reads; none for a comparison of cells."""
+        return [metric for metric in (self.change, self.metric, *self.correlation) if metric]
 
     @model_validator(mode="after")
-    def _means_something(self, info: ValidationInfo) -> Self:
-        name = self.node.name if self.node else "test"
+    def _means_something(self) -> Self:
         kinds = [kind for kind in KINDS if kind in self.model_fields_set]
-        if len(kinds) != 1:
-            raise self.place.error(f"{name} needs exactly one of {', '.join(KINDS)}; it has {' and '.join(kinds) or 'none'}.")
-        if bool(self.metric) != (kinds[0] == "above"):
-            raise self.place.error(f"{name}: metric belongs to above, which needs it.")
-        spec = _spec(self.spec, f"{name}.spec", (info.context or {})["specs"])
-        if kinds[0] in ("over", "over_columns") and not isinstance(spec, TableSpec):
-            raise self.at("spec").error(f"{name}.spec: {kinds[0]} compares cells of tables, and {spec.name} is a figure.")
-        rows, columns = [row.label for row in spec.rows], [column.label for column in spec.columns]
-        for key, labels in (("rows", rows), ("columns", columns), ("over", rows), ("over_columns", columns)):
-            for index, label in enumerate(getattr(self, key)):
-                if label not in labels:
-                    what = f"{'column' if labels is columns else 'row'} of {spec.name}"
-                    near, are = did_you_mean(label, labels), one_of(labels)
-                    raise label.place.error(f"{name}.{key}[{index}]: there is no {what} called '{label}'.{near} There are: {are}.")
-        chosen: tuple[str, ...] = self.columns or tuple(columns)
-        for key, own, other in (("over", self.rows, self.over), ("over_columns", chosen, self.over_columns)):
-            if both := [label for label in own if label in other]:
-                raise self.at(key).error(f"{name}.{key}: '{both[0]}' would be compared with itself. Leave it out of one side.")
-        for metric in self.metrics:
-            _check_metric(metric, self, name)
-        if kinds[0] == "correlation" and (len(self.metrics) != 2 or not all(metric.endswith("/{k}") for metric in self.metrics)):
-            said = "two series over the classes, such as [class_meta_accuracy/{k}, class_target_probability/{k}]"
-            raise self.at("correlation").error(f"{name}.correlation must be {said}.")
-        return self.model_copy(update={"columns": chosen})
+        if len(kinds) != 1 or bool(self.metric) != (kinds == ["above"]):
+            raise ValueError(
+                f"a test has exactly one of {', '.join(KINDS)}, and metric with above; this one has {', '.join(kinds) or 'none'}."
+            )
+        look_up(self.spec, known_specs(), "spec: there is no spec")
+        spec = load_spec(self.spec)
+        for key, lines in (
+            ("rows", spec.row_lines),
+            ("over", spec.row_lines),
+            ("columns", spec.column_lines),
+            ("over_columns", spec.column_lines),
+        ):
+            for label in getattr(self, key):
+                look_up(label, {line.label: line for line in lines}, f"{key}: {self.spec} has no label")
+        return self if self.columns else self.model_copy(update={"columns": [line.label for line in spec.column_lines]})
 
 
 class Claim(Model):
     """One claim and its tests; see the module."""
 
-    id: Annotated[AnyText, matching(r"[a-z][a-z0-9_]*", "a word of small letters, digits and _")]
-    text: Line = Field(alias="claim")
-    source: Line
+    id: str
+    text: str = Field(alias="claim")
+    source: str
     direction: Literal["higher", "lower"]
     combine: Literal["mean", "every"] = "mean"
-    margin: Finite = 0.0
-    published: Line = ""
-    tests: Items[Test]
-
-    @property
-    def every(self) -> bool:
-        """Whether each comparison must hold by itself."""
-        return self.combine == "every"
+    margin: FiniteFloat = 0.0
+    published: str = ""
+    tests: list[Test] = Field(min_length=1)
 
 
 class Claims(Model):
-    """Everything of the file; ``sha256`` is that of its bytes."""
+    """Everything of the file."""
 
-    hidden: ClassVar[tuple[str, ...]] = ("sha256",)
+    level: float = Field(gt=0, lt=1)
+    scales: list[str]
+    claims: list[Claim] = Field(min_length=1)
+    sanity: list[Claim] = Field(default=[])
 
-    level: Finite
-    scales: Items[_KnownScale]
-    claims: Items[Claim]
-    sanity: Items[Claim]
-    sha256: str = ""
+    @property
+    def all(self) -> list[Claim]:
+        """Claims and sanity checks."""
+        return [*self.claims, *self.sanity]
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
-        if not 0.0 < self.level < 1.0:
-            raise self.at("level").error(f"level must be a number between 0 and 1, found '{self.level:g}'.")
-        seen: dict[str, Claim] = {}
-        for claim in (*self.claims, *self.sanity):
-            if claim.id in seen:
-                raise claim.at("id").error(f"two claims are called {claim.id}, the first in {seen[claim.id].place}. Give one another id.")
-            seen[claim.id] = claim
+        ids = [claim.id for claim in self.all]
+        for index, name in enumerate(ids):
+            if name in ids[:index]:
+                raise ValueError(f"two claims are called {name}. Give one another id.")
+        for name in self.scales:
+            load_scale(name)
         return self
 
 
@@ -154,28 +130,6 @@ def load_claims(path: Path = FILE) -> Claims:
     """Read and check the claims.
 
     Raises:
-        SpecError: a mistake; the message names file and line.
+        SpecError: a mistake; the message names the file and the path of the value.
     """
-    path = existing(str(path))
-    content = read_file(path)
-    specs: _Specs = {}
-    claims = validate(Claims, load(path, content), {"specs": specs})
-    return claims.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
-
-
-def _spec(named: Text, name: str, specs: _Specs) -> TableSpec | FigureSpec:
-    if named not in specs:
-        spec = load_spec(named)
-        if isinstance(spec, RecipeSpec):
-            raise named.place.error(f"{name}: {named} has no runs.")
-        specs[named] = spec
-    return specs[named]
-
-
-def _check_metric(metric: str, test: Test, name: str) -> None:
-    try:
-        definition_of(metric.replace("{k}", "000"))
-    except KeyError:
-        known = [item.name for item in METRICS if not item.mirror_only]
-        place = test.at({"above": "metric"}.get(test.kind, test.kind))
-        raise place.error(f"{name}: there is no metric '{metric}'.{did_you_mean(metric, known)}") from None
+    return read(Claims, path)

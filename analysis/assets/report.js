@@ -24,25 +24,12 @@
     return node;
   }
 
-  /** Return values[epoch][column]; NaN where the run had diverged. */
-  function decode(text, columns) {
-    const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
-    const rows = [];
-    for (let place = 0; place < bytes.length; place += 2 * columns) {
-      const row = [];
-      for (let column = 0; column < columns; column++) {
-        const stored = view.getUint16(place + 2 * column, true);
-        row.push(stored === data.nan ? NaN : stored / data.unit);
-      }
-      rows.push(row);
-    }
-    return rows;
-  }
+  /** Return values[epoch][column] of an item; NaN where the run had diverged. */
+  const valuesOf = (of) => of.values.map((row) => row.map((stored) => stored ?? NaN));
   const className = (number) => (run.names.length ? run.names[number] : `class ${number}`);
   const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
   const isClass = () => run.kind === "class";
-  const own = (of) => decode(of.values, 1).map((row) => row[0]);
+  const own = (of) => valuesOf(of).map((row) => row[0]);
   const percent = (value) => (Number.isNaN(value) ? "NaN" : (100 * value).toFixed(2) + "%");
 
   /** Return the lines of the present item: name, colour, dashes, value at each epoch. */
@@ -55,7 +42,7 @@
       }
       return found;
     }
-    const rows = decode(item.values, item.classes.length);
+    const rows = valuesOf(item);
     const found = item.classes.map((number, column) => ({
       name: className(number), color: `var(--c${column % 6})`, dash: DASHES[column % DASHES.length], values: rows.map((row) => row[column]),
     }));
@@ -78,30 +65,38 @@
 
   function chooseRun() {
     // What was looked at stays, as far as this run has it: the epoch, the filter, the class or image.
-    const before = run && { at: run.epochs[epoch], filter: run.groups[Number(filter.value)]?.name, kind: run.kind, dataset: run.dataset, position: item.position };
+    const before = run && { at: run.epochs[epoch], filter: filter.value, kind: run.kind, dataset: run.dataset, position: item.position };
     run = data.runs[Number(runChoice.value)];
     at("item-label").textContent = isClass() ? "Class" : "Training image";
     at("filter-box").hidden = isClass();
-    filter.replaceChildren(make("option", { value: -1 }, `All that are listed (${run.items.length})`), ...run.groups.map((group, index) =>
-      make("option", { value: index, ...(group.items.length ? {} : { disabled: "" }) }, describe(group))));
+    const classes = isClass() ? [] : [...new Set(run.items.map((one) => one.begins))].sort((a, b) => a - b);
+    filter.replaceChildren(make("option", { value: "all" }, `All that are listed (${run.items.length})`), ...run.groups.map((group) =>
+      make("option", { value: group.name, ...(group.items.length ? {} : { disabled: "" }) }, describe(group))),
+    make("optgroup", { label: run.names.length ? "Annotated as" : "Most probable class at first" }, ...classes.map((number) =>
+      make("option", { value: `class ${number}` }, `${capital(className(number))} (${ofClass(number).length})`))));
     slider.max = run.epochs.length - 1;
     at("places").replaceChildren(...run.places.map((place) => make("li", {}, `${place.page}: ${place.title}`)));
     const when = isClass() ? "after the last step of each epoch. Thin lines: the other classes, each its own probability" : `${run.when} the update at its visit in each epoch`;
-    at("about").replaceChildren("Run ", make("a", { href: run.link }, make("code", {}, run.id)),
+    at("about").replaceChildren("Run ", make("a", { href: `${at("data").dataset.runs}/${encodeURIComponent(run.id)}/` }, make("code", {}, run.id)),
       ` on ${run.dataset}, ${run.num_classes} classes, ${run.epochs.length} of ${run.planned} epochs shown; labels ${when}.`);
+    filter.value = "all";
     if (before) {
       const later = run.epochs.findIndex((number) => number >= before.at);
       epoch = later < 0 ? run.epochs.length - 1 : later;
-      filter.value = run.groups.findIndex((group) => group.name === before.filter && group.items.length);
+      filter.value = [...filter.options].find((option) => option.value === before.filter && !option.disabled)?.value ?? "all";
     }
     chooseFilter(before && before.kind === run.kind && before.dataset === run.dataset ? before.position : undefined);
+  }
+  function ofClass(number) {
+    return run.items.flatMap((one, index) => (one.begins === number ? [index] : []));
   }
   function describe(group) {
     return group.items.length < group.total ? `${group.name} (${group.items.length} of ${group.total})` : `${group.name} (${group.total})`;
   }
   /** List the items of the chosen group, and show the one at that position of the dataset, else the first. */
   function chooseFilter(position) {
-    const group = run.groups[Number(filter.value)], places = group ? group.items : run.items.map((_, index) => index);
+    const group = run.groups.find((one) => one.name === filter.value);
+    const places = group ? group.items : filter.value === "all" ? run.items.map((_, index) => index) : ofClass(Number(filter.value.slice("class ".length)));
     itemChoice.replaceChildren(...places.map((index) => make("option", { value: index }, listed(run.items[index]))));
     itemChoice.value = places.find((index) => run.items[index].position === position) ?? places[0];
     chooseItem();
@@ -112,9 +107,10 @@
   /** Return a training image as the list has it, such as "1433: 9 → 4": annotated class, most probable class in the end. */
   function listed(of) {
     if (isClass()) return name(of);
-    const short = (number) => (number === null ? "NaN" : className(number).replace(/^class /, ""));
-    const text = `${of.position}: ${short(of.begins)} → ${short(of.ends)}`;
-    return of.true === undefined || of.true === of.ends ? text : `${text}, is ${short(of.true)}`;
+    const short = (number) => className(number).replace(/^class /, "");
+    const diverged = of.values.at(-1).includes(null);
+    const text = `${of.position}: ${short(of.begins)} → ${diverged ? "NaN" : short(of.ends)}`;
+    return of.true === undefined || diverged || of.true === of.ends ? text : `${text}, is ${short(of.true)}`;
   }
 
   function chooseItem() {
@@ -123,7 +119,7 @@
     others = isClass() ? run.items.filter((one) => one !== item).map(own) : [];
     const image = at("image"), has = item.image !== undefined;
     image.hidden = !has;
-    if (has) image.src = data.images[item.image];
+    if (has) image.src = `data:image/png;base64,${data.images[item.image]}`;
     else image.removeAttribute("src");
     image.alt = has ? `Training image ${isClass() ? item.example : item.position}` : "";
     at("picture").hidden = isClass() && !has;
@@ -136,9 +132,9 @@
   /** Return what happened to the label of a training image, in words. */
   function story(has) {
     const best = (row) => series.slice(0, item.classes.length).reduce((top, line) => (line.values[row] > top.values[row] ? line : top)).name;
-    const known = item.annotated === undefined ? "" :
-      item.annotated === item.true ? ` Annotated as ${className(item.true)}, rightly.` :
-        ` Annotated as ${className(item.annotated)}, but it is ${className(item.true)}.`;
+    const known = item.true === undefined ? "" :
+      item.begins === item.true ? ` Annotated as ${className(item.true)}, which is right.` :
+        ` Annotated as ${className(item.begins)}, but it is ${className(item.true)}.`;
     return `Image ${item.position} of the published training set.${known} Most probable at first: ${best(0)}; in the end: ` +
       `${best(run.epochs.length - 1)}.` + (has ? "" : " Its pixels are not in this page.");
   }

@@ -1,214 +1,95 @@
-"""Evidence: what the committed pages are made from, in a few files that are small enough to be committed beside them.
+"""Where finished runs lie: a folder of run folders, or evidence.
 
-``paper_tables/evidence/<scale>/<spec>.jsonl`` holds the plan of a spec and its runs that have ended: a first line with what all runs
-share, a line for each cell of the plan, a line for each run, sorted by id. ``<spec>.curves.jsonl`` has a line for each run with its values
-epoch by epoch, where the page of that spec shows any. Where a figure shows single labels, a run's line holds those that it draws.
-Every line carries a sha256 of itself. :mod:`analysis.reading.keep` writes these files, and makes run folders of them again.
+Evidence is a runs folder in miniature, as text that git can compare, committed beside the pages that are made from it. In
+``paper_tables/evidence/<scale>`` are ``plans/<spec>.json`` as ``python -m sweeps plan`` writes them, ``runs.jsonl`` with the record of
+a run a line, ``curves.jsonl`` with those of its curves that a page or a claim reads, and ``sha256.json`` of each of these files.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.reading.runs import Row, Run
-from repro.files import jsonable, number, write_text
-from repro.runs.manifest import DamagedError
-from sweeps.spec.load import Scale
+from analysis.reading.runs import Columns, Record, read_columns, read_labels, read_record
+from repro.errors import UserError
+from repro.files import json_text, jsonable, read_json, write_json, write_text
+from repro.labels.trajectory import Trajectory
+from repro.runs import manifest
+from sweeps.spec import PAPER, Scale
 
 FOLDER = "evidence"
-
-#: Raised when the layout of these files changes.
-SCHEMA = 1
-
-#: What a run's line holds of each of these is what differs from the first line.
-SHARED = ("fields", "provenance", "dataset")
-
-_CURVES = ".curves.jsonl"
-
-#: What stands before the sha256 of a line.
-_SIGN = ', "sha256": "'
-
-Item = dict[str, Any]
+_SHA256 = "sha256.json"
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What one file holds: the plan, as ``python -m sweeps plan`` writes it, and the runs that have ended, by id."""
+class Source:
+    """Finished runs and the plans that name them.
 
-    path: Path
-    plan: dict[str, Any]
-    runs: dict[str, Run]
+    Attributes:
+        plans: the folder of the plans, ``<spec>.json``.
+        run_ids: of all runs.
+        record: returns the record of a run, whatever its state.
+        columns: returns the curves of a run that is done, as far as they were kept.
+        labels: returns the recorded labels of a run that is done, where there are any.
+    """
 
-    def run(self, name: str) -> Run:
-        """Return the run of that id; one that is not here is ``missing``."""
-        return self.runs.get(name) or Run(name, "missing", "not started", str(self.path))
+    plans: Path
+    run_ids: list[str]
+    record: Callable[[str], Record]
+    columns: Callable[[str], Columns]
+    labels: Callable[[str], Trajectory | None]
 
-
-def evidence_path(scale: Scale, name: str, folder: Path) -> Path:
-    """Return where the evidence of the spec ``name`` lies in ``folder``."""
-    return folder / scale.title / f"{name}.jsonl"
-
-
-def curves_path(path: Path) -> Path:
-    """Return where the curves lie that belong to the evidence ``path``."""
-    return path.with_name(path.stem + _CURVES)
-
-
-def evidence_files(folder: Path) -> list[Path]:
-    """Return the files of the specs in ``folder``, sorted."""
-    return [path for path in sorted(folder.glob("*/*.jsonl")) if not path.name.endswith(_CURVES)]
+    def plan_path(self, name: str) -> Path:
+        """Return where the plan of the spec ``name`` lies."""
+        return self.plans / f"{name}.json"
 
 
-def read_evidence(path: Path) -> Evidence:
-    """Return what ``path`` holds.
+def open_source(folder: Path, scale: Scale) -> Source:
+    """Return the evidence of that scale in ``folder`` where there is any, else the run folders in it.
 
     Raises:
-        DamagedError: a line is not as it was written, or one is missing; the message names file and line.
+        UserError: a file of the evidence is not as it was written.
     """
-    head, *items = read_lines(path)
-    if head.get("schema") != SCHEMA:
-        raise damaged(path, 1, f"its layout is {head.get('schema')}, this code reads {SCHEMA}")
-    if len(items) != head["cells"] + head["runs"]:
-        raise damaged(path, 1, f"it names {head['cells']} cells and {head['runs']} runs, and {len(items)} lines follow")
-    cells = [{key: value for key, value in item.items() if key != "sha256"} for item in items[: head["cells"]]]
-    kept = curves_path(path)
-    curves = functools.cache(lambda: {item["run_id"]: item for item in (read_lines(kept) if kept.exists() else ())})
-    runs = {}
-    for line, item in enumerate(items[head["cells"] :], start=head["cells"] + 2):
-        runs[item["run_id"]] = _run(item, head["shared"], path, line, curves)
-    return Evidence(path, {**head["plan"], "cells": cells}, runs)
+    if (folder / scale.name / _SHA256).exists():
+        return open_evidence(folder / scale.name)
+    run_ids = sorted(path.parent.name for path in folder.glob("*/status.json"))
+    plans = folder / "plans" / ("" if scale.name == PAPER else scale.name)
+    record, columns, labels = (lambda run_id, read=read: read(folder / run_id) for read in (read_record, read_columns, read_labels))
+    return Source(plans, run_ids, record, columns, labels)
 
 
-def _run(item: Item, shared: Mapping[str, Any], path: Path, line: int, curves: Callable[[], dict[str, Item]]) -> Run:
-    name, place = item["run_id"], f"{path}:{line}"
-    status = item["status"]
-    if status["state"] != "done":
-        return Run(name, status["state"], str(status.get("error") or "no error noted"), place, status)
+def open_evidence(path: Path) -> Source:
+    """Return the evidence of one scale, without any run where there is none; raises what :func:`open_source` raises."""
+    for name, sha256 in read_json(path / _SHA256).items() if path.exists() else ():
+        if not (path / name).exists() or manifest.sha256((path / name).read_bytes()) != sha256:
+            raise UserError(f"{path / name} is not as `python -m analysis evidence` wrote it. Put it back: git checkout -- {path}")
+    records, curves = _read_lines(path / "runs.jsonl"), _read_lines(path / "curves.jsonl")
 
-    def joined(key: str) -> dict[str, Any]:
-        return merged(shared.get(key, {}), item.get(key, {}))
+    def record(run_id: str) -> Record:
+        return {"run_id": run_id, "status": {"state": "missing"}, "place": str(path / "runs.jsonl"), **records.get(run_id, {})}
 
-    def rows() -> Iterator[Row]:
-        found = curves().get(name, {})
-        if found.get("sha256") != item["curves"]:
-            raise damaged(curves_path(path), None, f"the curves of run {name} are not those that line {line} of {path.name} names")
-        return rows_of({key: values for key, values in found.items() if key not in ("run_id", "sha256")})
-
-    return Run(
-        run_id=name,
-        state="done",
-        problem="",
-        place=place,
-        status=status,
-        fields=joined("fields"),
-        provenance=joined("provenance"),
-        dataset=joined("dataset"),
-        final={metric: {rule: number(value) for rule, value in values.items()} for metric, values in item["final"].items()},
-        cost=item["cost"],
-        read_rows=rows if "curves" in item else None,
-        excerpts=item.get("excerpts", {}),
-    )
+    return Source(path / "plans", list(records), record, lambda run_id: curves.get(run_id, {}), lambda run_id: None)
 
 
-def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Return rows as columns, sorted by name, epochs first; ``None`` where a row has no such value."""
-    names = sorted({name for row in rows for name in row} - {"epoch"})
-    return {name: [row.get(name) for row in rows] for name in ["epoch", *names]}
+def write_evidence(path: Path, plans: Mapping[str, Any], records: Mapping[str, Record], curves: Mapping[str, Columns]) -> None:
+    """Write the evidence of a scale: plans by spec, records and curves by run."""
+    files = {f"plans/{name}.json": json_text(plan) for name, plan in plans.items()}
+    for name, items in (("runs.jsonl", records), ("curves.jsonl", curves)):
+        files[name] = json_lines({"run_id": run_id, **items[run_id]} for run_id in sorted(items))
+    (path / "plans").mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_text(path / name, text)
+    write_json(path / _SHA256, {name: manifest.sha256(text.encode()) for name, text in files.items()})
 
 
-def rows_of(columns: Mapping[str, Sequence[Any]]) -> Iterator[Row]:
-    """Yield what :func:`columns_of` was given."""
-    for values in zip(*columns.values(), strict=True):
-        yield {name: value for name, value in zip(columns, values, strict=True) if value is not None}
+def json_lines(items: Iterable[Mapping[str, Any]]) -> str:
+    """Return a line of sorted JSON for each of ``items``."""
+    return "".join(json.dumps(jsonable(dict(item)), sort_keys=True, allow_nan=False) + "\n" for item in items)
 
 
-def same(one: object, other: object) -> bool:
-    """Say whether two JSON values are the same text: 0, 0.0 and false are not."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-
-def common(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what all of ``items`` have, mapping by mapping."""
-    shared: dict[str, Any] = {}
-    first, *others = items or [{}]
-    for key, value in first.items():
-        if all(key in other and same(value, other[key]) for other in others):
-            shared[key] = value
-        elif all(isinstance(item.get(key), Mapping) for item in items) and (inner := common([item[key] for item in items])):
-            shared[key] = inner
-    return shared
-
-
-def without(item: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``item`` has beside ``shared``, which is a part of it."""
-    rest: dict[str, Any] = {}
-    for key, value in item.items():
-        if key not in shared:
-            rest[key] = value
-        elif not same(value, shared[key]):
-            rest[key] = without(value, shared[key])
-    return rest
-
-
-def merged(shared: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :func:`without` was given."""
-    inner = {key: merged(shared[key], value) for key, value in rest.items() if key in shared}
-    return dict(sorted({**shared, **rest, **inner}.items()))
-
-
-def signed(item: Mapping[str, Any]) -> str:
-    """Return the line of ``item``: its keys as they are ordered, those of what it holds sorted, and the sha256 of all of it."""
-    fields = ", ".join(f"{json.dumps(key)}: {json.dumps(jsonable(value), sort_keys=True, allow_nan=False)}" for key, value in item.items())
-    return _sign("{" + fields)
-
-
-def sha256_of(line: str) -> str:
-    """Return the sha256 that a line of :func:`signed` carries."""
-    return line.rpartition(_SIGN)[2][:-2]
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write the lines, each made by :func:`signed`, to ``path`` atomically.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def read_lines(path: Path) -> list[Item]:
-    """Return what the lines of ``path`` hold, each with its ``sha256``.
-
-    Raises:
-        DamagedError: the file cannot be read, or a line is not as it was written; the message has the line's number.
-    """
-    try:
-        # A byte that is no text changes the sha256 of its line like any other.
-        text = path.read_bytes().decode("utf-8", errors="replace")
-    except OSError as error:
-        raise damaged(path, None, error.strerror or str(error)) from error
-    items = []
-    for index, line in enumerate(text.split("\n")[:-1], start=1):
-        if _sign(line.rpartition(_SIGN)[0]) != line:
-            raise damaged(path, index, "the sha256 at its end is not that of the line")
-        items.append(json.loads(line))
-    if not items or not text.endswith("\n"):
-        raise damaged(path, len(items) + 1, "it is cut short")
-    return items
-
-
-def damaged(path: Path, number: int | None, problem: str) -> DamagedError:
-    """Return the error that line ``number`` of ``path``, or the file where that is ``None``, is not as it was written."""
-    place = path if number is None else f"{path}:{number}"
-    return DamagedError(f"{place}: the evidence is not as it was written: {problem}. Put the file back: git checkout -- {path}")
-
-
-def _sign(text: str) -> str:
-    return f'{text}{_SIGN}{hashlib.sha256(text.encode()).hexdigest()}"}}'
+def _read_lines(path: Path) -> dict[str, dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {item.pop("run_id"): item for item in map(json.loads, lines)}

@@ -1,232 +1,143 @@
-"""Writes evidence from finished runs, and run folders from evidence."""
+"""Adds finished runs to evidence, and writes evidence back as run folders."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.reading.cells import collect, command_name, open_plan, plan_path
-from analysis.reading.evidence import (
-    SCHEMA,
-    SHARED,
-    columns_of,
-    common,
-    curves_path,
-    evidence_files,
-    evidence_path,
-    read_evidence,
-    rows_of,
-    same,
-    sha256_of,
-    signed,
-    without,
-    write_lines,
-)
-from analysis.reading.images import TrainingSets
-from analysis.reading.runs import RUN_SCHEMA, Row, Run
+from analysis.reading.evidence import Source, json_lines, open_evidence, write_evidence
+from analysis.reading.results import Results, read_results
+from analysis.reading.runs import PARTS, Columns, Record
 from repro.errors import UserError
-from repro.files import jsonable, write_json, write_text
-from repro.runs.manifest import seal
-from sweeps.spec.load import FigureSpec, Spec, TableSpec
+from repro.files import json_text, read_json, write_json, write_text
+from repro.runs import manifest
+from sweeps.claims import load_claims
+from sweeps.spec import Scale, Spec, load_spec
 
-#: What of status.json says how the run ended; the rest says where it ran.
-_STATUS = ("state", "started", "ended", "attempt", "epoch", "epochs", "error")
-
-Columns = dict[str, list[Any]]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The ids of the runs that evidence holds now, what is wrong with those left out, and those dropped, which no cell names any more."""
-
-    runs: tuple[str, ...]
-    left_out: Mapping[str, str]
-    dropped: tuple[str, ...]
+#: What evidence leaves out: where a run lies and on which machines it ran.
+_ELSEWHERE = {"place", "run_id", "host", "hosts", "pid", "token", "heartbeat", "slurm_job"}
 
 
-def keep(specs: Sequence[Spec], runs: Path, target: Path) -> Kept:
-    """Add the plans of ``specs`` and all their runs in ``runs`` that have ended to the evidence in ``target``.
+def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict[str, str]:
+    """Add the plans of ``specs`` and their runs in ``source`` that are done to the evidence in ``path``.
 
-    ``runs`` holds run folders, or is evidence itself. A run that stands there stays; what this spec needs of its curves is added.
+    A run that is there stays, and gets what these specs need of its curves and labels. Runs that no plan names are dropped.
+
+    Returns:
+        Why runs are not in it: run_id -> reason.
 
     Raises:
-        UserError: there is no plan of a spec in ``runs``; a run is damaged, or stands in ``target`` with other numbers; ``target``
-            cannot be written.
+        UserError: there is no plan of a spec; a run is there with other numbers.
     """
-    kept: dict[str, None] = {}
-    left_out: dict[str, str] = {}
-    dropped: dict[str, None] = {}
-    there = {path: read_evidence(path).runs for path in evidence_files(target)}
-    try:
-        for spec in specs:
-            path = evidence_path(spec.scale, spec.name, target)
-            before = there.get(path, {})
-            found = {repeat.run.run_id: repeat.run for cell in collect(spec, runs) for repeat in cell.repeats}
-            left_out |= {name: run.problem for name, run in found.items() if run.state == "unreadable"}
-            dropped |= dict.fromkeys(before.keys() - found.keys())
-            known = {name: [others[name] for others in there.values() if name in others] for name in found}
-            chosen = {name: _sources(run, before.get(name), known[name]) for name, run in sorted(found.items())}
-            chosen = {name: sources for name, sources in chosen.items() if sources}
-            _write(spec, open_plan(spec, runs)[0], chosen, _excerpts(spec, runs), path)
-            kept |= dict.fromkeys(chosen)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}. Set --out to a folder you can write.") from error
-    return Kept(tuple(kept), left_out, tuple(sorted(dropped)))
-
-
-def _sources(run: Run, before: Run | None, known: Iterable[Run]) -> tuple[Run, ...]:
-    """Return where the line of a run comes from: what stands there before what is new; nothing where it has not ended."""
-    for other in known:
-        if run.done and other.done and (difference := _difference(run, other)):
-            raise UserError(
-                f"run {run.run_id}: {run.place} and {other.place} have other numbers: {difference}. It was not added. "
-                "Find out which are right; move the run folder away, or delete that file and make it again from run folders."
-            )
-    if run.read_rows is not None:
-        for _ in run.rows():
-            pass  # a run whose curves are damaged is not taken for its results either
-    ended = [item for item in (before, run) if item is not None and item.state in ("done", "failed")]
-    # A failure that was tried again is of no interest.
-    return tuple([item for item in ended if item.done] or ended[-1:])
-
-
-def _difference(one: Run, other: Run) -> str | None:
-    for name in ("fields", "final"):
-        ours, theirs = getattr(one, name), getattr(other, name)
-        for key in sorted(ours.keys() | theirs.keys()):
-            if key not in ours or key not in theirs or not same(ours[key], theirs[key]):
-                return f"{key} is {ours.get(key)} and {theirs.get(key)}"
-    if one.read_rows is not None and other.read_rows is not None:
-        first, second = columns_of(list(one.rows())), columns_of(list(other.rows()))
-        for key in sorted(first.keys() & second.keys()):
-            if not same(first[key], second[key]):
-                return f"{key} over the epochs"
-    return None
-
-
-def _write(
-    spec: Spec, plan: Mapping[str, Any], chosen: Mapping[str, tuple[Run, ...]], excerpts: Mapping[str, dict[str, Row]], path: Path
-) -> None:
-    panels = spec.panels if isinstance(spec, FigureSpec) else ()
-    sets = TrainingSets() if any(panel.type != "curve" or "{k}" in panel.metric for panel in panels) else None
-    is_kept = _kept_columns(spec)
-    curves: dict[str, str] = {}
-    items: list[dict[str, Any]] = []
-    for name, sources in chosen.items():
-        run = sources[0]
-        status = {key: run.status[key] for key in _STATUS if key in run.status}
-        item: dict[str, Any] = {"run_id": name, "status": status}
-        if run.done:
-            provenance = {key: value for key, value in run.provenance.items() if key not in ("host", "hosts")}
-            item |= {"fields": run.fields, "final": run.final, "cost": run.cost, "provenance": provenance}
-            if is_kept is not None:
-                curves[name] = signed({"run_id": name, **_columns(sources, is_kept)})
-                item["curves"] = sha256_of(curves[name])
-            names = next(filter(None, (sets.class_names(item) for item in sources)), ()) if sets is not None else ()
-            if names:
-                item["dataset"] = {"class_names": list(names)}
-            # What stands there stays, unless the dataset was missing when it was written.
-            kept = excerpts.get(name, {})
-            known = {panel: labels for panel, labels in kept.items() if labels["true"] is not None}
-            if spec.draws_labels and (labels := kept | run.excerpts | known):
-                item["excerpts"] = labels
-        items.append(item)
-    shared = {key: common([item[key] for item in items if key in item]) for key in SHARED}
-    head = {
-        "schema": SCHEMA,
-        "spec": spec.name,
-        "scale": spec.scale.title,
-        "cells": len(plan["cells"]),
-        "runs": len(items),
-        "plan": {key: value for key, value in plan.items() if key != "cells"},
-        "shared": shared,
+    target = open_evidence(path)
+    records = {run_id: target.record(run_id) for run_id in target.run_ids}
+    curves = {run_id: columns for run_id in target.run_ids if (columns := target.columns(run_id))}
+    plans = {plan.stem: read_json(plan) for plan in target.plans.glob("*.json")}
+    left_out = {}
+    for spec in specs:
+        results = read_results(spec, scale, source)
+        plans[spec.name] = read_json(source.plan_path(spec.name))
+        drawn = _drawn(results)
+        for run_id, state in results.states.items():
+            if state == "done":
+                record, columns = source.record(run_id), source.columns(run_id)
+                if run_id in records:
+                    _check_same(record | columns, records[run_id] | curves.get(run_id, {}))
+                    record = records[run_id]
+                if run_id in drawn:
+                    record["drawn"] = record.get("drawn", {}) | {spec.name: drawn[run_id]}
+                records[run_id] = record
+                if columns:
+                    curves[run_id] = columns | curves.get(run_id, {})
+            elif state != "missing":
+                left_out[run_id] = f"{state} {source.record(run_id)['status'].get('error') or ''}"
+    read: defaultdict[str, set[str]] = defaultdict(set)
+    for name, plan in plans.items():
+        for run_id in _run_ids(plan):
+            read[run_id] |= _metrics(load_spec(name))
+    left_out |= dict.fromkeys(sorted(records.keys() - read.keys()), "no plan names it any more")
+    kept = {run_id: _kept(record) for run_id, record in records.items() if run_id in read}
+    shown = {
+        run_id: {key: curves[run_id][key] for key in curves[run_id] if _family(key) in {"epoch", *read[run_id]}}
+        for run_id in kept.keys() & curves.keys()
+        if read[run_id]
     }
-    items = [item | {key: without(item[key], shared[key]) for key in SHARED if key in item} for item in items]
-    # The file that names the others comes last.
-    if curves:
-        write_lines(curves_path(path), curves.values())
-    write_lines(path, map(signed, [head, *plan["cells"], *items]))
-    if not curves:
-        curves_path(path).unlink(missing_ok=True)
+    write_evidence(path, plans, kept, shown)
+    return left_out
 
 
-def _kept_columns(spec: Spec) -> Callable[[str], bool] | None:
-    """Return what says which values of an epoch the page of ``spec`` may show; ``None`` where it shows none.
-
-    A figure of curves keeps all but the series per class that it does not draw, so that it can be changed, and claims be tested on it.
-    """
-    if isinstance(spec, FigureSpec) and any(panel.type == "curve" for panel in spec.panels):
-        families = tuple(panel.metric.partition("{")[0] for panel in spec.panels if "{" in panel.metric)
-        return lambda name: not name.rpartition("/")[2].isdigit() or name.startswith(families)
-    if isinstance(spec, TableSpec) and any(row and row.number is not None for row in (spec.value.epoch, *(row.epoch for row in spec.rows))):
-        return lambda name: name in ("epoch", spec.value.metric)
-    return None
+def _run_ids(plan: Mapping[str, Any]) -> Iterator[str]:
+    yield from (run["run_id"] for cell in plan["cells"] for run in cell["runs"])
 
 
-def _excerpts(spec: Spec, runs: Path) -> dict[str, dict[str, Row]]:
-    """Return what the panels of a figure draw: run id -> panel -> labels."""
-    if not isinstance(spec, FigureSpec) or not spec.draws_labels:
+def _kept(record: Record) -> Record:
+    kept: Record = json.loads(json.dumps(record), object_hook=lambda part: {key: part[key] for key in part if key not in _ELSEWHERE})
+    return kept
+
+
+def _check_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    for key in sorted((one.keys() & other.keys()) - {"place", "status", "cost", "provenance"}):
+        if json_text(one[key]) != json_text(other[key]):
+            raise UserError(f"run {one['run_id']}: {key} differs between {one['place']} and {other['place']}. Nothing was added.")
+
+
+def _drawn(results: Results) -> dict[str, dict[str, Any]]:
+    if results.spec.kind != "figure":
         return {}
     # matplotlib takes a second to import.
-    from analysis.figures.panels_labels import tiles_of
+    from analysis.figures.labels import drawn_of
 
-    found: dict[str, dict[str, Row]] = {}
-    for made in tiles_of(spec, collect(spec, runs), TrainingSets()):
-        for name, excerpt in made.excerpts.items():
-            found.setdefault(name, {})[made.panel.label] = excerpt
-    return found
+    drawn: dict[str, dict[str, Any]] = drawn_of(results)
+    return drawn
 
 
-def _columns(sources: Sequence[Run], is_kept: Callable[[str], bool]) -> Columns:
-    """Return what is kept of the curves of a run, those of the first source where several have a value."""
-    columns: Columns = {}
-    for run in [run for run in sources if run.read_rows is not None] or sources[-1:]:
-        columns = {name: values for name, values in columns_of(list(run.rows())).items() if is_kept(name)} | columns
-    return {name: columns[name] for name in ["epoch", *sorted(columns.keys() - {"epoch"})]}
+def _metrics(spec: Spec) -> set[str]:
+    """Return of which metrics the page of ``spec`` and the claims read curves; ``name/{k}`` is a series per class."""
+    tests = [test for claim in load_claims().all for test in claim.tests if test.spec == spec.name]
+    metrics = {metric for test in tests for metric in test.metrics} | {panel.metric for panel in spec.panels}
+    numbered = any((line.epoch or spec.value.epoch).startswith("epoch") for line in spec.row_lines)
+    return metrics | {spec.value.metric} if numbered else metrics
 
 
-def restore(specs: Sequence[Spec], evidence: Path, runs: Path) -> list[str]:
-    """Write the plans and runs of ``specs`` in ``evidence`` as run folders to ``runs``, and return the ids of the runs that were not there.
+def _family(metric: str) -> str:
+    return re.sub(r"/\d+$", "/{k}", metric)
 
-    A folder has what any file of the evidence holds of its run; weights and trajectories are nowhere.
+
+def restore(specs: Sequence[Spec], evidence: Source, target: Source, runs: Path) -> list[str]:
+    """Write the plans and runs of ``specs`` as run folders to ``runs``, and return the ids of the runs that were not there.
+
+    A folder has what the evidence holds of its run: no weights, no labels, of the curves what pages read.
 
     Raises:
-        UserError: there is no evidence of a spec, or it is damaged; ``runs`` cannot be written.
+        UserError: there is no evidence of a spec.
     """
-    files = {path: read_evidence(path) for path in evidence_files(evidence)}
-    wanted: dict[str, None] = {}
-    try:
-        for spec in specs:
-            path = evidence_path(spec.scale, spec.name, evidence)
-            if path not in files:
-                raise UserError(f"{path}: there is no evidence of {spec.name}. Call: python -m analysis evidence {command_name(spec)}")
-            plan = plan_path(spec, runs)
-            if not plan.exists():
-                plan.parent.mkdir(parents=True, exist_ok=True)
-                write_json(plan, files[path].plan)
-            wanted |= dict.fromkeys(files[path].runs)
-        new = [name for name in wanted if not (runs / name / "status.json").exists()]
-        for name in new:
-            _restore([found.runs[name] for found in files.values() if name in found.runs], runs / name)
-    except OSError as error:
-        raise UserError(f"{runs} cannot be written: {error.strerror}. Set --runs or $REPRO_RUNS to a folder you can write.") from error
+    new = []
+    for spec in specs:
+        path = evidence.plan_path(spec.name)
+        if not path.exists():
+            raise UserError(f"{path}: there is no evidence of {spec.name}.")
+        plan = read_json(path)
+        target.plans.mkdir(parents=True, exist_ok=True)
+        write_json(target.plan_path(spec.name), plan)
+        for run_id in dict.fromkeys(_run_ids(plan)):
+            if run_id in evidence.run_ids and not (runs / run_id / "status.json").exists():
+                _write_folder(evidence.record(run_id), evidence.columns(run_id), runs / run_id)
+                new.append(run_id)
     return new
 
 
-def _restore(sources: Sequence[Run], folder: Path) -> None:
+def _write_folder(record: Record, columns: Columns, folder: Path) -> None:
+    rows = range(len(columns.get("epoch", [])))
+    lines = [{key: values[row] for key, values in columns.items() if values[row] is not None} for row in rows]
+    files = {f"{name}.json": json_text(record[name]) for name in PARTS} | {"metrics.jsonl": json_lines(lines)}
+    files["identity.json"] = json_text({"schema": 1, "run_id": record["run_id"], "fields": record["fields"]})
     folder.mkdir(parents=True, exist_ok=True)
-    run = next((item for item in sources if item.done), sources[0])
-    if run.done:
-        write_json(folder / "identity.json", {"schema": RUN_SCHEMA, "run_id": run.run_id, "fields": run.fields})
-        write_json(folder / "final.json", run.final)
-        write_json(folder / "cost.json", run.cost)
-        write_json(folder / "provenance.json", run.provenance)
-        if any(item.read_rows for item in sources):
-            rows = rows_of(_columns([item for item in sources if item.read_rows], lambda name: True))
-            write_text(folder / "metrics.jsonl", "".join(json.dumps(jsonable(row), sort_keys=True, allow_nan=False) + "\n" for row in rows))
-        seal(folder)
+    for name, text in files.items():
+        write_text(folder / name, text)
+    manifest.write_manifest(folder, {name: manifest.sha256(text.encode()) for name, text in files.items()})
     # Only now does the folder say that the run is done.
-    write_json(folder / "status.json", run.status)
+    write_json(folder / "status.json", record["status"])

@@ -1,189 +1,125 @@
-"""A run as the analysis sees it, and reading one from its folder; :mod:`analysis.reading.evidence` reads runs from committed files.
+"""What one run says of itself, and runs as a tidy table.
 
-Only a run that is done, readable and what its folder's name says gives numbers.
+A record is a JSON object: ``run_id`` and ``status``; of a run that is done also ``fields`` (its settings), ``final`` (metric -> epoch rule
+-> value), ``cost`` and ``provenance``. Evidence holds it as a line; :func:`read_record` makes it of a run folder.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from repro.errors import UserError
 from repro.files import number, read_json
 from repro.labels.trajectory import Trajectory, open_trajectory
-from repro.runs.manifest import DamagedError, open_manifest
-from repro.runs.pruned import check_not_pruned
-from sweeps.spec.load import Epoch
+from repro.runs import manifest
 
-#: The layout of run folders that this code reads, ``schema`` in identity.json.
-RUN_SCHEMA = 1
+Record = dict[str, Any]
 
-Row = dict[str, Any]
+#: Curves of a run: ``epoch`` and each metric -> a value for each evaluation, ``None`` where it has none.
+Columns = dict[str, list[Any]]
+
+#: The files of a run folder that are a part of its record as they are.
+PARTS = ("final", "cost", "provenance")
+
+_CURVES = "metrics.jsonl"
+
+#: Where a run comes from and what it cost, as every table of runs shows it.
+FACTS = ("run_id", "state", "problem", "git_sha", "dirty_sha256", "torch", "device", "ended", "wall_s", "gpu_hours", "peak_gib")
+
+#: What tells apart how runs were made: versions of the code, with uncommitted changes; machines; settings of ``exec`` that move numbers.
+MADE_WITH = ("code", "torch", "machine", "execution")
+
+#: What of a machine moves the last digits.
+_MACHINE = ("processor", "cpu_capability", "threads", "gpu", "driver", "cuda", "cudnn")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run, as far as it can be read.
+def read_record(folder: Path) -> Record:
+    """Return the record of the run in ``folder``, whatever its state; ``missing`` where it has not begun.
 
-    Attributes:
-        run_id: its id.
-        state: ``done``; ``failed``; ``unfinished`` (waiting, running, stopped or lost); ``missing``; ``unreadable``.
-        problem: why there is no result; empty when done.
-        place: where it was read, for messages: its folder, or file and line.
-        status: how it ended, and when; empty unless done or failed.
-        fields: every setting of its identity, flat; empty unless done.
-        final: metric -> epoch rule -> value; empty unless done.
-        provenance: commit, versions, device.
-        cost: seconds, GPU-hours, memory (GiB).
-        read_rows: reads its curves; ``None`` where there are none.
-        open_labels: opens its recorded labels; ``None`` where there are none.
-        dataset: what evidence holds of it: ``class_names``.
-        excerpts: what evidence holds of its labels: panel of the figure -> :meth:`analysis.reading.learned.Learned.excerpt`.
+    It is ``corrupted`` if a file is not what the run wrote: such a run has no result.
     """
-
-    run_id: str
-    state: str
-    problem: str
-    place: str
-    status: dict[str, Any] = field(default_factory=dict)
-    fields: dict[str, Any] = field(default_factory=dict)
-    final: dict[str, dict[str, float]] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
-    read_rows: Callable[[], Iterator[Row]] | None = None
-    open_labels: Callable[[], Trajectory] | None = None
-    dataset: dict[str, Any] = field(default_factory=dict)
-    excerpts: dict[str, Row] = field(default_factory=dict)
-
-    @property
-    def done(self) -> bool:
-        """Whether it has a result."""
-        return self.state == "done"
-
-    @property
-    def ended(self) -> str:
-        """When it ended, UTC, ISO 8601."""
-        return str(self.status.get("ended") or "")
-
-    @property
-    def torch(self) -> str:
-        """The version of PyTorch that it was computed with."""
-        return str((self.provenance.get("versions") or {}).get("torch", "unknown"))
-
-    def columns(self) -> dict[str, Any]:
-        """Return where it comes from and what it cost, as columns of a table."""
-        git = self.provenance.get("git") or {}
-        return {
-            "run_id": self.run_id,
-            "state": self.state,
-            "problem": " ".join(self.problem.split()),
-            "git_sha": git.get("sha"),
-            "dirty_sha256": git.get("dirty_sha256"),
-            "torch": self.torch if self.done else None,
-            "device": self.provenance.get("device"),
-            "ended": self.ended,
-            **{key: self.cost.get(key) for key in ("wall_s", "gpu_hours", "peak_gib")},
-        }
-
-    def rows(self) -> Iterator[Row]:
-        """Yield its evaluations in order, ``epoch`` and metric -> number or :func:`repro.files.jsonable`'s string for one.
-
-        Raises:
-            UserError: they are not what the run wrote, or they were not kept.
-        """
-        if self.read_rows is not None:
-            yield from self.read_rows()
-        elif self.done:
-            raise UserError(
-                f"{self.place}: of run {self.run_id} only the results were kept, not its curves. Use the run folder it was trained in."
-            )
-
-    def labels(self) -> Trajectory | None:
-        """Return its recorded labels; ``None`` where there are none.
-
-        Raises:
-            UserError: they are not what the run wrote, or were pruned.
-        """
-        return None if self.open_labels is None else self.open_labels()
-
-
-def read_run(folder: Path) -> Run:
-    """Return the run in ``folder``, with its results if it is done."""
-    name = folder.name
+    record: Record = {"run_id": folder.name, "place": str(folder)}
     try:
-        status = read_json(folder / "status.json")
-        state = str(status["state"])
+        record["status"] = read_json(folder / "status.json")
+        if record["status"]["state"] == "done":
+            identity = manifest.read_json(folder, "identity.json")
+            if identity["run_id"] != folder.name:
+                raise UserError(f"{folder} holds another run, {identity['run_id']}")
+            read_columns(folder)
+            record |= {"fields": identity["fields"], **{name: manifest.read_json(folder, f"{name}.json") for name in PARTS}}
     except FileNotFoundError:
-        return Run(name, "missing", "not started", str(folder))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return Run(name, "unreadable", f"status.json cannot be read ({error})", str(folder))
-    if state == "failed":
-        return Run(name, "failed", str(status.get("error") or "no error noted"), str(folder), status)
-    if state != "done":
-        # Whether it still lives is a question of the clock, so the page says when it last did.
-        known = [f"after {status['epoch']} of {status['epochs']} epochs"] if "epoch" in status and "epochs" in status else []
-        known += [f"last sign of life {status['heartbeat']}"] if status.get("heartbeat") else []
-        return Run(name, "unfinished", ", ".join([state, *known]), str(folder))
-    try:
-        manifest = open_manifest(folder)
-        identity = manifest.read_json("identity.json")
-        if identity["schema"] != RUN_SCHEMA:
-            raise DamagedError(f"its layout is {identity['schema']}, this code reads {RUN_SCHEMA}")
-        if identity["run_id"] != name:
-            raise DamagedError(f"the folder holds another run, {identity['run_id']}")
-        stored, rows = manifest.read_json("final.json"), "metrics.jsonl"
-        return Run(
-            run_id=name,
-            state="done",
-            problem="",
-            place=str(folder),
-            status={**status, "ended": str(status["ended"])},
-            fields=dict(identity["fields"]),
-            final={metric: {rule: number(value) for rule, value in values.items()} for metric, values in stored.items()},
-            provenance=dict(manifest.read_json("provenance.json")),
-            cost=dict(manifest.read_json("cost.json")),
-            read_rows=(lambda: map(json.loads, manifest.read_bytes(rows).splitlines())) if rows in manifest.files else None,
-            open_labels=functools.partial(_open_labels, folder) if "labels/layout.json" in manifest.files else None,
-        )
-    except DamagedError as error:
-        return Run(name, "unreadable", str(error), str(folder))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Run(name, "unreadable", f"it says done, but a file of it cannot be read ({error})", str(folder))
+        record["status"] = {"state": "missing"}
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+        record["status"] = {"state": "corrupted", "error": str(error)}
+    return record
 
 
-def value_at(run: Run, metric: str, epoch: Epoch) -> float | None:
-    """Return the value of ``metric`` by the epoch rule; NaN when the run diverged before that epoch; ``None`` when it has none."""
-    values = run.final.get(metric, {})
-    if epoch.number is None:
-        return values.get(epoch.rule)
-    curve = read_curves(run, (metric,))[metric]
-    if epoch.number in curve:
-        return curve[epoch.number]
-    return math.nan if math.isnan(values.get("last", 0.0)) else None
+def read_columns(folder: Path) -> Columns:
+    """Return the curves of the run in ``folder``, which is done; nothing where it was restored from evidence that has none."""
+    if _CURVES not in manifest.listed_files(folder):
+        return {}
+    rows = [json.loads(line) for line in manifest.read_bytes(folder, _CURVES).splitlines()]
+    names = sorted({name for row in rows for name in row} - {"epoch"})
+    return {name: [row.get(name) for row in rows] for name in ("epoch", *names)}
 
 
-def read_curves(run: Run, metrics: tuple[str, ...]) -> dict[str, dict[int, float]]:
-    """Return the curves of ``metrics``: name -> completed epochs -> value; epoch 0 is the untrained model.
+def read_labels(folder: Path) -> Trajectory | None:
+    """Return the recorded labels of the run in ``folder``, which is done; ``None`` where it recorded none."""
+    return open_trajectory(folder / "labels") if (folder / "labels" / "layout.json").exists() else None
 
-    ``name/{k}`` stands for the series of every class that the run has; each has its own name, such as ``name/007``.
 
-    Raises:
-        UserError: as :meth:`Run.rows`.
+def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return runs as a table by run_id: :data:`FACTS`, how each was computed, every setting, every result as ``metric@rule``.
+
+    Values are as the run has them, ``None`` where it has none: NaN is the result of a run that diverged.
     """
-    families = tuple(metric.removesuffix("{k}") for metric in metrics if metric.endswith("{k}"))
-    curves: dict[str, dict[int, float]] = {metric: {} for metric in metrics if not metric.endswith("{k}")}
-    for row in run.rows():
-        for name in row:
-            if name in curves or name.startswith(families):
-                curves.setdefault(name, {})[int(row["epoch"])] = number(row[name])
-    return curves
+    rows = [_row(record) for record in records]
+    names = dict.fromkeys(name for row in rows for name in row) or dict.fromkeys(FACTS)
+    columns = {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names}
+    return pd.DataFrame(columns).set_index("run_id", drop=False)
 
 
-def _open_labels(folder: Path) -> Trajectory:
-    check_not_pruned(folder, "labels")
-    return open_trajectory(folder / "labels")
+def curves_frame(curves: Mapping[str, Columns]) -> pd.DataFrame:
+    """Return curves, given by run_id, as a table run_id, metric, epoch, value."""
+    rows = [
+        (run_id, metric, epoch, number(value))
+        for run_id, columns in curves.items()
+        for metric, values in columns.items()
+        for epoch, value in zip(columns["epoch"], values, strict=True)
+        if metric != "epoch" and value is not None
+    ]
+    return pd.DataFrame(rows, columns=["run_id", "metric", "epoch", "value"])
+
+
+def _row(record: Record) -> Record:
+    status, cost, provenance = record["status"], record.get("cost", {}), record.get("provenance", {})
+    git = provenance.get("git") or {}
+    # A run that was resumed elsewhere, or with another version of the code, was made with both.
+    code = [
+        f"{str(item.get('sha'))[:12]}{' with changes' * bool(item.get('dirty_sha256'))}"
+        for item in [*provenance.get("earlier_git", []), git]
+    ]
+    attempts = [attempt["facts"] for attempt in provenance.get("attempts", [])]
+    machines = [", ".join(f"{key} {facts[key]}" for key in _MACHINE if facts.get(key) is not None) for facts in attempts]
+    execution = [f"{key} {value}" for key, value in provenance.get("execution", {}).items() if value not in (False, "float32", "precision")]
+    row = {
+        "run_id": record["run_id"],
+        "state": status["state"],
+        "problem": " ".join(str(status.get("error") or "").split()),
+        "git_sha": git.get("sha"),
+        "dirty_sha256": git.get("dirty_sha256"),
+        "torch": provenance.get("versions", {}).get("torch"),
+        "device": provenance.get("device"),
+        "ended": status.get("ended") or "",
+        **{key: cost.get(key) for key in ("wall_s", "gpu_hours", "peak_gib")},
+        "code": ", then ".join(dict.fromkeys(code)),
+        "machine": ", then ".join(dict.fromkeys(machines)),
+        "execution": ", ".join(sorted(execution)) or "float32",
+    }
+    results = {f"{metric}@{rule}": number(value) for metric, rules in record.get("final", {}).items() for rule, value in rules.items()}
+    return {**row, **record.get("fields", {}), **results}

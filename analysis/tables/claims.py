@@ -14,34 +14,26 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.reading.cells import Collected, collect, has_plan
-from analysis.reading.runs import Run, read_curves
-from analysis.reading.stats import Summary, contrast, factor, summarize
-from analysis.tables.table import fill_table
+import pandas as pd
+
+from analysis.reading.evidence import open_source
+from analysis.reading.reported import read_reported
+from analysis.reading.results import Results, read_results
+from analysis.reading.stats import contrast, factor, summarize
 from sweeps.claims import Claim, Claims, Test
-from sweeps.spec.load import Scale, Spec, TableSpec, load_spec
+from sweeps.spec import Scale, load_spec
 
 #: What a claim can come out as.
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN, WITHHELD = "supported", "contradicted", "undecided", "not run", "withheld"
 
 _CONFIDENCE = 0.95
-Bounds = tuple[float, float] | None
 
-
-@dataclass(frozen=True)
-class Cell:
-    """The values of one cell's runs, by run id; ``None``: not done, or not measured."""
-
-    values: tuple[tuple[str, float | None], ...]
-
-    @property
-    def summary(self) -> Summary:
-        """What its runs say together."""
-        return summarize([value for _, value in self.values if value is not None], expected=len(self.values))
+#: The values of one cell's runs, each with its run_id; ``None``: not done, or not measured.
+Values = tuple[tuple[str, float | None], ...]
 
 
 @dataclass(frozen=True)
@@ -49,65 +41,56 @@ class Comparison:
     """A weighted sum of cells' means, minus a constant; ``published`` is what the paper's numbers make of it."""
 
     label: str
-    cells: tuple[tuple[float, Cell], ...]
+    terms: tuple[tuple[float, Values], ...]
     constant: float = 0.0
     published: float | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim at one scale, or one of its comparisons; ``runs`` of ``planned`` are done.
+    """A claim at one scale, or one of its comparisons, as ``claims.csv`` has it; ``runs`` of ``runs_planned`` are done.
 
     Attributes:
         difference: ``None`` where runs are missing, NaN where one diverged.
-        interval, adjusted: t intervals at 95%, and at the confidence that the verdict is given at.
+        low_95, high_95: the t interval at 95%.
+        low_adjusted, high_adjusted: that at the confidence that the verdict is given at.
+        parts: of a claim, its comparisons.
     """
 
-    label: str
+    comparison: str
     runs: int
-    planned: int
+    runs_planned: int
     published: float | None
     verdict: str = NOT_RUN
     difference: float | None = None
-    interval: Bounds = None
-    adjusted: Bounds = None
+    low_95: float | None = None
+    high_95: float | None = None
+    low_adjusted: float | None = None
+    high_adjusted: float | None = None
     parts: tuple[Outcome, ...] = ()
 
 
-@dataclass(frozen=True)
-class Tested:
-    """All claims at one scale."""
-
-    scale: Scale
-    sanity: tuple[tuple[Claim, Outcome], ...]
-    claims: tuple[tuple[Claim, Outcome], ...]
-
-
-def examine(claims: Claims, scale: Scale, runs: Path) -> Tested:
-    """Return what the runs at ``scale`` say of each claim."""
+def examine(claims: Claims, scale: Scale, runs: Path) -> list[tuple[str, Claim, Outcome]]:
+    """Return what the runs at ``scale`` say of each claim, after the checks that it rests on: ``sanity`` or ``claim``, it, its outcome."""
     cells = _Cells(scale, runs)
-    confidence = 1.0 - claims.level / max(1, len(claims.claims))
-    sanity = tuple((claim, _outcome(claim, cells, 1.0 - claims.level)) for claim in claims.sanity)
-    failed = any(outcome.verdict == CONTRADICTED for _, outcome in sanity)
-    found = []
-    for claim in claims.claims:
-        outcome = _outcome(claim, cells, confidence)
-        if failed and outcome.verdict not in (NOT_RUN, UNDECIDED):
-            outcome = replace(outcome, verdict=WITHHELD)
-        found.append((claim, outcome))
-    return Tested(scale, sanity, tuple(found))
+    sanity = [("sanity", claim, _outcome(claim, cells, 1.0 - claims.level)) for claim in claims.sanity]
+    tested = [("claim", claim, _outcome(claim, cells, 1.0 - claims.level / len(claims.claims))) for claim in claims.claims]
+    if any(outcome.verdict == CONTRADICTED for _, _, outcome in sanity):
+        decided = (SUPPORTED, CONTRADICTED)
+        tested = [(kind, claim, replace(item, verdict=WITHHELD) if item.verdict in decided else item) for kind, claim, item in tested]
+    return sanity + tested
 
 
 def _outcome(claim: Claim, cells: _Cells, confidence: float) -> Outcome:
     comparisons = [comparison for test in claim.tests for comparison in cells.comparisons(test)]
     parts = tuple(_compared(claim, item, confidence) for item in comparisons)
-    if claim.every:
-        return _every(claim, parts, _runs(cell for item in comparisons for _, cell in item.cells))
+    if claim.combine == "every":
+        return _least(claim, parts, *_runs(values for item in comparisons for _, values in item.terms))
     share = 1.0 / len(comparisons)
     published = [item.published for item in comparisons if item.published is not None]
     whole = Comparison(
         "all" if len(comparisons) > 1 else comparisons[0].label,
-        tuple((share * weight, cell) for item in comparisons for weight, cell in item.cells),
+        tuple((share * weight, values) for item in comparisons for weight, values in item.terms),
         share * math.fsum(item.constant for item in comparisons),
         share * math.fsum(published) if len(published) == len(comparisons) else None,
     )
@@ -116,127 +99,108 @@ def _outcome(claim: Claim, cells: _Cells, confidence: float) -> Outcome:
 
 def _compared(claim: Claim, comparison: Comparison, confidence: float) -> Outcome:
     # A run that stands in several cells varies once: its weights are added up.
-    merged: dict[Cell, float] = {}
-    for weight, cell in comparison.cells:
-        merged[cell] = merged.get(cell, 0.0) + weight
-    found = Outcome(comparison.label, *_runs(merged), comparison.published)
-    if found.runs < found.planned or not found.planned:
-        return found
-    weighted = [(weight, cell.summary) for cell, weight in merged.items()]
-    if any(summary.diverged for _, summary in weighted):
-        return replace(found, difference=math.nan, verdict=UNDECIDED)
-    difference = math.fsum(weight * (summary.mean or 0.0) for weight, summary in weighted) - comparison.constant
-    half, adjusted = (contrast(weighted, confidence=level) for level in (_CONFIDENCE, confidence))
+    weights: dict[Values, float] = {}
+    for weight, values in comparison.terms:
+        weights[values] = weights.get(values, 0.0) + weight
+    outcome = Outcome(comparison.label, *_runs(weights), comparison.published)
+    if outcome.runs < outcome.runs_planned or not outcome.runs:
+        return outcome
+    terms = [(weight, summarize([value for _, value in of if value is not None], expected=len(of))) for of, weight in weights.items()]
+    difference = math.fsum(weight * (summary.mean or 0.0) for weight, summary in terms) - comparison.constant
+    half, adjusted = (contrast(terms, confidence=level) for level in (_CONFIDENCE, confidence))
+    outcome = replace(outcome, difference=difference, verdict=UNDECIDED)
     if half is None or adjusted is None:
-        return replace(found, difference=difference, verdict=UNDECIDED)
-    bounds = (difference - adjusted, difference + adjusted)
-    above, below = bounds[0] > claim.margin, bounds[1] < claim.margin
+        return outcome
+    outcome = replace(outcome, low_95=difference - half, high_95=difference + half)
+    outcome = replace(outcome, low_adjusted=difference - adjusted, high_adjusted=difference + adjusted)
+    return replace(outcome, verdict=_verdict(claim, difference - adjusted, difference + adjusted))
+
+
+def _verdict(claim: Claim, low: float, high: float) -> str:
+    above, below = low > claim.margin, high < claim.margin
     wanted, other = (above, below) if claim.direction == "higher" else (below, above)
-    verdict = SUPPORTED if wanted else CONTRADICTED if other else UNDECIDED
-    return replace(found, difference=difference, interval=(difference - half, difference + half), adjusted=bounds, verdict=verdict)
+    return SUPPORTED if wanted else CONTRADICTED if other else UNDECIDED
 
 
-def _runs(cells: Iterable[Cell]) -> tuple[int, int]:
+def _runs(cells: Iterable[Values]) -> tuple[int, int]:
     """Return how many different runs stand in ``cells`` and are done, and how many in all."""
-    runs = {name: value for cell in cells for name, value in cell.values}
+    runs = {run_id: value for values in cells for run_id, value in values}
     return sum(value is not None for value in runs.values()), len(runs)
 
 
-def _every(claim: Claim, parts: tuple[Outcome, ...], runs: tuple[int, int]) -> Outcome:
-    """Return the comparison that supports ``claim`` least, with the verdict on all; ``runs`` are how many are done, and how many in all."""
+def _least(claim: Claim, parts: tuple[Outcome, ...], runs: int, planned: int) -> Outcome:
+    """Return the comparison that supports ``claim`` least, with the verdict on all."""
     sign = 1.0 if claim.direction == "higher" else -1.0
     published = min((part.published for part in parts if part.published is not None), key=lambda value: sign * value, default=None)
-    whole = Outcome("the least of all", *runs, published, parts=parts)
-    verdicts = {part.verdict for part in parts}
-    if NOT_RUN in verdicts:
-        return whole
-
-    worst = min(parts, key=lambda part: -math.inf if part.difference is None or math.isnan(part.difference) else sign * part.difference)
-    verdict = next(verdict for verdict in (CONTRADICTED, UNDECIDED, SUPPORTED) if verdict in verdicts)
-    return replace(whole, label=worst.label, difference=worst.difference, interval=worst.interval, adjusted=worst.adjusted, verdict=verdict)
+    verdict = next(verdict for verdict in (NOT_RUN, CONTRADICTED, UNDECIDED, SUPPORTED) if verdict in {part.verdict for part in parts})
+    if verdict == NOT_RUN:
+        return Outcome("the least of all", runs, planned, published, parts=parts)
+    # One that diverged has no difference, and supports nothing.
+    least = min(parts, key=lambda part: -math.inf if math.isnan(part.difference or 0.0) else sign * (part.difference or 0.0))
+    return replace(least, runs=runs, runs_planned=planned, published=published, verdict=verdict, parts=parts)
 
 
 class _Cells:
+    """The cells of all tables and figures at one scale; each spec is read once."""
+
     def __init__(self, scale: Scale, runs: Path) -> None:
-        self._runs = runs
-        self._spec = functools.cache(lambda name: load_spec(name, scale))
-        self._tables = functools.cache(self._table)
-        self._collected = functools.cache(self._collect)
+        self._scale = scale
+        self._source = open_source(runs, scale)
+        self._results = functools.cache(self._read)
 
     def comparisons(self, test: Test) -> Iterator[Comparison]:
-        if test.kind == "over":
-            pairs = [((row, column), (other, column)) for row in test.rows for other in test.over for column in test.columns]
-            yield from (self._difference(test.spec, one, two) for one, two in pairs)
-        elif test.kind == "over_columns":
-            pairs = [((row, column), (row, other)) for row in test.rows for column in test.columns for other in test.over_columns]
-            yield from (self._difference(test.spec, one, two) for one, two in pairs)
+        if test.metrics:
+            for row, column in itertools.product(test.rows, test.columns):
+                label = f"{test.spec}: {', '.join(filter(None, (row, column)))}: {' with '.join(test.metrics)}"
+                yield Comparison(label, ((1.0, self._values(test, (row, column))),), test.above)
+        for row, other, column in itertools.product(test.rows, test.over, test.columns):
+            yield self._difference(test, (row, column), (other, column), f"{row} over {other}, {column}")
+        for row, column, other in itertools.product(test.rows, test.columns, test.over_columns):
+            yield self._difference(test, (row, column), (row, other), f"{column} over {other}, {row}")
+
+    def _difference(self, test: Test, one: tuple[str, str], two: tuple[str, str], label: str) -> Comparison:
+        reported = read_reported(load_spec(test.spec))
+        published = reported[one].mean - reported[two].mean if one in reported and two in reported else None
+        return Comparison(f"{test.spec}: {label}", ((1.0, self._values(test, one)), (-1.0, self._values(test, two))), 0.0, published)
+
+    def _read(self, name: str) -> Results | None:
+        return read_results(load_spec(name), self._scale, self._source) if self._source.plan_path(name).exists() else None
+
+    def _values(self, test: Test, place: tuple[str, str]) -> Values:
+        results = self._results(test.spec)
+        if results is None:
+            # As many runs as the spec repeats, none of which is done.
+            repeats = self._scale.repeats.get(test.spec, load_spec(test.spec).repeats)
+            return tuple((f"{test.spec}, {place}, {number}", None) for number in range(math.prod(map(len, repeats.values()))))
+        cell = next(cell for cell in results.cells if cell.place == place)
+        if test.metrics:
+            values = [_measure(test, results.curves[results.curves["run_id"] == run_id]) for run_id in cell.run_ids]
         else:
-            for place in itertools.product(test.rows, test.columns):
-                label = f"{test.spec}: {', '.join(filter(None, place))}: {' with '.join(test.metrics)}"
-                yield Comparison(label, ((1.0, self._measured(test, place)),), test.above)
-
-    def _difference(self, name: str, one: tuple[str, str], two: tuple[str, str]) -> Comparison:
-        said = {(item.row, item.column): item.mean for item in self._spec(name).reported}
-        published = said[one] - said[two] if one in said and two in said else None
-        what = f"{one[0]} over {two[0]}, {one[1]}" if one[1] == two[1] else f"{one[1]} over {two[1]}, {one[0]}"
-        cells = [self._tables(name).get(place) or _unknown(self._spec(name), place) for place in (one, two)]
-        return Comparison(f"{name}: {what}", ((1.0, cells[0]), (-1.0, cells[1])), 0.0, published)
-
-    def _table(self, name: str) -> dict[tuple[str, str], Cell]:
-        spec = self._spec(name)
-        assert isinstance(spec, TableSpec)
-        filled = fill_table(spec, self._runs) if has_plan(spec, self._runs) else []
-        unit = factor(spec.value.scale)
-        return {
-            item.place: Cell(
-                tuple((repeat.run.run_id, None if value is None or item.cell.untuned else unit * value) for repeat, value in item.runs)
-            )
-            for item in filled
-        }
-
-    def _collect(self, name: str) -> dict[tuple[str, str], Collected]:
-        spec = self._spec(name)
-        return {cell.place: cell for cell in collect(spec, self._runs)} if has_plan(spec, self._runs) else {}
-
-    def _measured(self, test: Test, place: tuple[str, str]) -> Cell:
-        cell = self._collected(test.spec).get(place)
-        if cell is None:
-            return _unknown(self._spec(test.spec), place)
-        tuned = not cell.untuned
-        return Cell(tuple((item.run.run_id, _measure(test, item.run) if item.run.done and tuned else None) for item in cell.repeats))
+            unit = factor(results.spec.value.scale)
+            read = results.values(cell, results.spec.value.metric, results.rule(cell))
+            values = [None if value is None else unit * value for value in read]
+        return tuple((run_id, None if cell.untuned else value) for run_id, value in zip(cell.run_ids, values, strict=True))
 
 
-def _unknown(spec: Spec, place: tuple[str, str]) -> Cell:
-    """Return the cell of a spec without a plan: as many runs as the spec repeats, none of which is done."""
-    return Cell(tuple((f"{spec.name}, {place}, {number}", None) for number in range(len(spec.repeats))))
-
-
-def _measure(test: Test, run: Run) -> float | None:
+def _measure(test: Test, curves: pd.DataFrame) -> float | None:
     """Return what ``test`` reads off the curves of a run; ``None`` where it has none."""
-    curves = read_curves(run, test.metrics)
+    curves = curves.sort_values("epoch")
     if test.kind == "correlation":
         return _correlation(curves, *test.metrics)
-    curve = curves[test.metrics[0]]
-    if not curve:
+    values = list(curves["value"][curves["metric"] == test.metrics[0]])
+    if not values:
         return None
-    last = curve[max(curve)]
     # A change is in percent: these metrics are fractions.
-    return last if test.kind == "above" else 100.0 * (last - curve[min(curve)])
+    return float(values[-1]) if test.kind == "above" else 100.0 * (values[-1] - values[0])
 
 
-def _correlation(curves: Mapping[str, Mapping[int, float]], one: str, other: str) -> float | None:
+def _correlation(curves: pd.DataFrame, one: str, other: str) -> float | None:
     """Return Spearman's correlation of the last values of two series over the classes; 0 where one is constant."""
-    from scipy.stats import spearmanr
-
-    def values(series: str) -> dict[str, float]:
-        prefix = series.removesuffix("{k}")
-        return {name.removeprefix(prefix): curve[max(curve)] for name, curve in curves.items() if name.startswith(prefix)}
-
-    first, second = values(one), values(other)
-    classes = sorted(first.keys() & second.keys())
-    if len(classes) < 3:
+    last = curves.drop_duplicates("metric", keep="last").set_index("metric")["value"]
+    series = [last.filter(like=family.removesuffix("{k}")).rename(lambda name: name.rpartition("/")[2]) for family in (one, other)]
+    first, second = series[0].align(series[1], join="inner")
+    if len(first) < 3:
         return None
-    pair = [[series[name] for name in classes] for series in (first, second)]
-    if any(len(set(series)) == 1 for series in pair):
+    if first.nunique() == 1 or second.nunique() == 1:
         return 0.0
-    return float(spearmanr(pair[0], pair[1]).statistic)
+    return float(first.corr(second, method="spearman"))

@@ -7,14 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.reading.stats import rounded
-from analysis.tables.claims import Outcome, Tested, examine
+from analysis.tables.claims import Outcome, examine
 from analysis.tables.formats import csv_bytes, grid_lines
-from analysis.tables.page import stamp_lines
+from analysis.tables.page import disclaimer_lines
 from sweeps.claims import Claim, Claims, load_claims
-from sweeps.spec.load import Scale, load_scale
+from sweeps.spec import Scale, load_scale
 
 #: The files, below the folder of the pages.
 PAGE, TABLE = "claims.md", "claims.csv"
+
+_HEAD = """\
+# What the paper claims, and what these runs say
+
+{count} claims, in our own words, and their tests are in `sweeps/claims.yaml`. The rule was fixed before the runs:
+
+- The difference of a claim is the mean of all its comparisons, each a difference between the means of two cells, in points of test \
+accuracy (%) unless the claim says otherwise. Published differences are computed from the published means in the same way.
+- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict uses the \
+interval at {each:.2f}%, so that all {count} verdicts of a scale hold together at {together:g}%.
+- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. \
+*Undecided*: the interval contains the margin, or a run diverged. *Not run*: runs are missing, or have settings that are not tuned yet. \
+*Withheld*: a sanity check of the scale is contradicted.
+- A claim that must hold in every comparison shows the comparison that supports it least; its verdict is over all comparisons.
+- Scales are never pooled. [claims.csv](claims.csv) has every comparison behind each line.
+"""
 
 
 def claims_files(runs: Path, claims: Claims | None = None) -> dict[str, bytes]:
@@ -23,48 +39,35 @@ def claims_files(runs: Path, claims: Claims | None = None) -> dict[str, bytes]:
     Raises:
         UserError: the claims have a mistake; a plan does not fit its spec.
     """
-    claims = load_claims() if claims is None else claims
-    tested = [examine(claims, load_scale(name), runs) for name in claims.scales]
-    return {PAGE: _page(claims, tested).encode(), TABLE: csv_bytes(_rows(tested))}
-
-
-def _page(claims: Claims, tested: Sequence[Tested]) -> str:
-    count = len(claims.claims)
-    lines = [
-        "# What the paper claims, and what these runs say",
-        "",
-        f"{count} claims, in our own words, and their tests are in `sweeps/claims.yaml`. The rule was fixed before the runs:",
-        "",
-        "- The difference of a claim is the mean of all its comparisons, each a difference between the means of two cells, in points of "
-        "test accuracy (%) unless the claim says otherwise. Published differences are computed from the published means in the same way.",
-        "- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict "
-        f"uses the interval at {100 * (1 - claims.level / count):.2f}%, so that all {count} verdicts of a scale hold together at "
-        f"{100 * (1 - claims.level):g}%.",
-        "- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. "
-        "*Undecided*: the interval contains the margin, or a run diverged. *Not run*: runs are missing, or have settings that are "
-        "not tuned yet. *Withheld*: a sanity check of the scale is contradicted.",
-        "- A claim that must hold in every comparison shows the comparison that supports it least; its verdict is over all comparisons.",
-        "- Scales are never pooled. [claims.csv](claims.csv) has every comparison behind each line.",
-        "",
-    ]
-    for item in tested:
-        lines += [f"## Scale: {item.scale.title}", "", *stamp_lines(item.scale)]
-        lines += ["Sanity:", "", *_grid(item.sanity), "", "Claims:", "", *_grid(item.claims), ""]
-    lines += ["---", "", "- To rebuild this page: `python -m analysis claims`."]
-    return "\n".join(lines) + "\n"
+    claims = claims or load_claims()
+    count, level = len(claims.claims), claims.level
+    page = [_HEAD.format(count=count, each=100 * (1 - level / count), together=100 * (1 - level))]
+    rows = []
+    for scale in map(load_scale, claims.scales):
+        tested = examine(claims, scale, runs)
+        page += [f"## Scale: {scale.name}", "", *disclaimer_lines(scale)]
+        for kind, title in (("sanity", "Sanity:"), ("claim", "Claims:")):
+            page += [title, "", *_grid([(claim, outcome) for of, claim, outcome in tested if of == kind]), ""]
+        for kind, claim, whole in tested:
+            for outcome in (whole, *(whole.parts if len(whole.parts) > 1 else ())):
+                row = {"scale": scale.name, "kind": kind if outcome is whole else f"comparison of {kind}", "id": claim.id, **vars(outcome)}
+                del row["parts"]
+                rows.append(row | {"margin": claim.margin, "direction": claim.direction})
+    page += ["---", "", "- To rebuild this page: `python -m analysis claims`.", ""]
+    return {PAGE: "\n".join(page).encode(), TABLE: csv_bytes(rows)}
 
 
 def short_table(scale: Scale, runs: Path) -> list[str]:
     """Return the lines of a Markdown table of the claims at one scale, for the README."""
-    tested = examine(load_claims(), scale, runs)
-    body = [[claim.text, _published(claim, outcome), _difference(outcome), outcome.verdict] for claim, outcome in tested.claims]
+    tested = [(claim, outcome) for kind, claim, outcome in examine(load_claims(), scale, runs) if kind == "claim"]
+    body = [[claim.text, _published(claim, outcome), _difference(outcome), outcome.verdict] for claim, outcome in tested]
     return grid_lines(["claim", "paper", "here (95% interval)", "verdict"], body)
 
 
 def _grid(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[str]:
     body = []
     for claim, outcome in outcomes:
-        numbers = [_published(claim, outcome), _difference(outcome), f"{outcome.runs} of {outcome.planned}"]
+        numbers = [_published(claim, outcome), _difference(outcome), f"{outcome.runs} of {outcome.runs_planned}"]
         body.append([claim.text, claim.source, *numbers, outcome.verdict])
     return grid_lines(["claim", "where", "paper", "difference (95% interval)", "runs", "verdict"], body, left=2)
 
@@ -79,31 +82,7 @@ def _difference(outcome: Outcome) -> str:
     if math.isnan(outcome.difference):
         return "diverged"
     digits = 1 if abs(outcome.difference) >= 1.0 else 2
-    if outcome.interval is None:
-        return f"{outcome.difference:+.{digits}f}"
-    return f"{outcome.difference:+.{digits}f} ({' to '.join(rounded(bound, 1.0, digits) for bound in outcome.interval)})"
-
-
-def _rows(tested: Sequence[Tested]) -> list[dict[str, object]]:
-    return [
-        _row(item.scale, kind if outcome is whole else f"comparison of {kind}", claim, outcome)
-        for item in tested
-        for kind, outcomes in (("sanity", item.sanity), ("claim", item.claims))
-        for claim, whole in outcomes
-        for outcome in (whole, *(whole.parts if len(whole.parts) > 1 else ()))
-    ]
-
-
-def _row(scale: Scale, kind: str, claim: Claim, outcome: Outcome) -> dict[str, object]:
-    low, high = outcome.interval or (None, None)
-    adjusted_low, adjusted_high = outcome.adjusted or (None, None)
-    row: dict[str, object] = {
-        "scale": scale.title,
-        "kind": kind,
-        "id": claim.id,
-        "comparison": outcome.label,
-        "difference": outcome.difference,
-    }
-    row |= {"low_95": low, "high_95": high, "low_adjusted": adjusted_low, "high_adjusted": adjusted_high}
-    row |= {"margin": claim.margin, "direction": claim.direction, "runs": outcome.runs, "runs_planned": outcome.planned}
-    return row | {"published": outcome.published, "verdict": outcome.verdict}
+    text = f"{outcome.difference:+.{digits}f}"
+    if outcome.low_95 is None or outcome.high_95 is None:
+        return text
+    return f"{text} ({rounded(outcome.low_95, 1.0, digits)} to {rounded(outcome.high_95, 1.0, digits)})"

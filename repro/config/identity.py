@@ -21,54 +21,33 @@ from repro.config.schema import NOT_SCIENTIFIC, Config
 from repro.errors import UserError
 from repro.files import read_json
 
-SCHEMA = 1
-
 
 def scientific_fields(config: Config) -> dict[str, Any]:
     """Return every field of the identity as a flat ``{"optim.epochs": 60, ...}``, sorted by name."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, Any] = {"seed": config.seed}
     for section in dataclasses.fields(config):
-        if section.name not in NOT_SCIENTIFIC:
-            value = getattr(config, section.name)
-            _flatten(section.name, value, dict(section.metadata), flat)
-    for group in registry.GROUPS:
-        flat[f"{group}.version"] = registry.get(group, getattr(config, group).name).version
+        settings = getattr(config, section.name)
+        if section.name == "seed" or section.name in NOT_SCIENTIFIC:
+            continue
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if "neutral" not in field.metadata or value != field.metadata["neutral"]:
+                flat[f"{section.name}.{field.name}"] = value
+        if section.name in registry.GROUPS:
+            flat[f"{section.name}.version"] = registry.get(section.name, settings.name).version
     return dict(sorted(flat.items()))
 
 
-def _flatten(name: str, value: Any, metadata: dict[str, Any], flat: dict[str, Any]) -> None:
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            _flatten(f"{name}.{field.name}", getattr(value, field.name), dict(field.metadata), flat)
-    elif "neutral" not in metadata or value != metadata["neutral"]:
-        flat[name] = list(value) if isinstance(value, list | tuple) else value
-
-
-def step_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return those of :func:`scientific_fields` that decide how a step computes; seeds, folds and the number of epochs do not."""
-    others = ("seed", "split.", "inputs.", "noise.", "optim.epochs", "optim.milestones")
-    return {name: value for name, value in fields.items() if not name.startswith(others)}
-
-
-def canonical_json(fields: dict[str, Any]) -> str:
-    """Return the one JSON text of ``fields``: sorted keys, no spaces, floats by their shortest exact form."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def identity_document(config: Config) -> dict[str, Any]:
+    """Return what ``identity.json`` holds: the id, ``<method>-<dataset>-<12 hex>``, and the fields that it follows from."""
+    fields = scientific_fields(config)
+    digest = hashlib.sha256(json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return {"schema": 1, "run_id": f"{config.method.name}-{config.dataset.name}-{digest[:12]}", "fields": fields}
 
 
 def run_id(config: Config) -> str:
     """Return ``<method>-<dataset>-<12 hex>``."""
-    return _run_id(scientific_fields(config))
-
-
-def _run_id(fields: dict[str, Any]) -> str:
-    digest = hashlib.sha256(canonical_json(fields).encode()).hexdigest()
-    return f"{fields['method.name']}-{fields['dataset.name']}-{digest[:12]}"
-
-
-def identity_document(config: Config) -> dict[str, Any]:
-    """Return what ``identity.json`` holds."""
-    fields = scientific_fields(config)
-    return {"schema": SCHEMA, "run_id": _run_id(fields), "fields": fields}
+    return str(identity_document(config)["run_id"])
 
 
 def check_same(folder: Path, config: Config) -> None:
@@ -77,19 +56,10 @@ def check_same(folder: Path, config: Config) -> None:
     Raises:
         UserError: it holds another one; the message names each field that differs.
     """
-    try:
-        stored = read_json(folder / "identity.json")
-        fields, name = stored["fields"], stored["run_id"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'identity.json'} cannot be read ({error}), so its owner is unknown. Move the folder away, or delete it."
-        ) from error
-    wanted = scientific_fields(config)
-    differing = sorted(key for key in fields.keys() | wanted.keys() if fields.get(key, "absent") != wanted.get(key, "absent"))
-    wanted_name = _run_id(wanted)
-    if differing or name != wanted_name:
-        listed = "; ".join(f"{key}: there {fields.get(key, 'absent')!r}, here {wanted.get(key, 'absent')!r}" for key in differing)
-        raise UserError(
-            f"{folder} holds another run (identity.json: {name}), not {wanted_name}: {listed or 'the id differs'}. "
-            "Nothing was changed. Move that folder away, or set paths.runs to another place."
-        )
+    stored, wanted = read_json(folder / "identity.json"), identity_document(config)
+    if stored["run_id"] == wanted["run_id"]:
+        return
+    before, now = stored["fields"], wanted["fields"]
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key, "absent") != now.get(key, "absent"))
+    listed = "; ".join(f"{key} is {before.get(key, 'absent')}, not {now.get(key, 'absent')}" for key in differing)
+    raise UserError(f"{folder} holds another run, {stored['run_id']}: {listed}. Move it away, or set paths.runs to another folder.")

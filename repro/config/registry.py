@@ -10,11 +10,10 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any, TypeVar
 
-from repro.errors import UserError, did_you_mean, one_of
+from repro.errors import UserError, did_you_mean
 
 Built = TypeVar("Built")
 
@@ -27,9 +26,6 @@ _PACKAGES = {
 
 #: The groups whose choices are registered; those of the others are presets.
 GROUPS = tuple(_PACKAGES)
-
-#: The presets: one folder a group, one file a choice.
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,21 @@ class Choice:
     Attributes:
         group: ``method``, ``dataset``, ``model`` or ``noise``.
         name: what the user types, and the ``name`` field of ``config``.
-        config: the dataclass of its settings.
         build: the class or function that makes it.
+        config: the dataclass of its settings.
         version: raised by hand when a change of the code changes its numbers; part of a run's identity.
-        overrides: choices of other groups that this one brings along, such as a dataset its usual model.
-        values: values of other sections that it brings along, as ``{"meta": {"batch_size": 100}}``.
-        transition: of a kind of noise: the function that returns its transition matrix.
-        size: of a dataset; without it the cost of its runs is not estimated.
+        overrides: choices of other groups that this one brings along, such as a dataset its usual model. What the user types wins.
+        values: values of other sections that it brings along, as ``{"meta": {"batch_size": 100}}``. What the user types wins.
+        transition: of a kind of noise: a function ``transition(config, num_classes)`` that returns the matrix (K, K) with the probability
+            that an image of class i is annotated as j.
+        size: of a dataset; without it the cost of its runs is not estimated. Settings called ``num_classes``, ``train_size``,
+            ``test_size`` and ``side`` change it.
     """
 
     group: str
     name: str
-    config: type[Any]
     build: Any
+    config: type[Any]
     version: int = 1
     overrides: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -72,50 +70,29 @@ class Choice:
 _choices: dict[str, dict[str, Choice]] = {group: {} for group in _PACKAGES}
 
 
-def _register(group: str, name: str, config: type[Any], **more: Any) -> Callable[[Built], Built]:
+def _register(group: str, name: str, **attributes: Any) -> Callable[[Built], Built]:
     def decorate(build: Built) -> Built:
         known = _choices[group].get(name)
         # Running a module as a script or reloading it registers it twice; two different files with one name are a bug.
         assert known is None or known.build.__module__ == build.__module__, f"two {group}s are named {name}"
-        _choices[group][name] = Choice(group=group, name=name, config=config, build=build, **more)
+        _choices[group][name] = Choice(group, name, build, **attributes)
         return build
 
     return decorate
 
 
-def method(name: str, *, config: type[Any], version: int = 1) -> Callable[[Built], Built]:
-    """Register a method: a class built as ``build(config, context)``, see :class:`repro.engine.method.Method`."""
-    return _register("method", name, config, version=version)
+#: ``@method(NAME, config=...)`` registers a class built as ``build(config, context)``, see :class:`repro.engine.method.Method`. It and the
+#: decorators below take the attributes of :class:`Choice`.
+method = partial(_register, "method")
 
+#: Registers a function ``build(config, folder) -> RawDataset``.
+dataset = partial(_register, "dataset")
 
-def dataset(
-    name: str,
-    *,
-    config: type[Any],
-    overrides: dict[str, str] | None = None,
-    values: dict[str, dict[str, Any]] | None = None,
-    size: DatasetSize | None = None,
-    version: int = 1,
-) -> Callable[[Built], Built]:
-    """Register a dataset: a function ``build(config, folder) -> RawDataset``.
+#: Registers a function ``build(config, num_classes=, image_shape=) -> nn.Module``.
+model = partial(_register, "model")
 
-    ``overrides`` and ``values`` bring along the dataset's usual model, augmentation, meta batch size and so on; what the user
-    types wins over them. A setting called ``num_classes``, ``train_size``, ``test_size`` or ``side`` changes ``size``.
-    """
-    return _register("dataset", name, config, overrides=overrides or {}, values=values or {}, size=size, version=version)
-
-
-def model(name: str, *, config: type[Any], version: int = 1) -> Callable[[Built], Built]:
-    """Register an architecture: a function ``build(config, num_classes=, image_shape=) -> nn.Module``."""
-    return _register("model", name, config, version=version)
-
-
-def noise(name: str, *, config: type[Any], transition: Any, version: int = 1) -> Callable[[Built], Built]:
-    """Register a kind of label noise: a function ``build(config, labels, num_classes, seed) -> noisy labels``.
-
-    ``transition(config, num_classes)`` returns the matrix (K, K) with the probability that an image of class i is annotated as j.
-    """
-    return _register("noise", name, config, transition=transition, version=version)
+#: Registers a function ``build(config, labels, num_classes, seed) -> noisy labels``.
+noise = partial(_register, "noise")
 
 
 def choices(group: str) -> dict[str, Choice]:
@@ -127,11 +104,6 @@ def choices(group: str) -> dict[str, Choice]:
 def registered(group: str) -> tuple[Choice, ...]:
     """Return the choices of ``group`` that this process has registered so far, without importing any."""
     return tuple(_choices[group].values())
-
-
-def options(group: str) -> tuple[str, ...]:
-    """Return the names to choose from in a group, registered or presets; none where ``group`` is no group."""
-    return tuple(sorted(choices(group) if group in GROUPS else (path.stem for path in (CONF / group).glob("*.yaml"))))
 
 
 @cache
@@ -149,5 +121,5 @@ def get(group: str, name: str) -> Choice:
     """
     known = choices(group)
     if name not in known:
-        raise UserError(f"{group}={name}: there is no {group} of that name.{did_you_mean(name, known)} Allowed: {one_of(known)}.")
+        raise UserError(f"{group}={name}: there is no such {group}.{did_you_mean(name, known)} Allowed: {', '.join(sorted(known))}.")
     return known[name]

@@ -7,6 +7,7 @@ change a result; everything else is a run's identity (:mod:`repro.config.identit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -24,6 +25,10 @@ class MethodConfig:
     """Settings of a method; each method file extends it."""
 
     name: str = MISSING
+
+    def contradictions(self, config: Config) -> list[str]:
+        """Return what in these settings contradicts the rest of the run's, a sentence each."""
+        return []
 
 
 @dataclass
@@ -70,7 +75,7 @@ class SplitConfig:
 
 @dataclass
 class AugmentConfig:
-    """What happens to a training image, drawn anew at each visit (A5, A6)."""
+    """What happens to a training image, drawn at each visit (A5, A6)."""
 
     name: str = setting("none", help="name of the preset")
     padding: int = setting(0, help="pixels added on each side before a random crop to the original size; 0: no crop", at_least=0)
@@ -172,21 +177,15 @@ class ExecConfig:
     precision: str = setting(
         "float32",
         help="of convolutions and matrix products: float32, or bfloat16 by autocast, while parameters, labels and losses stay float32; "
-        "auto: on CUDA the fastest way of execution that a comparison with float32 allows, elsewhere float32",
+        "auto: on CUDA with TensorFloat-32, channels-last images and, where the method allows it, CUDA graphs; elsewhere float32",
         choices=("auto", "float32", "bfloat16"),
-    )
-    label_gradient: str = setting(
-        "precision",
-        help="the pass of the training batch in a step that learns labels, and its derivative: as precision says, or float32 while the "
-        "pass of the meta batch is as precision says",
-        choices=("precision", "float32"),
     )
     channels_last: bool = setting(False, help="keep images as (B, H, W, C) in memory, which GPUs multiply faster")
     compile: bool = setting(False, help="run each step as one compiled program (torch.compile); the first one takes a minute")
     cuda_graphs: bool = setting(False, help="replay each step as a CUDA graph; only on CUDA")
     eval_batch_size: int = setting(1000, help="images in a forward pass of an evaluation", at_least=1)
     checkpoint_interval_s: float = setting(60.0, help="seconds between checkpoints; one is also written on a stop signal", at_least=0.0)
-    heartbeat_s: float = setting(15.0, help="seconds between two signs of life in status.json", at_least=0.01, at_most=86400.0)
+    heartbeat_s: float = setting(15.0, help="seconds between two heartbeats in status.json", at_least=0.01, at_most=86400.0)
     save_model: bool = setting(True, help="write model.safetensors at the end")
     debug: bool = setting(False, help="train one batch in each of two epochs, check and show everything, and keep no file")
     on_changed_code: str = setting(
@@ -242,85 +241,39 @@ class Config:
 
 
 def check(config: Config) -> None:
-    """Check every limit, and every pair of fields that can contradict each other.
+    """Check every limit, and every pair of settings of which one would be without effect or make a wrong number.
 
     Raises:
         UserError: with all the problems found, a line each.
     """
-    problems = [*violations(config), *_contradictions(config)]
-    if problems:
+    # A setting out of its limits is told alone: what it would contradict says nothing more.
+    if problems := list(violations(config)) or list(_contradictions(config)):
         raise UserError("\n".join(problems))
 
 
-def _contradictions(config: Config) -> list[str]:
+def _contradictions(config: Config) -> Iterator[str]:
+    for group in registry.GROUPS:
+        settings = getattr(config, group)
+        if type(settings) is not registry.get(group, settings.name).config:
+            yield f"{group}.name={settings.name}: the name follows the choice. Write {group}={settings.name}."
+    yield from config.method.contradictions(config)
     split, optim = config.split, config.optim
-    problems: list[str] = []
-    if split.name == "fold":
-        if split.fold is None:
-            problems.append("split.fold is not set: split=fold needs the number of the held-out fold, such as split.fold=0.")
-        elif split.fold >= split.num_folds:
-            problems.append(f"split.fold={split.fold}: must be below split.num_folds={split.num_folds}.")
-    elif split.fold is not None:
-        problems.append(f"split.fold={split.fold} contradicts split={split.name}: only split=fold holds out a fold.")
-    if split.name == "clean_meta":
-        if split.meta_size is None:
-            problems.append("split.meta_size is not set: split=clean_meta needs the number of clean images, such as split.meta_size=1000.")
-    elif split.meta_size is not None:
-        problems.append(f"split.meta_size={split.meta_size} contradicts split={split.name}: only split=clean_meta has a set of fixed size.")
-    if split.name == "full" and split.validation_size is not None:
-        problems.append(f"split.validation_size={split.validation_size} contradicts split=full, which holds nothing out.")
-    if split.name == "full" and registry.get("method", config.method.name).build.uses_meta:
-        problems.append(
-            f"split=full contradicts method={config.method.name}, which learns from a meta set: use split=fold or split=clean_meta."
-        )
-    noisy = config.noise.name != "none"
-    if noisy and split.name == "fold":
-        problems.append(f"noise={config.noise.name} contradicts split=fold: held-out images need clean labels (G4). Use split=clean_meta.")
-    if optim.algorithm == "adam" and registry.get("method", config.method.name).build.uses_meta:
-        problems.append(
-            f"optim.algorithm=adam contradicts method={config.method.name}, whose look-ahead (Eq. 3) is a step of SGD: use "
-            "optim.algorithm=sgd."
-        )
+    method = registry.get("method", config.method.name).build
+    for name, needed_by in (("fold", "fold"), ("meta_size", "clean_meta")):
+        number = getattr(split, name)
+        if (number is None) == (split.name == needed_by):
+            yield f"split={split.name} split.{name}={number}: split={needed_by} needs a number there, and the others have none."
+    if split.fold is not None and split.fold >= split.num_folds:
+        yield f"split.fold={split.fold}: must be below split.num_folds={split.num_folds}."
+    if split.name == "fold" and config.noise.name != "none":
+        yield f"noise={config.noise.name} contradicts split=fold: held-out images need clean labels (G4). Use split=clean_meta."
+    if split.name == "full" and method.uses_meta:
+        yield f"split=full contradicts method={config.method.name}, which learns from a meta set: use split=fold or split=clean_meta."
+    if optim.algorithm == "adam" and method.uses_meta:
+        yield f"optim.algorithm=adam contradicts method={config.method.name}, whose look-ahead (Eq. 3) is a step of SGD."
     if optim.algorithm == "adam" and optim.momentum == 0.0:
-        problems.append("optim.algorithm=adam contradicts optim.momentum=0, which is its beta_1: use optim.momentum=0.9.")
-    if optim.algorithm == "adam" and optim.nesterov:
-        problems.append("optim.nesterov=true contradicts optim.algorithm=adam, which has one form only.")
-    if optim.schedule != "linear" and optim.decay_from != 0:
-        problems.append(f"optim.decay_from={optim.decay_from} contradicts optim.schedule={optim.schedule}: only schedule=linear has it.")
-    if optim.decay_from > optim.epochs:
-        problems.append(f"optim.decay_from={optim.decay_from}: must be at most optim.epochs={optim.epochs}.")
-    if optim.late_momentum is not None and (optim.algorithm != "adam" or optim.schedule != "linear"):
-        problems.append(
-            f"optim.late_momentum={optim.late_momentum} needs optim.algorithm=adam and optim.schedule=linear, and here are "
-            f"{optim.algorithm} and {optim.schedule}."
-        )
-    if optim.nesterov and optim.momentum == 0.0 and optim.algorithm == "sgd":
-        problems.append("optim.nesterov=true contradicts optim.momentum=0: Nesterov's form needs a momentum above 0.")
-    if optim.schedule == "step" and optim.milestones != sorted(set(optim.milestones)):
-        problems.append(f"optim.milestones={optim.milestones}: must grow from left to right without repeats.")
+        yield "optim.algorithm=adam contradicts optim.momentum=0, which is its beta_1: use optim.momentum=0.9."
     if optim.schedule != "step" and optim.milestones:
-        problems.append(f"optim.milestones={optim.milestones} contradicts optim.schedule={optim.schedule}: use optim.milestones=[].")
-    if optim.warmup_epochs > optim.epochs:
-        problems.append(f"optim.warmup_epochs={optim.warmup_epochs}: must be at most optim.epochs={optim.epochs}.")
-    if config.exec.precision == "auto":
-        chosen = [name for name in ("allow_tf32", "channels_last", "compile", "cuda_graphs") if getattr(config.exec, name)]
-        chosen += ["label_gradient"] if config.exec.label_gradient != "precision" else []
-        if chosen:
-            problems.append(
-                f"exec.{chosen[0]}={str(getattr(config.exec, chosen[0])).lower()} contradicts exec.precision=auto, which chooses how a run "
-                "is executed: use exec=audit or exec=fast as a start for choices of your own."
-            )
-    if config.meta.lookahead_momentum and optim.momentum == 0.0:
-        problems.append("meta.lookahead_momentum=true contradicts optim.momentum=0: there is no momentum to look ahead with.")
-    if config.trajectory.gradient:
-        if registry.get("method", config.method.name).build.trajectory != "instance":
-            problems.append(f"trajectory.gradient=true contradicts method={config.method.name}, which learns no instance labels.")
-        if config.exec.compile or config.exec.cuda_graphs:
-            problems.append("trajectory.gradient=true contradicts exec.compile and exec.cuda_graphs: it looks into single steps.")
-    if config.exec.debug and (config.exec.compile or config.exec.cuda_graphs):
-        problems.append("exec.debug=true contradicts exec.compile and exec.cuda_graphs: it looks into single operations.")
-    for section in (config.method, config.dataset):
-        own_check = getattr(section, "contradictions", None)
-        if own_check is not None:
-            problems.extend(own_check(config))
-    return problems
+        yield f"optim.milestones={optim.milestones} contradicts optim.schedule={optim.schedule}: use optim.milestones=[]."
+    if config.trajectory.gradient and (config.exec.compile or config.exec.cuda_graphs):
+        yield "trajectory.gradient=true contradicts exec.compile and exec.cuda_graphs: it looks into single steps."

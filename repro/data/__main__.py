@@ -16,14 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m repro.data", description="Gets the published files of a dataset.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    get = commands.add_parser("download", help="download what is missing or damaged, and check it")
+    get = commands.add_parser("download", help="download what is missing or corrupted, and check it")
     get.add_argument("dataset", nargs="+", metavar="NAME", help="such as cifar10 or cifar100")
     text, data = "where datasets lie (default: $REPRO_DATA, or data): now %(default)s", os.environ.get("REPRO_DATA", "data")
     get.add_argument("--folder", "--to", metavar="FOLDER", default=data, help=text)
     chosen = parser.parse_args(arguments)
 
     def command() -> None:
-        for name, files in {name: files_of(name) for name in chosen.dataset}.items():
+        for name in chosen.dataset:
+            files = files_of(name)
             if files is None:
                 print(f"{name}: is part of an installed package; there is nothing to download.")
             else:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from repro.config.fields import setting
 from repro.config.schema import DatasetConfig
 from repro.data.splits import draw
 from repro.data.types import Images, ImageSet, RawDataset
+from repro.errors import UserError
 from repro.randomness import Stream
 
 
@@ -20,32 +19,41 @@ from repro.randomness import Stream
 class PartConfig(DatasetConfig):
     """Which part of a published dataset; by default all."""
 
-    #: How many training and how many test images the published set has of each of its classes.
-    per_class: ClassVar[tuple[Sequence[int], Sequence[int]]]
-
     num_classes: int | None = setting(
         None, help="only the first so many classes, in training and test set; null: all", at_least=2, neutral=None
     )
     train_size: int | None = setting(None, help="only so many training images, drawn class by class; null: all", at_least=1, neutral=None)
     test_size: int | None = setting(None, help="only so many test images, drawn class by class; null: all", at_least=1, neutral=None)
 
-    def contradictions(self, config: Any) -> list[str]:
-        """Return what asks for more than the published set has."""
-        classes = len(self.per_class[0])
-        if self.num_classes is not None and self.num_classes > classes:
-            return [f"dataset.num_classes={self.num_classes}: must be at most {classes}."]
-        chosen = classes if self.num_classes is None else self.num_classes
-        limits = (("train_size", "training", sum(self.per_class[0][:chosen])), ("test_size", "test", sum(self.per_class[1][:chosen])))
-        return [
-            f"dataset.{name}={getattr(self, name)}: must be at most the {limit} {kind} images of {chosen} classes."
-            for name, kind, limit in limits
-            if (getattr(self, name) or 0) > limit
-        ]
-
     def part_of(self, raw: RawDataset) -> RawDataset:
-        """Return the part of ``raw`` that these settings name."""
-        return part_of(
-            raw, num_classes=self.num_classes, train_size=self.train_size, test_size=self.test_size, side=getattr(self, "side", None)
+        """Return the images of the first classes, drawn class by class; a pixel is the mean of a square block of published ones.
+
+        Mean and standard deviation stay those of the whole published training set.
+
+        Raises:
+            UserError: there are not so many.
+        """
+        num_classes, side = self.num_classes, getattr(self, "side", None)
+        if num_classes is not None and num_classes > raw.num_classes:
+            raise UserError(f"dataset.num_classes={num_classes}: must be at most {raw.num_classes}.")
+
+        # The training part's stream has the name it had when it was the only one.
+        def part(images: ImageSet, field: str, stream: str) -> ImageSet:
+            if num_classes is not None:
+                images = images.at(images.labels < num_classes)
+            size = getattr(self, field)
+            if size is not None:
+                if size > len(images.labels):
+                    raise UserError(f"dataset.{field}={size}: must be at most the {len(images.labels)} images of these classes.")
+                images = images.at(draw(images.labels, size, Stream(0, "dataset", stream), stratified=True))
+            return images if side is None else ImageSet(block_means(images.images, side), images.labels)
+
+        return dataclasses.replace(
+            raw,
+            train=part(raw.train, "train_size", "part"),
+            test=part(raw.test, "test_size", "test_part"),
+            class_names=raw.class_names[:num_classes],
+            superclasses=None if raw.superclasses is None else raw.superclasses[:num_classes],
         )
 
 
@@ -58,39 +66,6 @@ class CIFARConfig(PartConfig):
         help="rows and columns of an image after square blocks of pixels are replaced by their means; null: 32, as published",
         choices=(4, 8, 16, 32),
         neutral=None,
-    )
-
-
-def part_of(
-    raw: RawDataset,
-    *,
-    num_classes: int | None = None,
-    train_size: int | None = None,
-    test_size: int | None = None,
-    side: int | None = None,
-) -> RawDataset:
-    """Return the images of the first ``num_classes`` classes, of them ``train_size`` and ``test_size``, ``side`` pixels wide and high.
-
-    Images are drawn class by class, and a pixel is the mean of a square block of published ones. ``None`` leaves all. Mean and standard
-    deviation stay those of the whole published training set.
-    """
-
-    # The training part's stream has the name it had when it was the only one.
-    def chosen(images: ImageSet, size: int | None, stream: str) -> ImageSet:
-        if num_classes is not None:
-            of_these = images.labels < num_classes
-            images = ImageSet(images.images[of_these], images.labels[of_these])
-        if size is not None:
-            drawn = draw(images.labels, size, Stream(0, "dataset", stream), stratified=True)
-            images = ImageSet(images.images[drawn], images.labels[drawn])
-        return images if side is None else ImageSet(block_means(images.images, side), images.labels)
-
-    return dataclasses.replace(
-        raw,
-        train=chosen(raw.train, train_size, "part"),
-        test=chosen(raw.test, test_size, "test_part"),
-        class_names=raw.class_names[:num_classes],
-        superclasses=None if raw.superclasses is None else raw.superclasses[:num_classes],
     )
 
 

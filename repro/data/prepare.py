@@ -13,10 +13,9 @@ from torch import Tensor
 
 from repro.config import registry
 from repro.config.schema import Config
-from repro.data.splits import Indices, make_split
+from repro.data.splits import make_split
 from repro.data.transform import Transform
-from repro.data.types import Images, Labels, RawDataset
-from repro.errors import UserError, shown
+from repro.data.types import ImageSet, RawDataset
 from repro.randomness import sha256_of
 
 #: Pixels of a set up to which :func:`as_inputs` keeps its images as float32: 64 MiB of them.
@@ -75,28 +74,28 @@ def prepare(config: Config, device: torch.device, raw: RawDataset | None = None)
     """Load the dataset, or take ``raw`` for it, cut it, put noise on the labels of the training part only, and move it all to ``device``.
 
     Raises:
-        UserError: a file of the dataset is missing or damaged, or a setting does not fit the dataset.
+        UserError: a file of the dataset is missing or not the published one, or a setting does not fit the dataset.
     """
-    raw = raw or _read(config)
+    raw = raw or registry.get("dataset", config.dataset.name).build(config.dataset, Path(config.paths.data).expanduser())
+    assert raw is not None
     transform = Transform(config.augment, raw.mean, raw.std, raw.image_shape, device)
     split = make_split(config.split, raw.train.labels, config.seed)
-    true = raw.train.labels[split.train]
-    observed = _observed(config, true, raw.num_classes)
+    clean = raw.train.at(split.train)
+    seed = config.seed if config.noise.seed is None else config.noise.seed
+    observed = registry.get("noise", config.noise.name).build(config.noise, clean.labels, raw.num_classes, seed)
+    assert not np.shares_memory(observed, clean.labels), "the clean labels would change with the observed ones"
 
-    def moved(images: Images, labels: Labels) -> LabelledImages:
-        return LabelledImages(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+    def moved(images: ImageSet) -> LabelledImages:
+        return LabelledImages(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))
 
-    def held_out(indices: Indices | None) -> LabelledImages | None:
-        return None if indices is None else moved(raw.train.images[indices], raw.train.labels[indices])
-
-    train, meta = moved(raw.train.images[split.train], observed), held_out(split.meta)
+    train, meta = moved(ImageSet(clean.images, observed)), None if split.meta is None else moved(raw.train.at(split.meta))
     return RunData(
         train=train,
         observed=train.labels,
-        true=torch.from_numpy(true).to(device),
+        true=torch.from_numpy(clean.labels).to(device),
         meta=meta,
-        validation=meta if split.validation is split.meta else held_out(split.validation),
-        test=moved(raw.test.images, raw.test.labels),
+        validation=meta if split.validation is split.meta or split.validation is None else moved(raw.train.at(split.validation)),
+        test=moved(raw.test),
         num_classes=raw.num_classes,
         image_shape=raw.image_shape,
         class_names=raw.class_names,
@@ -108,7 +107,7 @@ def prepare(config: Config, device: torch.device, raw: RawDataset | None = None)
             "split": split.sha256,
             "noise": sha256_of(observed),
         },
-        effective_noise_rate=float(np.mean(observed != true)),
+        effective_noise_rate=float(np.mean(observed != clean.labels)),
     )
 
 
@@ -127,26 +126,3 @@ def as_inputs(data: RunData) -> RunData:
     meta = ready(data.meta)
     validation = meta if data.validation is data.meta else ready(data.validation)
     return replace(data, train=ready(data.train), meta=meta, validation=validation, test=ready(data.test))
-
-
-def _observed(config: Config, true: Labels, num_classes: int) -> Labels:
-    seed = config.seed if config.noise.seed is None else config.noise.seed
-    observed: Labels = registry.get("noise", config.noise.name).build(config.noise, true, num_classes, seed)
-    assert observed.shape == true.shape
-    assert observed.dtype == np.int64
-    assert not np.shares_memory(observed, true), "the clean labels would change with the observed ones"
-    return observed
-
-
-def _read(config: Config) -> RawDataset:
-    where = shown(config.paths.data)
-    remedy = "Set paths.data or $REPRO_DATA to the folder of the datasets."
-    try:
-        folder = Path(config.paths.data).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"paths.data={where}: {error} {remedy}") from error
-    try:
-        raw: RawDataset = registry.get("dataset", config.dataset.name).build(config.dataset, folder)
-    except OSError as error:
-        raise UserError(f"paths.data={where}: {error.strerror or error}. {remedy}") from error
-    return raw

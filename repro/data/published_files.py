@@ -5,16 +5,10 @@ Nothing here is downloaded unless it is asked for: a run that misses a file says
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
-import http.client
-import io
 import pickle
 import sys
-import tarfile
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,41 +28,29 @@ class PublishedFiles:
     torchvision_class: str
     md5: Mapping[str, str]
 
-    def path(self, folder: Path, name: str) -> Path | None:
-        """Return where the file ``name`` lies below ``folder``, as published or gzipped beside that place; ``None`` where it does not."""
-        return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
     def read(self, folder: Path) -> dict[str, bytes]:
         """Return the content of every file below ``folder``, each checked against its md5.
 
         Raises:
-            UserError: files are missing, unreadable or not the published ones; the message says which and what to do.
+            UserError: a file is missing, unreadable or not the published one.
         """
-        command = f"python -m repro.data download {self.dataset} --folder {folder}"
-        if missing := [name for name in self.md5 if self.path(folder, name) is None]:
-            raise UserError(
-                f"dataset={self.dataset}: not there:\n{self._listed(folder, missing)}\nPut them there, or download them: {command}"
-            )
         contents = {}
         for name, expected in self.md5.items():
-            path = self.path(folder, name) or folder / name
             try:
-                contents[name] = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            except (OSError, EOFError, zlib.error) as error:
-                raise UserError(f"dataset={self.dataset}: {path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
-            found = hashlib.md5(contents[name], usedforsecurity=False).hexdigest()
-            if found != expected:
+                contents[name] = (folder / name).read_bytes()
+                problem = None if hashlib.md5(contents[name], usedforsecurity=False).hexdigest() == expected else "its content differs"
+            except OSError as error:
+                problem = error.strerror or str(error)
+            if problem:
                 raise UserError(
-                    f"dataset={self.dataset}: {path} is damaged or is another file: its md5 is {found}, expected {expected}. "
-                    f"Replace it by the published file, or let this do it: {command}"
+                    f"dataset={self.dataset}: {folder / name} is not the published file, of md5 {expected}: {problem}.\n"
+                    f"Put the published files there, set paths.data or $REPRO_DATA, or download them: "
+                    f"python -m repro.data download {self.dataset} --folder {folder}"
                 )
         return contents
 
-    def _listed(self, folder: Path, names: Iterable[str]) -> str:
-        return "\n".join(f"  {folder / name}  (md5 {self.md5[name]})" for name in names)
-
     def download(self, folder: Path) -> None:
-        """Download what is missing or damaged below ``folder``; a no-op when everything is there.
+        """Download what is missing or corrupted below ``folder``; a no-op when everything is there.
 
         Raises:
             UserError: the network, the server or the disk refuses, or what came is not what was published.
@@ -76,22 +58,25 @@ class PublishedFiles:
         from torchvision import datasets
 
         source: Any = getattr(datasets, self.torchvision_class)
+        wanted = [folder / name for name, md5 in self.md5.items() if not datasets.utils.check_integrity(folder / name, md5)]
         try:
-            wanted = [folder / name for name, md5 in self.md5.items() if not datasets.utils.check_integrity(folder / name, md5)]
-            if not wanted:
-                return
-            folder.mkdir(parents=True, exist_ok=True)
             for path in wanted:
-                path.unlink(missing_ok=True)
-            # Keep torchvision's progress bar out of log files.
-            with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
+                path.unlink(missing_ok=True)  # some classes look at names only
+            if wanted:
                 source(str(folder), download=True)
-        except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
-            raise UserError(
-                f"dataset={self.dataset}: the download from {source.url} failed ({error}). "
-                f"Run the command again, or put the files there by hand:\n{self._listed(folder, self.md5)}"
-            ) from error
+        except (OSError, RuntimeError, EOFError) as error:
+            raise UserError(f"dataset={self.dataset}: the download from {source.url} failed ({error}). Run the command again.") from error
         self.read(folder)
+
+
+def files_of(dataset: str) -> PublishedFiles | None:
+    """Return the published files of a dataset; ``None`` where it comes with an installed package.
+
+    Raises:
+        UserError: there is no such dataset.
+    """
+    files: PublishedFiles | None = getattr(sys.modules[registry.get("dataset", dataset).build.__module__], "FILES", None)
+    return files
 
 
 def cifar_dataset(
@@ -108,18 +93,7 @@ def cifar_dataset(
         images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
         return ImageSet(images, np.concatenate([np.asarray(batch[f"{kind}labels"], dtype=np.int64) for batch in batches]))
 
-    names = tuple(meta[f"{kind}label_names"])
     # All images of a class have the same superclass.
-    groups = dict(zip(test[f"{kind}labels"], test.get("coarse_labels", ()), strict=False))
-    superclasses = tuple(int(groups[label]) for label in range(len(names))) if len(groups) == len(names) else None
-    return RawDataset(joined(train), joined([test]), names, mean, std, superclasses)
-
-
-def files_of(dataset: str) -> PublishedFiles | None:
-    """Return the published files of a dataset; ``None`` where it comes with an installed package.
-
-    Raises:
-        UserError: there is no such dataset.
-    """
-    files: PublishedFiles | None = getattr(sys.modules[registry.get("dataset", dataset).build.__module__], "FILES", None)
-    return files
+    groups = sorted(set(zip(test[f"{kind}labels"], test.get("coarse_labels", ()), strict=False)))
+    superclasses = tuple(group for _, group in groups) or None
+    return RawDataset(joined(train), joined([test]), tuple(meta[f"{kind}label_names"]), mean, std, superclasses)

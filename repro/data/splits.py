@@ -26,13 +26,16 @@ class Split:
         train: images that are trained on (N,).
         meta: images (M,) of the meta set; ``None`` when nothing is held out.
         validation: images (V,) of the validation set; the same array as ``meta`` when the meta set validates (A8).
-        sha256: of the three.
     """
 
     train: Indices
     meta: Indices | None
     validation: Indices | None
-    sha256: str
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the three; of what is not there, that of no images."""
+        return sha256_of(*(self.train[:0] if part is None else part for part in (self.train, self.meta, self.validation)))
 
 
 def make_split(config: SplitConfig, labels: Labels, seed: int) -> Split:
@@ -49,7 +52,7 @@ def make_split(config: SplitConfig, labels: Labels, seed: int) -> Split:
     count = len(labels)
     everything = np.arange(count, dtype=np.int64)
     if config.name == "full":
-        return Split(everything, None, None, sha256_of(everything, everything[:0], everything[:0]))
+        return Split(everything, None, None)
 
     def drawn(pool: Indices, size: int, purpose: str) -> Indices:
         return pool[draw(labels[pool], size, Stream(seed, "folds", purpose), stratified=config.stratified)]
@@ -78,7 +81,7 @@ def make_split(config: SplitConfig, labels: Labels, seed: int) -> Split:
         validation = drawn(pool, config.validation_size, "validation")
         meta = np.setdiff1d(meta, validation)
     train = np.setdiff1d(everything, np.concatenate([meta, validation]))
-    return Split(train, meta, validation, sha256_of(train, meta, validation))
+    return Split(train, meta, validation)
 
 
 def fold_of_each(labels: Labels, num_folds: int, stream: Stream, *, stratified: bool) -> Indices:

@@ -19,6 +19,10 @@ class ImageSet:
     images: Images
     labels: Labels
 
+    def at(self, chosen: npt.NDArray[np.generic]) -> ImageSet:
+        """Return those at some positions (M,), or where a mask (N,) is true."""
+        return ImageSet(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class RawDataset:

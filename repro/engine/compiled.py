@@ -11,9 +11,6 @@ tensors; noting it takes a real step, whose effects are taken back.
 from __future__ import annotations
 
 import contextlib
-import os
-import shlex
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,9 +37,6 @@ class Programs:
         optimizers: those of the step; their learning rates change without another program.
         compile_step: compile the noted operations.
         cuda_graphs: record the step, compiled or not, as a CUDA graph and replay it.
-
-    Raises:
-        UserError: ``compile_step`` without the compiler that it takes on the device of the step.
     """
 
     def __init__(
@@ -54,8 +48,6 @@ class Programs:
         compile_step: bool,
         cuda_graphs: bool,
     ) -> None:
-        if compile_step and (missing := missing_compiler(optimizers[0].parameters[0].device.type)):
-            raise UserError(f"exec.compile=true: {missing} Install one, or use exec.compile=false.")
         self._step = step
         self._state = state
         self._optimizers = optimizers
@@ -110,23 +102,6 @@ class Programs:
                 self._pool = torch.cuda.graph_pool_handle()
             program = replayed(program, examples, self._state(), self._pool)
         return program
-
-
-def missing_compiler(device: str) -> str | None:
-    """Return in a sentence which compiler is missing that compiled steps take on ``device`` (cpu, cuda); ``None``: none."""
-    if device == "cpu":
-        from torch._inductor import config
-
-        # Those that torch.compile tries: commands, perhaps with options; None is one that it installs itself, if it is told.
-        tried = [name for name in (config.cpp.cxx if isinstance(config.cpp.cxx, tuple) else (config.cpp.cxx,)) if name]
-        if not any(shutil.which(word) for name in tried for word in shlex.split(name)[:1]):
-            return f"on a CPU torch.compile needs a C++ compiler, and there is no {' or '.join(tried)} ($CXX names another one)."
-    if device == "cuda":
-        # As Triton looks for it.
-        tried = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
-        if not any(map(shutil.which, tried)):
-            return f"on a GPU Triton needs a C compiler, and there is no {' or '.join(tried)} ($CC names another one)."
-    return None
 
 
 def noted(step: TensorStep, arguments: Sequence[Tensor], state: Sequence[Tensor]) -> TensorStep:

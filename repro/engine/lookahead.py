@@ -26,7 +26,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,35 +34,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from repro.engine.execution import recorded
 from repro.engine.linearize import Linearization
 from repro.engine.network import Network
-from repro.engine.optimizer import Tensors, moved, sgd_steps
+from repro.engine.optimizer import Lookahead, Tensors, moved, sgd_steps
 from repro.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Lookahead:
-    """The look-ahead step of Eq. 3 and its variants.
-
-    Attributes:
-        learning_rate: lr of Eq. 3.
-        weight_decay: adds ``weight_decay[j] * theta_j`` to the gradient of parameter j; a number for all, or one for each.
-        momentum: factor of the velocity; 0 is Eq. 3 as written.
-        nesterov: Nesterov's form of momentum.
-        velocities: the optimiser's, one a parameter; none for velocities of zero.
-        batch_norm: BatchNorm in the meta pass: ``batch`` statistics, ``batch_and_update`` (which also moves the running
-            statistics), or the ``running`` ones.
-    """
-
-    learning_rate: float | Tensor
-    weight_decay: float | Sequence[float] = 0.0
-    momentum: float = 0.0
-    nesterov: bool = False
-    velocities: Tensors = ()
-    batch_norm: str = "batch"
 
 
 def coefficient_gradient(
@@ -97,7 +74,7 @@ def coefficient_gradient(
         ValueError: the coefficients do not have the shape of the logits.
         UserError: the record of the pass ends at an operation whose backward pass PyTorch cannot differentiate.
     """
-    settings = Lookahead(**{**vars(lookahead or Lookahead(learning_rate)), "learning_rate": learning_rate})
+    settings = replace(lookahead or Lookahead(learning_rate), learning_rate=learning_rate)
     network = Network(model)
     with network.training_mode(), torch.enable_grad(), network.unchanged_state():
         forward = recorded_forward(network, inputs, frozen=True)
@@ -123,7 +100,7 @@ class RecordedForward:
 def recorded_forward(network: Network, inputs: Float[Tensor, "batch ..."], *, frozen: bool = False) -> RecordedForward:
     """Run the model, which must be in training mode, on ``inputs`` (B, ...) and keep the record."""
     statistics = network.frozen_running_statistics() if frozen else contextlib.nullcontext()
-    with statistics, _uncompiled(), recorded(network.model), Linearization(network.parameters) as record:
+    with statistics, _uncompiled(), Linearization(network.parameters) as record:
         log_probabilities = F.log_softmax(network.model(inputs), dim=1)
     return RecordedForward(log_probabilities, record, frozen)
 
@@ -158,14 +135,7 @@ def lookahead_gradient(
         backward = _DifferentiableBackward(network, forward, coefficients)
         gradients = backward.gradients
     with torch.no_grad():
-        steps, _ = sgd_steps(
-            parameters,
-            gradients,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            velocities=settings.velocities,
-        )
+        steps, _ = sgd_steps(parameters, gradients, settings)
         ahead = [p.requires_grad_() for p in moved(parameters, steps, settings.learning_rate)]
         del steps
     # With its backward pass, in which a checkpoint runs parts of the network again.
@@ -263,24 +233,11 @@ class _DifferentiableBackward:
             raise self._refusal(str(error).partition("\n")[0]) from error
 
     def _refusal(self, reason: str) -> UserError:
-        # Of PyTorch's own operations the reason names the one.
-        suspects = ", ".join(_custom_functions(self._forward.log_probabilities)) or "one of its operations"
         return UserError(
-            f"the network cannot be trained with a look-ahead: PyTorch does not differentiate the backward pass of {suspects} ({reason}). "
+            f"the network cannot be trained with a look-ahead: PyTorch does not differentiate the backward pass of one operation "
+            f"({reason}). "
             "Use another operation there, or a method without a meta set."
         )
-
-
-def _custom_functions(output: Tensor) -> list[str]:
-    """Return the names of the nodes of autograd's graph that were written in Python: PyTorch does not know what they compute."""
-    found: set[Any] = set()
-    waiting = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return sorted({type(node).__name__ for node in found if isinstance(node, torch.autograd.function.BackwardCFunction)})
 
 
 def _noting() -> bool:

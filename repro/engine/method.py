@@ -8,7 +8,7 @@ to C; the engine (:mod:`repro.engine.lookahead`) hands it dL_meta/dC and it back
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -93,10 +93,12 @@ class Batch:
     given: tuple[Tensor, ...] = ()
 
 
-class Method(ABC):
+class Method(nn.Module, ABC):
     """Base of all methods. A subclass is registered with ``@registry.method``.
 
-    Subclasses that learn set ``uses_meta`` and implement :meth:`update`; the others only :meth:`targets` or :meth:`coefficients`.
+    Subclasses that learn set ``uses_meta`` and implement :meth:`update`; the others only :meth:`targets` or :meth:`coefficients`. A method
+    is a module so that its buffers and the networks in it are its state, for the checkpoint: what training changes is one of them, and is
+    changed in place.
     """
 
     #: Whether the look-ahead step on the meta set is taken.
@@ -110,15 +112,23 @@ class Method(ABC):
     weighs: ClassVar[bool] = False
     #: What :mod:`repro.labels.recorder` records: "instance" (a distribution per instance), "class" (a number per class), or nothing.
     trajectory: ClassVar[str | None] = None
+    #: What it reads of other runs: ``labels``, ``teacher``, or nothing.
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, context: Context) -> None:
+        super().__init__()
         self.config = config
         self.context = context
 
     @classmethod
     def reads_inputs(cls, config: Any) -> tuple[str, ...]:
-        """Return what the method reads of other runs with these settings: ``labels``, ``teacher``, or nothing."""
-        return ()
+        """Return what the method :attr:`reads` with these settings."""
+        return cls.reads
+
+    def keep(self, name: str, tensors: Iterable[Tensor]) -> None:
+        """Make ``tensors``, such as those of an optimiser, part of the state."""
+        for index, tensor in enumerate(tensors):
+            self.register_buffer(f"{name}{index}", tensor)
 
     def given(self, visit: Visit) -> tuple[Tensor, ...]:
         """Return what the step at ``visit`` needs beside the method's state, as tensors on the device, of the same shapes at every step.
@@ -152,7 +162,7 @@ class Method(ABC):
         """Take one step on the method's own parameters, given dL_meta/dC (B, K)."""
         raise AssertionError(f"{type(self).__name__} does not learn, so it is never updated")
 
-    def after_step(self, batch: Batch) -> None:  # noqa: B027  # most methods have nothing to do
+    def after_step(self, batch: Batch) -> None:  # most methods have nothing to do
         """Take note of the model's real step on ``batch``.
 
         Called once a step, whereas :meth:`coefficients` and :meth:`loss` may be evaluated any number of times: methods that own
@@ -171,14 +181,6 @@ class Method(ABC):
         """Return the present per-class numbers (K,) of a method with ``trajectory = "class"``."""
         raise AssertionError(f"{type(self).__name__} has no per-class parameters")
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that training changes, for the checkpoint."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over the state of :meth:`state_dict`."""
-        assert not state
-
 
 class AnnotatedTargets(Method):
     """A method whose targets are the annotated classes: it changes the loss, or the weights of images, and no label."""
@@ -186,6 +188,20 @@ class AnnotatedTargets(Method):
     @override
     def targets(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows classes"]:
         return one_hot(self.context.observed[rows], self.context.num_classes)
+
+
+class WeighedImages(AnnotatedTargets):
+    """A method that weighs images: C_ik = w_i [k = y_i], with weights of its own in place of 1 / n."""
+
+    weighs = True
+
+    @abstractmethod
+    def weights(self, batch: Batch) -> Float[Tensor, " batch"]:
+        """Return w (B,) of the real step, without a gradient."""
+
+    @override
+    def coefficients(self, batch: Batch) -> Float[Tensor, "batch classes"]:
+        return one_hot(batch.observed, self.context.num_classes) * self.weights(batch).unsqueeze(1)
 
 
 def one_hot(labels: Int[Tensor, " batch"], num_classes: int) -> Float[Tensor, "batch {num_classes}"]:

@@ -53,28 +53,17 @@ class Network:
             for holder, name, position in self._places:
                 holder[name] = self.parameters[position]
 
-    @contextlib.contextmanager
-    def frozen_running_statistics(self) -> Iterator[None]:
+    def frozen_running_statistics(self) -> contextlib.AbstractContextManager[None]:
         """Let BatchNorm in training mode use batch statistics without moving its running ones (B7)."""
-        with _put_back(self._norms, "track_running_stats"):
-            for module in self._norms:
-                module.track_running_stats = False
-            yield
+        return _set(self._norms, "track_running_stats", False)
 
-    @contextlib.contextmanager
-    def running_statistics(self) -> Iterator[None]:
+    def running_statistics(self) -> contextlib.AbstractContextManager[None]:
         """Let BatchNorm use its running statistics, as in evaluation."""
-        with _put_back(self._norms, "training"):
-            for module in self._norms:
-                module.training = False
-            yield
+        return _set(self._norms, "training", False)
 
-    @contextlib.contextmanager
-    def training_mode(self) -> Iterator[None]:
+    def training_mode(self) -> contextlib.AbstractContextManager[None]:
         """Put all modules into training mode, and afterwards each into the mode it was in."""
-        with _put_back(self._modules, "training"):
-            self.model.train()
-            yield
+        return _set(self._modules, "training", True)
 
     @contextlib.contextmanager
     def unchanged_state(self, *, norms: bool = False) -> Iterator[None]:
@@ -105,14 +94,16 @@ class Network:
 
 
 @contextlib.contextmanager
-def _put_back(modules: Sequence[nn.Module], attribute: str) -> Iterator[None]:
-    """Give each module afterwards the value of ``attribute`` that it has now."""
+def _set(modules: Sequence[nn.Module], attribute: str, value: bool) -> Iterator[None]:
+    """Give ``attribute`` of each module ``value``, and afterwards what it has now."""
     before = [getattr(module, attribute) for module in modules]
     try:
+        for module in modules:
+            setattr(module, attribute, value)
         yield
     finally:
-        for module, value in zip(modules, before, strict=True):
-            setattr(module, attribute, value)
+        for module, old in zip(modules, before, strict=True):
+            setattr(module, attribute, old)
 
 
 def _stateless(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,27 +22,47 @@ from repro.config.schema import OptimConfig
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def sgd_steps(
-    parameters: Tensors,
-    gradients: Tensors,
-    *,
-    weight_decay: float | Sequence[float] = 0.0,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    velocities: Tensors = (),
-) -> tuple[Tensors, Tensors]:
+@dataclass(frozen=True)
+class Lookahead:
+    """The look-ahead step of Eq. 3 and its variants.
+
+    Attributes:
+        learning_rate: lr of Eq. 3.
+        weight_decay: adds ``weight_decay[j] * theta_j`` to the gradient of parameter j; a number for all, or one for each.
+        momentum: factor of the velocity; 0 is Eq. 3 as written.
+        nesterov: Nesterov's form of momentum.
+        velocities: the optimiser's, one a parameter; none for velocities of zero.
+        batch_norm: BatchNorm in the meta pass: ``batch`` statistics, ``batch_and_update`` (which also moves the running
+            statistics), or the ``running`` ones.
+    """
+
+    learning_rate: float | Tensor
+    weight_decay: float | Sequence[float] = 0.0
+    momentum: float = 0.0
+    nesterov: bool = False
+    velocities: Tensors = ()
+    batch_norm: str = "batch"
+
+
+def decayed(parameters: Tensors, gradients: Tensors, weight_decay: float | Sequence[float]) -> Tensors:
+    """Return h = g + weight_decay * theta, one tensor a parameter."""
+    if isinstance(weight_decay, float) and weight_decay == 0.0:
+        return gradients
+    return torch._foreach_add(gradients, torch._foreach_mul(parameters, weight_decay))
+
+
+def sgd_steps(parameters: Tensors, gradients: Tensors, settings: Lookahead | Optimizer) -> tuple[Tensors, Tensors]:
     """Return the steps s of ``theta - lr * s`` and the velocities after it, one tensor a parameter; nothing is changed.
 
-    With h = g + weight_decay * theta: s = h without momentum; else v' = momentum * v + h, and s = v', or h + momentum * v' in
-    Nesterov's form. No ``velocities`` are velocities of zero.
+    With h of :func:`decayed`: s = h without momentum; else v' = momentum * v + h, and s = v', or h + momentum * v' in Nesterov's form. No
+    velocities are velocities of zero.
     """
-    steps: Tensors = gradients
-    if isinstance(weight_decay, Sequence) or weight_decay != 0.0:
-        steps = torch._foreach_add(steps, torch._foreach_mul(parameters, weight_decay))
+    momentum, velocities = settings.momentum, settings.velocities
+    steps = decayed(parameters, gradients, settings.weight_decay)
     if momentum == 0.0:
         return steps, ()
     faster: Tensors = torch._foreach_add(torch._foreach_mul(velocities, momentum), steps) if velocities else steps
-    return (torch._foreach_add(steps, torch._foreach_mul(faster, momentum)) if nesterov else faster), faster
+    return (torch._foreach_add(steps, torch._foreach_mul(faster, momentum)) if settings.nesterov else faster), faster
 
 
 def moved(parameters: Tensors, steps: Tensors, learning_rate: float | Tensor) -> Tensors:
@@ -97,14 +118,7 @@ class SGD(Optimizer):
     @torch.no_grad()
     @override
     def step(self, gradients: Tensors) -> None:
-        steps, velocities = sgd_steps(
-            self.parameters,
-            gradients,
-            weight_decay=self.weight_decay,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            velocities=self.velocities,
-        )
+        steps, velocities = sgd_steps(self.parameters, gradients, self)
         if velocities:
             torch._foreach_copy_(self.velocities, list(velocities))
         # As moved, and in place.
@@ -138,7 +152,7 @@ class Adam(Optimizer):
     @torch.no_grad()
     @override
     def step(self, gradients: Tensors) -> None:
-        slopes, _ = sgd_steps(self.parameters, gradients, weight_decay=self.weight_decay)
+        slopes = decayed(self.parameters, gradients, self.weight_decay)
         self._count += 1.0
         torch._foreach_mul_(self.velocities, self.momentum)
         torch._foreach_add_(self.velocities, slopes, alpha=1.0 - self.momentum)

@@ -17,10 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from repro.config.schema import MetaConfig, OptimConfig
-from repro.engine.lookahead import Lookahead, lookahead_gradient, loss_gradients, recorded_forward
+from repro.engine.lookahead import lookahead_gradient, loss_gradients, recorded_forward
 from repro.engine.method import Batch, Method, Visit
 from repro.engine.network import Network
-from repro.engine.optimizer import Optimizer
+from repro.engine.optimizer import Lookahead, Optimizer
 from repro.errors import UserError
 
 

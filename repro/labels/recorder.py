@@ -47,30 +47,21 @@ class Layout:
         """Name of the file in the run's ``labels`` folder."""
         return f"{'instances' if self.kind == 'instance' else 'classes'}.f{8 * self.dtype.itemsize}"
 
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one epoch."""
-        return self.rows * self.num_classes * self.dtype.itemsize
-
 
 class Recorder:
-    """Records the labels of one run, a block an epoch. The open block lives on the device and in the checkpoint."""
+    """Records the labels of one run, a block an epoch.
+
+    Attributes:
+        block: the open block, on the device and in the checkpoint; it is changed in place.
+    """
 
     def __init__(self, folder: Path, layout: Layout, method: Method, *, when: str) -> None:
-        self._folder = folder
-        self._layout = layout
-        self._method = method
-        self._when = when
-        dtype = torch.float16 if layout.dtype.itemsize == 2 else torch.float32
-        self._digests: list[str] = []
+        self._path, self._layout, self._method, self._when = folder / layout.file_name, layout, method, when
         self._sha256s: dict[str, str] = {}
-        self._whole = hashlib.sha256()
-        self._block = torch.zeros((layout.rows, layout.num_classes), dtype=dtype, device=method.context.device)
-
-    @property
-    def block(self) -> Tensor:
-        """The open block, on the device; it is changed in place."""
-        return self._block
+        self._written = hashlib.sha256()
+        self._expected = self._written.hexdigest()
+        dtype = torch.float16 if layout.dtype.itemsize == 2 else torch.float32
+        self.block = torch.zeros((layout.rows, layout.num_classes), dtype=dtype, device=method.context.device)
 
     def note(self, moment: str, rows: Tensor, step: Tensor) -> None:
         """Note the labels of the batch's ``rows``, if ``moment``, before or after the update, is what is recorded (C3).
@@ -81,16 +72,16 @@ class Recorder:
             return
         instance = self._layout.kind == "instance"
         labels = self._method.targets(rows) if instance else self._method.class_parameters().unsqueeze(0)
-        self._block.index_copy_(0, rows if instance else step, labels.to(self._block.dtype))
+        self.block.index_copy_(0, rows if instance else step, labels.to(self.block.dtype))
 
     def begin(self, train_indices: npt.NDArray[np.int64], *, completed_epochs: int) -> None:
         """Open the trajectory of a run that has completed so many epochs; what was written after them is cut off.
 
         Raises:
-            UserError: an epoch that a resumed run has written is not as it was written: labels cannot be made again from a checkpoint.
+            UserError: what a resumed run has written is not there as it was: labels cannot be made again from a checkpoint.
         """
-        self._folder.mkdir(exist_ok=True)
-        layout = self._layout
+        folder, layout = self._path.parent, self._layout
+        folder.mkdir(exist_ok=True)
         described = {
             "schema": SCHEMA,
             "kind": layout.kind,
@@ -101,48 +92,40 @@ class Recorder:
             "indices": "indices.i64",
             "num_instances": len(train_indices),
         }
-        small = {"indices.i64": train_indices.astype("<i8").tobytes(), "layout.json": json_text(described).encode()}
-        for name, content in small.items():
-            write_bytes(self._folder / name, content)
+        for name, content in (("indices.i64", train_indices.astype("<i8").tobytes()), ("layout.json", json_text(described).encode())):
+            write_bytes(folder / name, content)
             self._sha256s[f"labels/{name}"] = sha256(content)
-        path = self._path()
-        path.touch()
-        self._whole = hashlib.sha256()
-        with path.open("r+b") as file:
-            for epoch in range(completed_epochs):
-                content = file.read(layout.block_bytes)
-                self._whole.update(content)
-                if sha256(content) != self._digests[epoch]:
-                    raise UserError(
-                        f"{path}: epoch {epoch + 1} of the {completed_epochs} that the checkpoint knows is not what the run wrote: the "
-                        "file was cut, corrupted or replaced. Move the run folder away to train the run again."
-                    )
-            file.truncate(completed_epochs * layout.block_bytes)
-        del self._digests[completed_epochs:]
+        self._path.touch()
+        self._written = hashlib.sha256()
+        with self._path.open("r+b") as file:
+            for _ in range(completed_epochs):
+                self._written.update(file.read(self.block.nbytes))
+            if self._written.hexdigest() != self._expected:
+                raise UserError(
+                    f"{self._path}: the {completed_epochs} epochs that the checkpoint knows are not what the run wrote: the file was "
+                    "cut, corrupted or replaced. Move the run folder away to train the run again."
+                )
+            file.truncate(completed_epochs * self.block.nbytes)
 
     def end_epoch(self, completed_epochs: int) -> None:
         """Write the block of the epoch that makes ``completed_epochs`` complete, and force it to the disk."""
-        content = self._block.cpu().numpy().astype(self._layout.dtype, copy=False).tobytes()
-        self._digests.append(sha256(content))
-        self._whole.update(content)
-        with self._path().open("r+b") as file:
-            file.seek((completed_epochs - 1) * self._layout.block_bytes)
+        content = self.block.cpu().numpy().astype(self._layout.dtype, copy=False).tobytes()
+        self._written.update(content)
+        with self._path.open("r+b") as file:
+            file.seek((completed_epochs - 1) * len(content))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
 
-    def _path(self) -> Path:
-        return self._folder / self._layout.file_name
-
     def sha256s(self) -> dict[str, str]:
         """Return the sha256 of each file: path in the run folder -> sha256 of what was written."""
-        return {**self._sha256s, f"labels/{self._layout.file_name}": self._whole.hexdigest()}
+        return {**self._sha256s, f"labels/{self._path.name}": self._written.hexdigest()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the open block, and the sha256 of those that were written."""
-        return {"block": self._block, "digests": list(self._digests)}
+        return {"block": self.block, "written": self._written.hexdigest()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the open block, and what is known of those that were written."""
-        self._block.copy_(state["block"])
-        self._digests = list(state["digests"])
+        self.block.copy_(state["block"])
+        self._expected = state["written"]

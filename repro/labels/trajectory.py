@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from repro.errors import UserError
-from repro.runs.manifest import check, read_bytes
+from repro.runs.manifest import check, read_bytes, read_json
 
 #: The layout of ``labels/layout.json``.
 SCHEMA = 1
@@ -40,23 +39,12 @@ class Trajectory:
     indices: npt.NDArray[np.int64]
     path: Path
     dtype: np.dtype[np.floating[Any]]
-    layout: dict[str, Any]
 
     def block(self, epoch: int) -> npt.NDArray[np.float32]:
-        """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K).
-
-        Raises:
-            UserError: the file cannot be read, or was cut after it was opened.
-        """
-        assert 0 <= epoch < self.epochs
+        """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K)."""
         size = self.rows * self.num_classes
         # Not a memory map: the pages of a map count as this process's memory until the system takes them back.
-        try:
-            flat = np.fromfile(self.path, dtype=self.dtype, count=size, offset=epoch * size * self.dtype.itemsize)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror or error}.") from error
-        if len(flat) < size:
-            raise UserError(f"{self.path} is cut short: epoch {epoch + 1} is not whole. Put it back from a copy, or train the run again.")
+        flat = np.fromfile(self.path, dtype=self.dtype, count=size, offset=epoch * size * self.dtype.itemsize)
         return flat.reshape(self.rows, self.num_classes).astype(np.float32)
 
     def rows_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -67,47 +55,19 @@ class Trajectory:
         return np.where(self.indices[found] == positions, found, -1)
 
 
-def open_trajectory(folder: Path, *, unfinished: bool = False) -> Trajectory:
-    """Return the trajectory in ``folder``, the ``labels`` of a run; of an unfinished one the epochs so far, which nothing can check yet.
-
-    All of a finished one is read once, to check it.
+def open_trajectory(folder: Path) -> Trajectory:
+    """Return the trajectory in ``folder``, the ``labels`` of a finished run; all of it is read once, to check it.
 
     Raises:
         UserError: there is none, it is of another layout, or a file is not what the run wrote.
     """
-
-    def read(name: str) -> bytes:
-        return (folder / name).read_bytes() if unfinished else read_bytes(folder.parent, f"{folder.name}/{name}")
-
-    try:
-        layout = json.loads(read("layout.json"))
-        if layout["schema"] != SCHEMA:
-            path = folder / "layout.json"
-            raise UserError(f"{path} has layout {layout['schema']}, this code reads {SCHEMA}. Use the code that the run was made with.")
-        path, indices = folder / str(layout["file"]), np.frombuffer(read(str(layout["indices"])), dtype="<i8").astype(np.int64)
-        if not unfinished:
-            check(folder.parent, f"{folder.name}/{path.name}")
-        return trajectory_of(layout, indices, path, size=path.stat().st_size)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"{folder} holds no readable label trajectory ({error}). Move the run folder away and run it again.") from error
-
-
-def trajectory_of(layout: dict[str, Any], indices: npt.NDArray[np.int64], path: Path, *, size: int) -> Trajectory:
-    """Return the trajectory whose blocks are the ``size`` bytes of ``path``.
-
-    Raises:
-        UserError: the kind of labels is not known, or ``indices`` are not as many as ``layout`` says.
-        ValueError, KeyError, TypeError, ZeroDivisionError: ``layout`` is not that of a trajectory.
-    """
-    planned, rows, num_classes = map(int, layout["shape"])
-    kind, dtype = str(layout["kind"]), np.dtype(layout["dtype"])
-    epochs = min(planned, size // (rows * num_classes * dtype.itemsize))
-    images = rows if kind == "instance" else layout["num_instances"]
-    if kind not in ("instance", "class"):
-        raise UserError(f"{path.parent / 'layout.json'}: the kind of the labels is '{kind}', allowed are instance and class.")
-    if len(indices) != images:
-        raise UserError(
-            f"{path.parent / layout['indices']}: it names {len(indices)} images, layout.json says {images}. "
-            "Move the run folder away and run it again."
-        )
-    return Trajectory(kind, epochs, planned, rows, num_classes, str(layout["when"]), indices, path, dtype, layout)
+    run, name = folder.parent, folder.name
+    layout = read_json(run, f"{name}/layout.json")
+    if layout["schema"] != SCHEMA:
+        raise UserError(f"{folder / 'layout.json'} has layout {layout['schema']}, this code reads {SCHEMA}. Use the code it was made with.")
+    path, dtype = folder / str(layout["file"]), np.dtype(layout["dtype"])
+    check(run, f"{name}/{path.name}")
+    indices = np.frombuffer(read_bytes(run, f"{name}/{layout['indices']}"), dtype="<i8").astype(np.int64)
+    planned, rows, num_classes = layout["shape"]
+    epochs = path.stat().st_size // (rows * num_classes * dtype.itemsize)
+    return Trajectory(layout["kind"], epochs, planned, rows, num_classes, layout["when"], indices, path, dtype)

@@ -8,7 +8,7 @@ from torch import nn
 
 from repro.config import registry
 from repro.config.schema import ModelConfig
-from repro.models.blocks import Features, check_size
+from repro.models.blocks import check_size, classifier
 
 
 @dataclass
@@ -42,4 +42,4 @@ def build(config: AlexNetConfig, *, num_classes: int, image_shape: tuple[int, in
         nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
     ]
-    return Features(layers, channels=256, num_classes=num_classes)
+    return classifier(256, num_classes, features=nn.Sequential(*layers))

@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from repro.errors import UserError
 
 
-class Features(nn.Module):
-    """Layers, the mean over the positions of their maps, and one linear layer."""
+class PositionMean(nn.Module):
+    """The mean over the positions of maps (B, C, H, W)."""
 
-    def __init__(self, layers: Iterable[nn.Module], *, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(channels, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, K) of normalised images (B, C, H, W)."""
-        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
-        return logits
+    @override
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.mean((2, 3))
 
 
-class ResNet(nn.Module):
-    """A 3x3 convolution with BatchNorm, residual blocks, the mean over the positions of their maps, and one linear layer."""
+def classifier(channels: int, num_classes: int, **parts: nn.Module) -> nn.Sequential:
+    """Return ``parts`` one after the other, the mean over the positions of their maps of so many channels, and one linear layer.
 
-    def __init__(self, blocks: Iterable[nn.Module], *, channels: int, width: int, outputs: int, num_classes: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(convolution(channels, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-        # An iterator makes them now: first weights are drawn in the order of the layers.
-        self.blocks = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(outputs, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, K) of normalised images (B, C, H, W)."""
-        logits: Tensor = self.classifier(self.blocks(self.stem(images)).mean((2, 3)))
-        return logits
+    It maps normalised images (B, C, H, W) to logits (B, K).
+    """
+    return nn.Sequential(OrderedDict(parts, mean=PositionMean(), classifier=nn.Linear(channels, num_classes)))
 
 
 def convolution(inputs: int, outputs: int, *, kernel_size: int = 3, stride: int = 1) -> nn.Conv2d:
     """Return a convolution without bias, padded so that a stride of 1 leaves the maps' size."""
     return nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+
+
+def stem(channels: int, width: int) -> nn.Sequential:
+    """Return what a residual network begins with: a 3x3 convolution, BatchNorm and ReLU."""
+    return nn.Sequential(convolution(channels, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+def stages(make: Callable[[int, int, int], nn.Module], inputs: int, widths: Sequence[int], count: int) -> nn.Sequential:
+    """Return a stage of ``count`` residual blocks for each of ``widths``; every stage but the first halves the maps.
+
+    ``make`` makes a block of its input channels, its output channels and its stride.
+    """
+    blocks: list[nn.Module] = []
+    for stage, outputs in enumerate(widths):
+        for index in range(count):
+            blocks.append(make(inputs, outputs, 2 if stage > 0 and index == 0 else 1))
+            inputs = outputs
+    return nn.Sequential(*blocks)
+
+
+def blocks_per_stage(depth: int, others: int) -> int:
+    """Return n of a ``depth`` of 6n + ``others`` layers: three stages of n blocks of two convolutions, and the other layers.
+
+    Raises:
+        UserError: there is no such depth.
+    """
+    count, rest = divmod(depth - others, 6)
+    if rest:
+        raise UserError(f"model.depth={depth}: must be 6n + {others}, such as {depth - rest} or {depth - rest + 6}.")
+    return count
 
 
 def check_size(model: str, image_shape: tuple[int, int, int], at_least: int) -> None:

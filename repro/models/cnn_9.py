@@ -9,7 +9,7 @@ from torch import nn
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import ModelConfig
-from repro.models.blocks import Features, check_size
+from repro.models.blocks import check_size, classifier
 
 #: Factors of ``width`` and padding of the three convolutions of each stage.
 _STAGES = (((1, 1), (1, 1), (1, 1)), ((2, 1), (2, 1), (2, 1)), ((4, 0), (2, 0), (1, 0)))
@@ -45,4 +45,4 @@ def build(config: CNN9Config, *, num_classes: int, image_shape: tuple[int, int, 
             outputs = factor * config.width
             layers += [nn.Conv2d(inputs, outputs, kernel_size=3, padding=padding), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.01)]
             inputs = outputs
-    return Features(layers, channels=inputs, num_classes=num_classes)
+    return classifier(inputs, num_classes, features=nn.Sequential(*layers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,10 +9,7 @@ from torch import nn
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import ModelConfig
-from repro.models.blocks import ResNet, convolution
-
-#: Channels and stride of each stage's first block; each stage has two blocks.
-_STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
+from repro.models.blocks import classifier, convolution, stages, stem
 
 
 @dataclass
@@ -30,18 +26,16 @@ def build(config: ResNet18Config, *, num_classes: int, image_shape: tuple[int, i
     A 3x3 convolution of stride 1 without pooling, four stages of two basic blocks, the mean over positions, one linear layer. The
     torchvision network begins with a 7x7 convolution of stride 2 and a pooling, which leaves a 32x32 image little to look at.
     """
-    return ResNet(_blocks(config.width), channels=image_shape[0], width=config.width, outputs=8 * config.width, num_classes=num_classes)
+    width = config.width
+    widths = [width, 2 * width, 4 * width, 8 * width]
+    return classifier(8 * width, num_classes, stem=stem(image_shape[0], width), blocks=stages(_block, width, widths, 2))
 
 
-def _blocks(width: int) -> Iterator[nn.Module]:
+def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
     from torchvision.models.resnet import BasicBlock
 
-    inputs = width
-    for factor, stride in _STAGES:
-        outputs = width * factor
-        shortcut = None
-        if stride != 1:
-            shortcut = nn.Sequential(convolution(inputs, outputs, kernel_size=1, stride=stride), nn.BatchNorm2d(outputs))
-        yield BasicBlock(inputs, outputs, stride, shortcut)
-        yield BasicBlock(outputs, outputs)
-        inputs = outputs
+    shortcut = None
+    if stride != 1:
+        shortcut = nn.Sequential(convolution(inputs, outputs, kernel_size=1, stride=stride), nn.BatchNorm2d(outputs))
+    block: nn.Module = BasicBlock(inputs, outputs, stride, shortcut)
+    return block

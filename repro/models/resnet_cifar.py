@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import ModelConfig
-from repro.errors import UserError
-from repro.models.blocks import ResNet, convolution
+from repro.models.blocks import blocks_per_stage, classifier, convolution, stages, stem
 
 
 @dataclass
@@ -27,7 +25,7 @@ class ResNetCifarConfig(ModelConfig):
 class Block(nn.Module):
     """ReLU(x + residual(x)), with two convolutions and their BatchNorm as residual."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
             convolution(inputs, outputs, stride=stride),
@@ -59,20 +57,12 @@ def build(config: ResNetCifarConfig, *, num_classes: int, image_shape: tuple[int
     Raises:
         UserError: there is no such depth.
     """
-    if (config.depth - 2) % 6 != 0:
-        raise UserError(f"model.depth={config.depth}: must be 6n + 2, such as 20, 32, 44, 56 or 110.")
     width = config.width
-    model = ResNet(_blocks(config.depth, width), channels=image_shape[0], width=width, outputs=4 * width, num_classes=num_classes)
+    blocks = blocks_per_stage(config.depth, 2)
+    model = classifier(
+        4 * width, num_classes, stem=stem(image_shape[0], width), blocks=stages(Block, width, [width, 2 * width, 4 * width], blocks)
+    )
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
     return model
-
-
-def _blocks(depth: int, width: int) -> Iterator[nn.Module]:
-    inputs = width
-    for stage in range(3):
-        for index in range((depth - 2) // 6):
-            outputs = width * 2**stage
-            yield Block(inputs, outputs, stride=2 if stage > 0 and index == 0 else 1)
-            inputs = outputs

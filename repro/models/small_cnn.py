@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -29,33 +31,6 @@ class SmallCNNConfig(ModelConfig):
     batch_norm: bool = setting(True, help="BatchNorm after each convolution; without it, a bias in each")
 
 
-class SmallCNN(nn.Module):
-    """Two 3x3 convolutions of stride 2, ``block`` on the maps that they leave, and one linear layer on all their positions.
-
-    Strides come first, because a CPU pays for positions; the linear layer sees every position, so that few layers can memorise.
-    """
-
-    def __init__(self, config: SmallCNNConfig, *, image_shape: tuple[int, int, int], num_classes: int) -> None:
-        super().__init__()
-        channels, height, width = image_shape
-        wide = 2 * config.width
-        layers: list[nn.Module] = [
-            _unit(channels, config.width, stride=2, batch_norm=config.batch_norm),
-            _unit(config.width, wide, stride=2, batch_norm=config.batch_norm),
-        ]
-        if config.block == "plain":
-            layers.append(_unit(wide, wide, stride=1, batch_norm=config.batch_norm))
-        elif config.block == "residual":
-            layers.append(ResidualBlock(wide, batch_norm=config.batch_norm))
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(wide * (-(-height // _STRIDES)) * (-(-width // _STRIDES)), num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, K) of normalised images (B, C, H, W)."""
-        logits: Tensor = self.classifier(self.features(images).flatten(1))
-        return logits
-
-
 class ResidualBlock(nn.Module):
     """ReLU(x + two convolutions of x), as in He et al. 2016."""
 
@@ -81,8 +56,21 @@ def _unit(inputs: int, outputs: int, *, stride: int, batch_norm: bool) -> nn.Seq
 def build(config: SmallCNNConfig, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """Return the network, with PyTorch's default initial weights.
 
+    Two 3x3 convolutions of stride 2, ``block`` on the maps that they leave, and one linear layer on all their positions. Strides come
+    first, because a CPU pays for positions; the linear layer sees every position, so that few layers can memorise.
+
     Raises:
         UserError: images of ``image_shape`` (C, H, W) have fewer pixels on a side than the strides take.
     """
     check_size("small_cnn", image_shape, _STRIDES)
-    return SmallCNN(config, image_shape=image_shape, num_classes=num_classes)
+    channels, height, width = image_shape
+    wide, batch_norm = 2 * config.width, config.batch_norm
+    features = nn.Sequential(
+        _unit(channels, config.width, stride=2, batch_norm=batch_norm), _unit(config.width, wide, stride=2, batch_norm=batch_norm)
+    )
+    if config.block == "plain":
+        features.append(_unit(wide, wide, stride=1, batch_norm=batch_norm))
+    elif config.block == "residual":
+        features.append(ResidualBlock(wide, batch_norm=batch_norm))
+    positions = math.ceil(height / _STRIDES) * math.ceil(width / _STRIDES)
+    return nn.Sequential(OrderedDict(features=features, flat=nn.Flatten(), classifier=nn.Linear(wide * positions, num_classes)))

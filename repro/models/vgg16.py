@@ -8,7 +8,7 @@ from torch import nn
 
 from repro.config import registry
 from repro.config.schema import ModelConfig
-from repro.models.blocks import Features, check_size
+from repro.models.blocks import check_size, classifier
 
 #: Channels of the convolutions between two poolings.
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -39,4 +39,4 @@ def build(config: VGG16Config, *, num_classes: int, image_shape: tuple[int, int,
             layers += [nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
-    return Features(layers, channels=inputs, num_classes=num_classes)
+    return classifier(inputs, num_classes, features=nn.Sequential(*layers))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import ModelConfig
-from repro.errors import UserError
-from repro.models.blocks import convolution
+from repro.models.blocks import blocks_per_stage, classifier, convolution, stages
 
 
 @dataclass
@@ -30,7 +29,7 @@ class _Block(nn.Module):
     Where it does, the shortcut starts from the activated input, as in the authors' network.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, *, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = convolution(inputs, outputs, stride=stride)
@@ -48,42 +47,27 @@ class _Block(nn.Module):
         return result
 
 
-class WideResNet(nn.Module):
-    """A 3x3 convolution, three stages of blocks, BatchNorm and ReLU, the mean over positions, one linear layer."""
-
-    def __init__(self, config: WideResNetConfig, *, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.stem = convolution(channels, 16)
-        blocks: list[nn.Module] = []
-        inputs = 16
-        for stage, stride in enumerate((1, 2, 2)):
-            outputs = 16 * 2**stage * config.widen_factor
-            for index in range((config.depth - 4) // 6):
-                blocks.append(_Block(inputs, outputs, stride=stride if index == 0 else 1, dropout=config.dropout))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(inputs)
-        self.classifier = nn.Linear(inputs, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.classifier.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, K) of normalised images (B, C, H, W)."""
-        features = F.relu(self.norm(self.blocks(self.stem(images))))
-        logits: Tensor = self.classifier(torch.mean(features, dim=(2, 3)))
-        return logits
-
-
 @registry.model("wrn_28_10", config=WideResNetConfig)
 def build(config: WideResNetConfig, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """Return the network for images of ``image_shape`` (C, H, W) of any size: convolutions normal with a variance of 2 / fan-out.
 
+    A 3x3 convolution, three stages of blocks, BatchNorm and ReLU, the mean over positions, one linear layer.
+
     Raises:
         UserError: there is no network of that depth.
     """
-    if (config.depth - 4) % 6:
-        below = config.depth - (config.depth - 4) % 6
-        raise UserError(f"model.depth={config.depth}: must be 6 n + 4, such as {below} or {below + 6}.")
-    return WideResNet(config, channels=image_shape[0], num_classes=num_classes)
+    widths = [16 * factor * config.widen_factor for factor in (1, 2, 4)]
+    model = classifier(
+        widths[-1],
+        num_classes,
+        stem=convolution(image_shape[0], 16),
+        blocks=stages(partial(_Block, dropout=config.dropout), 16, widths, blocks_per_stage(config.depth, 4)),
+        norm=nn.BatchNorm2d(widths[-1]),
+        relu=nn.ReLU(),
+    )
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    return model

@@ -10,7 +10,6 @@ import ast
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,17 +47,14 @@ def code_hash() -> str:
     return _hash(frozenset(file for file in files if not file.is_relative_to(_ROOT)))
 
 
-def differs(made: Path | Mapping[str, Any]) -> bool:
-    """Say whether what a run folder holds, or what has this provenance, was made by a different version of the code.
+def differs(folder: Path) -> bool:
+    """Say whether what a run folder holds was made by a different version of the code; where that is not known it was not.
 
-    Where it is not known it was not. A folder without results and checkpoints holds nothing that could be used.
+    A folder without results and checkpoints holds nothing that could be used.
     """
-    if isinstance(made, Path):
-        if read_state(made) not in ("done", "corrupted") and not any((made / name).exists() for name in checkpoint.NAMES):
-            return False
-        stored = peek(made / "provenance.json", "code")
-    else:
-        stored = made.get("code")
+    if read_state(folder) not in ("done", "corrupted") and not any((folder / name).exists() for name in checkpoint.NAMES):
+        return False
+    stored = peek(folder / "provenance.json", "code")
     return isinstance(stored, str) and stored.startswith(_KIND) and stored != code_hash()
 
 
@@ -105,6 +101,9 @@ def _hash(outside: frozenset[Path]) -> str:
     return _KIND + sha256("\n".join(texts).encode("utf-8", "surrogatepass"))
 
 
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 def _parsed(file: Path) -> ast.Module:
     """Return the syntax tree of a file without its docstrings."""
     try:
@@ -112,8 +111,7 @@ def _parsed(file: Path) -> ast.Module:
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{file}:{getattr(error, 'lineno', None) or 1}: this is not valid Python ({error}).") from error
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
     return tree
 

@@ -73,7 +73,6 @@ class RunFolder:
         self._peak_gib = peak_gib
         self._began = time.monotonic()
         self._guard = threading.Lock()
-        self._taken_over = False
 
     @contextlib.contextmanager
     def acquire(self) -> Iterator[RunFolder]:
@@ -138,11 +137,9 @@ class RunFolder:
         def beat() -> None:
             while not ended.wait(self.status["heartbeat_s"]):
                 # A full disk shows up in the training's own writes, which stop the run; a missed heartbeat alone must not.
-                with contextlib.suppress(OSError):
-                    try:
-                        self._write_status()
-                    except TrainedElsewhereError:
-                        return
+                # Who has taken the run over is found by these, too.
+                with contextlib.suppress(OSError, TrainedElsewhereError):
+                    self._write_status()
 
         thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
         thread.start()
@@ -167,15 +164,13 @@ class RunFolder:
             }
             write_json(self.path / "status.json", self.status)
 
-    def check_mine(self, *, read: bool = True) -> None:
-        """Check that nobody has taken the run over; without ``read``, go by what the last look has found.
+    def check_mine(self) -> None:
+        """Check that nobody has taken the run over.
 
         Raises:
             TrainedElsewhereError: somebody has.
         """
-        if read and peek(self.path / "status.json", "token") not in (self.status["token"], None):
-            self._taken_over = True
-        if self._taken_over:
+        if peek(self.path / "status.json", "token") not in (self.status["token"], None):
             raise TrainedElsewhereError(self.path)
 
     def end(self, state: str, error: str | None = None, traceback_tail: list[str] | None = None) -> None:

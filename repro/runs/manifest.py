@@ -8,11 +8,10 @@ label trajectory, ``{"block_bytes": ..., "blocks": [sha256, ...]}``.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from repro.errors import UserError
 from repro.files import read_json as read_unverified
@@ -52,38 +51,25 @@ def listed_files(folder: Path) -> dict[str, Any]:
         raise CorruptedError(folder / FILE, f"it cannot be read: {error}") from error
 
 
-def read_bytes(folder: Path, name: str) -> bytes:
-    """Return what the file ``name`` of a finished run holds.
-
-    Raises:
-        CorruptedError: it is missing, cannot be read, or is not what the run wrote.
-    """
-    files = listed_files(folder)
-    try:
-        content = (folder / name).read_bytes()
-    except OSError as error:
-        raise CorruptedError(folder / name, error.strerror or str(error)) from error
-    if not _matches(io.BytesIO(content), files.get(name)):
-        raise CorruptedError(folder / name, _CHANGED)
-    return content
-
-
-def read_json(folder: Path, name: str) -> Any:
-    """Return the value in the JSON file ``name`` of a finished run; raises what :func:`read_bytes` raises."""
-    try:
-        return json.loads(read_bytes(folder, name))
-    except (ValueError, RecursionError) as error:
-        raise CorruptedError(folder / name, f"it is not valid JSON: {error}") from error
-
-
 def check(folder: Path, name: str) -> None:
     """Check the file ``name`` of a finished run without keeping its content: a label trajectory may be larger than the memory.
 
     Raises:
         CorruptedError: it is missing, cannot be read, or is not what the run wrote.
     """
-    if problem := _problem(folder, name, listed_files(folder).get(name)):
+    if problem := _problem(folder / name, listed_files(folder).get(name)):
         raise CorruptedError(folder / name, problem)
+
+
+def read_bytes(folder: Path, name: str) -> bytes:
+    """Return what the file ``name`` of a finished run holds; raises what :func:`check` raises."""
+    check(folder, name)
+    return (folder / name).read_bytes()
+
+
+def read_json(folder: Path, name: str) -> Any:
+    """Return the value in the JSON file ``name`` of a finished run; raises what :func:`check` raises."""
+    return json.loads(read_bytes(folder, name))
 
 
 def verify(folder: Path) -> list[str]:
@@ -92,24 +78,19 @@ def verify(folder: Path) -> list[str]:
         files = listed_files(folder)
     except CorruptedError as error:
         return [str(error)]
-    return [f"{name}: {problem}" for name, expected in sorted(files.items()) if (problem := _problem(folder, name, expected))]
+    return [f"{name}: {problem}" for name, expected in sorted(files.items()) if (problem := _problem(folder / name, expected))]
 
 
-_CHANGED = "its content has changed"
-
-
-def _problem(folder: Path, name: str, expected: Any) -> str | None:
+def _problem(path: Path, expected: Any) -> str | None:
+    """Return what is wrong with a file that must have the ``expected`` sha256, or those of its blocks."""
     try:
-        with (folder / name).open("rb") as file:
-            return None if _matches(file, expected) else _CHANGED
+        with path.open("rb") as file:
+            if isinstance(expected, dict) and "blocks" in expected:
+                size = int(expected["block_bytes"])
+                same = [sha256(block) for block in iter(lambda: file.read(size), b"")] == expected["blocks"]
+            else:
+                wanted = expected["sha256"] if isinstance(expected, dict) else expected
+                same = hashlib.file_digest(file, "sha256").hexdigest() == wanted
     except OSError as error:
         return error.strerror or str(error)
-
-
-def _matches(file: IO[bytes], expected: Any) -> bool:
-    """Say whether a file has the ``expected`` sha256, or those of its blocks."""
-    if isinstance(expected, dict) and "blocks" in expected:
-        block_bytes = int(expected["block_bytes"])
-        return [sha256(block) for block in iter(lambda: file.read(block_bytes), b"")] == expected["blocks"]
-    digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    return digest == (expected["sha256"] if isinstance(expected, dict) else expected)
+    return None if same else "its content has changed"

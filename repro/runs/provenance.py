@@ -34,7 +34,7 @@ SNAPSHOT_FILE = "snapshot.json"
 _ROOT = Path(__file__).resolve().parents[2]
 
 #: Settings of ``exec`` that move numbers within the documented tolerance.
-_CHANGING_NUMBERS = ("precision", "label_gradient", "allow_tf32", "channels_last", "compile", "cuda_graphs")
+_CHANGING_NUMBERS = ("precision", "allow_tf32", "channels_last", "compile", "cuda_graphs")
 
 
 @functools.cache
@@ -90,22 +90,10 @@ def facts(device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {"device": device.type, "torch": torch.__version__}
     if device.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        found |= {"gpu": device_name(device), "cuda": torch.version.cuda, "cudnn": cudnn, "driver": _driver()}
-        return found | {"triton": versions().get("triton")}
+        found |= {"gpu": device_name(device), "cuda": torch.version.cuda, "cudnn": cudnn, "triton": versions().get("triton")}
+        return found
     capability = torch.backends.cpu.get_cpu_capability()
     return found | {"processor": processor(), "cpu_capability": capability, "threads": torch.get_num_threads()}
-
-
-@functools.cache
-def _driver() -> str | None:
-    """Return the version of NVIDIA's driver."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    # A line for each GPU, all of them with the one driver.
-    return result.stdout.split()[0]
 
 
 def provenance(device: torch.device, execution: Any, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,13 +119,9 @@ def provenance(device: torch.device, execution: Any, before: Mapping[str, Any]) 
 
 
 def _attempts(earlier: list[dict[str, Any]], present: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the facts of every attempt that results come from, in order, with the number of attempts in a row that share them."""
-    if not earlier:
-        return [{"count": 1, "facts": present}]
-    last = earlier[-1]["facts"]
-    if last == present:
-        return [*earlier[:-1], {"count": earlier[-1]["count"] + 1, "facts": present}]
-    changed = [key for key in sorted(last.keys() | present) if last.get(key) != present.get(key)]
-    listed = "; ".join(f"{key} was {last.get(key)}, is {present.get(key)}" for key in changed)
-    logger.warning("the run resumes under other conditions than it began, so its last digits may differ: %s.", listed)
-    return [*earlier, {"count": 1, "facts": present}]
+    """Return the facts of the attempts that results come from, in order; those in a row that share them stand once."""
+    last = earlier[-1]["facts"] if earlier else present
+    changed = [f"{key} was {last.get(key)}, is {value}" for key, value in present.items() if last.get(key) != value]
+    if changed:
+        logger.warning("the run resumes under other conditions than it began, so its last digits may differ: %s.", "; ".join(changed))
+    return [*earlier, {"facts": present}] if changed or not earlier else earlier

@@ -1,4 +1,4 @@
-"""``exec=debug``: one batch in each of two epochs of a run, every metric shown, and no file kept."""
+"""``exec=debug``: two epochs of a run on the images of one batch, every metric shown, and no file kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EPOCHS = 2
 
 
 def debug(config: Config) -> None:
-    """Train the first batch of each set of the run of ``config`` for two epochs and log every metric.
+    """Train the run of ``config`` for two epochs on its first images and log every metric.
 
     There is no run folder; what a method writes goes to a temporary one. PyTorch's anomaly detection names the operation whose gradient
     is not finite.
@@ -39,11 +39,9 @@ def debug(config: Config) -> None:
     config = dataclasses.replace(config, exec=execution)
     device = choose_device(execution.device)
     make_deterministic(threads=execution.threads, allow_tf32=execution.allow_tf32)
-    data = one_batch(config, prepare(config, device))
+    data = first_images(config, prepare(config, device))
     with tempfile.TemporaryDirectory(prefix="repro-debug-") as folder, torch.autograd.set_detect_anomaly(True):
         training = build(config, data, device, Path(folder), open_inputs(config))
-        parameters = sum(parameter.numel() for parameter in training.model.parameters())
-        logger.info("debug: on %s, %d epochs of one batch; the network has %d parameters.", device, EPOCHS, parameters)
         if training.recorder:
             training.recorder.begin(data.train_indices, completed_epochs=0)
         # Only the loop is told: schedule and method keep the recipe of the run.
@@ -52,24 +50,16 @@ def debug(config: Config) -> None:
     logger.info("debug: no error; no file was kept. Without exec=debug the run is trained.")
 
 
-def one_batch(config: Config, data: RunData) -> RunData:
-    """Return ``data`` with the first batch of each of its sets."""
-
-    def first(images: LabelledImages, count: int = config.optim.batch_size) -> LabelledImages:
-        return LabelledImages(images.images[:count], images.labels[:count])
-
-    train, count = first(data.train), config.optim.batch_size
-    meta = data.meta and first(data.meta, max(count, config.meta.batch_size))
-    return dataclasses.replace(
-        data,
-        train=train,
-        observed=train.labels,
-        true=data.true[:count],
-        meta=meta,
-        validation=meta if data.validation is data.meta else data.validation and first(data.validation),
-        test=first(data.test),
-        train_indices=data.train_indices[:count],
-    )
+def first_images(config: Config, data: RunData) -> RunData:
+    """Return ``data`` with as many images of each of its sets as the larger of the two batches has."""
+    count = max(config.optim.batch_size, config.meta.batch_size)
+    small: dict[str, Any] = {
+        name: LabelledImages(images.images[:count], images.labels[:count])
+        for name, images in vars(data).items()
+        if isinstance(images, LabelledImages)
+    }
+    small |= {"observed": small["train"].labels, "true": data.true[:count], "train_indices": data.train_indices[:count]}
+    return dataclasses.replace(data, **small)
 
 
 class _Shown:

@@ -33,6 +33,11 @@ class Evaluation:
         return {f"class_meta_accuracy/{k:03d}": value for k, value in enumerate(self.class_accuracy) if not math.isnan(value)}
 
 
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Return the type of sums: float32 loses digits over 10,000 losses that float64 keeps, which mps has not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, data: LabelledImages, transform: Transform, *, num_classes: int, batch_size: int) -> Evaluation:
     """Evaluate ``model`` with its running BatchNorm statistics on ``data``, not augmented; its mode is left as it was.
@@ -42,8 +47,7 @@ def evaluate(model: nn.Module, data: LabelledImages, transform: Transform, *, nu
     mode = model.training
     model.eval()
     device = data.labels.device
-    # Sums in float32 over 10,000 losses lose digits that a float64 keeps; mps has no float64.
-    exact = torch.float32 if device.type == "mps" else torch.float64
+    exact = exact_dtype(device)
     loss = torch.zeros((), dtype=exact, device=device)
     correct = torch.zeros(num_classes, dtype=exact, device=device)
     try:

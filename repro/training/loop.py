@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +23,11 @@ from repro.engine.label_gradient import GradientDirections
 from repro.engine.method import Method, Visit
 from repro.engine.optimizer import Optimizer
 from repro.engine.schedule import Schedule
-from repro.engine.step import NO_WEIGHT, MetaBatch, TrainingStep, steps_per_epoch
+from repro.engine.step import MetaBatch, TrainingStep, steps_per_epoch
 from repro.errors import UserError
 from repro.labels.recorder import Recorder
 from repro.randomness import Stream, visit_order
-from repro.training.evaluate import Evaluation, evaluate
+from repro.training.evaluate import Evaluation, evaluate, exact_dtype
 from repro.training.metrics import label_metrics
 
 logger = logging.getLogger(__name__)
@@ -44,24 +43,23 @@ class Observer(Protocol):
         """Save ``training.state()`` if it is time; raise :class:`repro.errors.Interrupted` to stop."""
 
 
-@dataclass
-class EpochPlan:
-    """Everything random about an epoch, on the device.
+class Visits(NamedTuple):
+    """Everything random about one step, on the device.
 
     Attributes:
-        order: training rows (N,) in the order of their visits.
-        observed: their labels (N,) as annotated.
-        steps: the numbers (steps,) of the epoch's steps.
-        draws: the augmentation of each visit (N, 3).
-        meta_order: meta rows (meta steps * M,), batch after batch.
+        rows: training rows (B,) that it visits.
+        observed: their labels (B,) as annotated.
+        step: the number (1,) of the step in its epoch.
+        draws: the augmentation of each visit (B, 3); ``None`` where nothing is augmented.
+        meta_rows: rows (M,) of the meta batch; ``None`` at a step without a look-ahead.
         meta_draws: the augmentation of each of them.
     """
 
-    order: Tensor
+    rows: Tensor
     observed: Tensor
-    steps: Tensor
+    step: Tensor
     draws: Tensor | None
-    meta_order: Tensor | None
+    meta_rows: Tensor | None
     meta_draws: Tensor | None
 
 
@@ -89,8 +87,7 @@ class Training:
         self._device = data.observed.device
         self.num_batches = steps_per_epoch(config.optim, len(data.observed))
         self._visited = min(len(data.observed), self.num_batches * config.optim.batch_size)
-        # float64 sums on the device; mps has none.
-        exact = torch.float32 if self._device.type == "mps" else torch.float64
+        exact = exact_dtype(self._device)
         self._totals = {
             "loss": torch.zeros((), dtype=exact, device=self._device),
             "correct": torch.zeros((), dtype=torch.int64, device=self._device),
@@ -98,36 +95,29 @@ class Training:
         }
         # Set by the first step that measures weights; where a method's loss is more than its coefficients, an image has no one weight.
         self._weighs = False
-        self._warned_of_weights = False
         if method.uses_meta and data.meta is not None and config.meta.batch_size > len(data.meta):
             raise UserError(f"meta.batch_size={config.meta.batch_size}: must be at most the {len(data.meta)} images of the meta set.")
 
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimizer": self.optimizer, "method": self.method, "recorder": self.recorder}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _sums(self) -> dict[str, Tensor]:
+        return self._totals if self._directions is None else {**self._totals, "directions": self._directions.counts}
+
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as tensors and plain numbers."""
-        return {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "method": self.method.state_dict(),
-            "recorder": self.recorder.state_dict() if self.recorder else {},
-            **self._totals,
-            "directions": None if self._directions is None else self._directions.counts,
-            "random": [torch.get_rng_state(), *([torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [])],
-        }
+        random = [torch.get_rng_state(), *([torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [])]
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {"epoch": self.epoch, "batch": self.batch, "random": random, "sums": self._sums(), **parts}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.epoch, self.batch = state["epoch"], state["batch"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state_dict(state["method"])
-        if self.recorder:
-            self.recorder.load_state_dict(state["recorder"])
-        for name, total in self._totals.items():
-            total.copy_(state[name])
-        if self._directions is not None:
-            self._directions.counts.copy_(state["directions"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name, total in self._sums().items():
+            total.copy_(state["sums"][name])
         torch.set_rng_state(state["random"][0])
         if self._device.type == "cuda" and state["random"][1:]:
             # Of the run's own device: another machine may show other ones beside it.
@@ -164,8 +154,8 @@ class Training:
             **({} if self._directions is None else self._directions.metrics()),
         }
 
-    def begin_epoch(self) -> EpochPlan:
-        """Make ready for the steps of the present epoch that are left, and return all that is random about it."""
+    def begin_epoch(self) -> list[Visits]:
+        """Make ready for the steps of the present epoch that are left, and return what each step of it visits."""
         self._schedule.apply(self.optimizer, self.epoch)
         if self.batch == 0:
             for total in self._totals.values():
@@ -176,28 +166,17 @@ class Training:
         return self._plan(self.epoch)
 
     def _weight_metrics(self) -> dict[str, float]:
-        """Return what the epoch's weights were, of methods that weigh images; weights that have all but vanished are warned of, once."""
+        """Return what the epoch's weights were, of methods that weigh images."""
         if not self._weighs:
             return {}
         mean, unused = (float(total) / self._visited for total in self._totals["weights"])
-        if mean < NO_WEIGHT and not self._warned_of_weights:
-            self._warned_of_weights = True
-            logger.warning(
-                "after epoch %d: the weights of the training images have all but vanished (mean %.1e, where 1 is unweighted), so next to "
-                "nothing is learned from them. The metric weight/mean shows since when.",
-                self.epoch,
-                mean,
-            )
         return {"weight/mean": mean, "weight/unused": unused}
 
-    def take_step(self, plan: EpochPlan) -> None:
+    def take_step(self, plan: list[Visits]) -> None:
         """Take the step at the present position of the epoch; the position stays."""
-        size = self.config.optim.batch_size
-        visits = slice(self.batch * size, (self.batch + 1) * size)
-        rows = plan.order[visits]
-        given = self.method.given(Visit(rows, plan.observed[visits], self.epoch, self.batch))
-        draws = None if plan.draws is None else plan.draws[visits]
-        self._take(rows, draws, *self._meta_visits(plan), plan.steps[self.batch : self.batch + 1], *given)
+        visits = plan[self.batch]
+        given = self.method.given(Visit(visits.rows, visits.observed, self.epoch, self.batch))
+        self._take(visits.rows, visits.draws, visits.meta_rows, visits.meta_draws, visits.step, *given)
 
     def _take_eagerly(
         self, rows: Tensor, draws: Tensor | None, meta_rows: Tensor | None, meta_draws: Tensor | None, step: Tensor, *given: Tensor
@@ -239,18 +218,26 @@ class Training:
         execution = self.config.exec
         return Programs(self._take_eagerly, state, optimizers, compile_step=execution.compile, cuda_graphs=execution.cuda_graphs)
 
-    def _plan(self, epoch: int) -> EpochPlan:
-        config, data = self.config, self.data
+    def _plan(self, epoch: int) -> list[Visits]:
+        config, data, count = self.config, self.data, self.num_batches
+
+        def cut(values: Tensor | None, size: int) -> Sequence[Tensor | None]:
+            return [None] * count if values is None else torch.split(values, size)
+
+        size, interval = config.optim.batch_size, config.meta.interval
         order = torch.from_numpy(visit_order(config.seed, epoch, len(data.observed))).to(self._device)
         draws = data.transform.draw(Stream(config.seed, "augment", "train", epoch), len(order))
-        meta_order = meta_draws = None
+        meta_rows = meta_draws = None
         if data.meta is not None and self.method.learns_at(epoch):
             rows = self._meta_rows(epoch, data.meta)
-            meta_order = torch.from_numpy(rows).to(self._device)
+            meta_rows = torch.from_numpy(rows).to(self._device)
             if config.meta.augment:
                 meta_draws = data.transform.draw(Stream(config.seed, "augment", "meta", epoch), len(rows))
-        steps = torch.arange(self.num_batches, device=self._device)
-        return EpochPlan(order, data.observed.index_select(0, order), steps, draws, meta_order, meta_draws)
+        observed, steps = data.observed.index_select(0, order), torch.arange(count, device=self._device)
+        train = zip(torch.split(order, size), torch.split(observed, size), torch.split(steps, 1), cut(draws, size), strict=False)
+        meta = list(zip(cut(meta_rows, config.meta.batch_size), cut(meta_draws, config.meta.batch_size), strict=False))
+        # The look-ahead is taken at every interval-th step (B13).
+        return [Visits(*visits, *(meta[step // interval] if step % interval == 0 else (None, None))) for step, visits in enumerate(train)]
 
     def _meta_rows(self, epoch: int, meta: LabelledImages) -> npt.NDArray[np.int64]:
         """Return the meta rows of all meta steps of ``epoch``, batch after batch (A11).
@@ -258,7 +245,7 @@ class Training:
         ``cycle`` cuts one endless row of shuffled passes, numbered from the run's first step, into batches.
         """
         config = self.config
-        size, count = config.meta.batch_size, self._meta_steps(self.num_batches)
+        size, count = config.meta.batch_size, math.ceil(self.num_batches / config.meta.interval)
         if config.meta.sampler == "fresh":
             draws = [Stream(config.seed, "order", "meta", epoch, step).permutation(len(meta))[:size] for step in range(count)]
             return np.concatenate(draws)
@@ -267,19 +254,6 @@ class Training:
         shuffled = np.concatenate([Stream(config.seed, "order", "meta", index).permutation(len(meta)) for index in passes])
         start = first - passes.start * len(meta)
         return shuffled[start : start + count * size]
-
-    def _meta_steps(self, batches: int) -> int:
-        """Return the number of meta steps among the first ``batches`` batches of an epoch (B13)."""
-        return math.ceil(batches / self.config.meta.interval)
-
-    def _meta_visits(self, plan: EpochPlan) -> tuple[Tensor | None, Tensor | None]:
-        """Return the rows (M,) of the present meta batch and their draws; neither at a step without a look-ahead."""
-        meta = self.config.meta
-        if plan.meta_order is None or self.batch % meta.interval != 0:
-            return None, None
-        start = self._meta_steps(self.batch) * meta.batch_size
-        visits = slice(start, start + meta.batch_size)
-        return plan.meta_order[visits], None if plan.meta_draws is None else plan.meta_draws[visits]
 
     def _row(self, train: dict[str, float]) -> dict[str, Any]:
         data, batch_size = self.data, self.config.exec.eval_batch_size

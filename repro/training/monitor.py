@@ -49,7 +49,6 @@ class Monitor:
 
     def between_steps(self, training: Training) -> None:
         """Save the state if it is time or if the run is asked to stop."""
-        self._folder.check_mine(read=False)
         due = time.monotonic() - self._saved_at >= self._config.exec.checkpoint_interval_s
         if self._requests or due:
             self._folder.check_mine()

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -54,8 +55,9 @@ def execute(config: Config) -> Path:
         raise UserError("exec.debug=true keeps no results, so only python -m repro takes it. Take it out of what this run is started with.")
     folder = Path(config.paths.runs) / run_id(config)
     try:
-        with _stop_requests() as requests:
-            _check_folder(folder, config)
+        with stop_signals(STOP_SIGNALS, _received) as requests:
+            if (folder / "identity.json").exists():
+                check_same(folder, config)
             settle(folder, config.exec.on_changed_code)
             if not _is_done(folder):
                 _execute(config, folder, requests)
@@ -67,14 +69,6 @@ def execute(config: Config) -> Path:
             "paths.runs or $REPRO_RUNS to a folder you can write; the same command resumes."
         ) from error
     return folder
-
-
-def _check_folder(folder: Path, config: Config) -> None:
-    if (folder / "identity.json").exists():
-        check_same(folder, config)
-    # What a run that was killed as it began may have left, half-written files among it.
-    elif folder.is_dir() and any(path.name != "status.json" and not path.name.startswith(".") for path in folder.iterdir()):
-        raise UserError(f"{folder} has no identity.json, so it is not a run folder. Move it away, or set paths.runs elsewhere.")
 
 
 def _is_done(folder: Path) -> bool:
@@ -155,19 +149,16 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: the named device is not there, or this process was given GPUs and cannot use them.
     """
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if not present["cuda"] and given not in ("", "-1", "NoDevFiles"):
-            raise UserError(
-                f"exec.device=auto: this process was given GPUs (CUDA_VISIBLE_DEVICES={shown(given)}), but PyTorch cannot use them: there "
-                "is no driver, one too old for this PyTorch, or a PyTorch without CUDA. exec.device=cpu trains on the CPU all the same."
-            )
-        return torch.device("cuda" if present["cuda"] else "cpu")
-    if not present[name]:
-        names = ", ".join(kind for kind, is_present in present.items() if is_present)
-        raise UserError(f"exec.device={name}: there is no such device here, or PyTorch cannot use it. Present: {names}.")
-    return torch.device(name)
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if name == "auto" and not torch.cuda.is_available() and given not in ("", "-1", "NoDevFiles"):
+        raise UserError(
+            f"exec.device=auto: this process was given GPUs (CUDA_VISIBLE_DEVICES={shown(given)}), but PyTorch cannot use them. "
+            "exec.device=cpu trains on the CPU all the same."
+        )
+    present = [kind for kind in ("cuda", "cpu", "mps") if kind == "cpu" or getattr(torch, kind).is_available()]
+    if name not in ("auto", *present):
+        raise UserError(f"exec.device={name}: there is no such device here, or PyTorch cannot use it. Present: {', '.join(present)}.")
+    return torch.device(present[0] if name == "auto" else name)
 
 
 def choose_execution(config: Config, device: torch.device) -> ExecConfig:
@@ -181,25 +172,16 @@ def choose_execution(config: Config, device: torch.device) -> ExecConfig:
     return dataclasses.replace(config.exec, precision="float32", allow_tf32=True, channels_last=True, cuda_graphs=captured)
 
 
-def _stop_requests() -> AbstractContextManager[list[int]]:
-    """Collect the stop signals that arrive; a second Ctrl-C stops at once, with the state of the last checkpoint."""
-
-    def received_one(number: int, earlier: list[int]) -> None:
-        if earlier and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        logger.info("signal %s: saving and stopping after this step.", signal.Signals(number).name)
-
-    return stop_signals(STOP_SIGNALS, received_one)
+def _received(number: int, earlier: list[int]) -> None:
+    """Say what a stop signal does; a second Ctrl-C stops at once, with the state of the last checkpoint."""
+    if earlier and number == signal.SIGINT:
+        raise KeyboardInterrupt
+    logger.info("signal %s: saving and stopping after this step.", signal.Signals(number).name)
 
 
 def _peak_gib(device: torch.device) -> float:
     """Return the highest memory of this process: of the GPU if it uses one, else resident on the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 2**30
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts KiB, macOS bytes.
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

@@ -4,9 +4,6 @@
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +100,6 @@ def test_trace(name: str) -> None:
 def test_the_cases_differ() -> None:
     golden = json.loads(GOLDEN.read_text())
     assert len({tuple(values) for values in golden.values()}) == len(golden)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_device_that_is_not_there_is_an_error() -> None:
-    found = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "REPRO_TEST_DEVICE": "cuda"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert found.returncode == 4
-    assert "REPRO_TEST_DEVICE=cuda, but PyTorch finds no CUDA GPU here." in found.stderr + found.stdout
 
 
 if __name__ == "__main__":

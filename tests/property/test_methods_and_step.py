@@ -10,7 +10,6 @@ from repro.config.schema import MetaConfig, OptimConfig
 from repro.engine.method import Context, Method
 from repro.engine.optimizer import SGD
 from repro.engine.step import MetaBatch, TrainingStep
-from repro.training.metrics import label_metrics, probability_in_top
 
 K, N = 4, 24
 #: Whatever reads no other run.
@@ -69,31 +68,3 @@ def test_equivariant_under_renaming_classes(name: str, order: list[int], seed: i
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(named, plain)
     torch.testing.assert_close(named.sum(1), torch.full((N,), 2.0, dtype=torch.float64))
-
-
-distributions = st.lists(st.lists(st.floats(0.0, 1.0), min_size=K, max_size=K), min_size=1, max_size=8)
-
-
-@given(rows=distributions, rank=st.integers(1, K), data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_chances_to_be_in_the_top_sum_to_the_rank(rows: list[list[float]], rank: int, data: st.DataObject) -> None:
-    """Exactly ``rank`` of the classes are in the top ``rank``, however many are tied."""
-    scores = torch.tensor(rows, dtype=torch.float64)
-    chances = torch.stack([probability_in_top(scores, torch.full((len(rows),), k), rank) for k in range(K)]).double()
-    assert ((chances >= 0) & (chances <= 1)).all()
-    torch.testing.assert_close(chances.sum(0), torch.full((len(rows),), float(rank), dtype=torch.float64))
-
-
-@given(seed=st.integers(0, 1000), cut=st.integers(1, N - 1))
-@settings(max_examples=30, deadline=None)
-def test_label_metrics_do_not_depend_on_blocks(seed: int, cut: int) -> None:
-    torch.manual_seed(seed)
-    targets = torch.softmax(3 * torch.randn(N, K), 1)
-    observed, true = torch.randint(0, K, (N,)), torch.randint(0, K, (N,))
-    first, second = (label_metrics(targets.__getitem__, observed, true, num_classes=K, noisy=True, block=block) for block in (N, cut))
-    assert first.keys() == second.keys()
-    assert all(second[name] == pytest.approx(value, abs=1e-12) for name, value in first.items())
-    wrong = (observed != true).double().mean().item()
-    assert first["noise/label_error"] == pytest.approx(
-        first.get("noise/label_error_noisy", 0.0) * wrong + first.get("noise/damage_rate", 0.0) * (1 - wrong), abs=1e-9
-    )

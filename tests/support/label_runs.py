@@ -1,4 +1,4 @@
-"""Fabricated runs on handwritten digits with recorded instance labels."""
+"""Fabricated runs on handwritten digits with recorded labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +22,10 @@ def digits() -> RawDataset:
     return choice.build(choice.config(name="digits"), Path())
 
 
-def with_noise(classes: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    """Return the annotated classes of images of these ``classes`` in a run with ``NOISY`` and ``seed``."""
-    choice = registry.get("noise", "uniform")
-    return choice.build(choice.config(name="uniform", rate=0.4, include_true=False), classes, 10, seed)
-
-
 def noisy(indices: Sequence[int], seed: int) -> npt.NDArray[np.int64]:
     """Return the annotated classes of digits in a run with ``NOISY`` and ``seed``."""
-    return with_noise(digits().train.labels[np.asarray(indices)], seed)
+    choice = registry.get("noise", "uniform")
+    return choice.build(choice.config(name="uniform", rate=0.4, include_true=False), digits().train.labels[np.asarray(indices)], 10, seed)
 
 
 def one_sided(classes: npt.NDArray[np.int64], probability: float) -> npt.NDArray[np.float64]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from made_models import build_model
 from safetensors.torch import save_file
+from sealed import seal
 from torch import Tensor
 
 from repro.config import registry
@@ -16,36 +17,29 @@ from repro.config.schema import OptimConfig
 from repro.data.prepare import LabelledImages, RunData
 from repro.engine.method import Batch, Context, Method, Visit
 from repro.files import write_json
-from repro.labels.recorder import Layout
 from repro.randomness import Stream
 from repro.runs.inputs import InputRun, Inputs
-from repro.runs.manifest import seal
 
 NUM_CLASSES, NUM_INSTANCES, EPOCHS, BATCH_SIZE = 5, 40, 3, 8
 INITIAL = 0.9
 
 
-def distributions(*shape: int, seed: int) -> npt.NDArray[np.float32]:
-    """Return random distributions over the last axis, exact in float16."""
-    raw = np.random.default_rng(seed).dirichlet(np.ones(shape[-1]), shape[:-1])
-    return raw.astype(np.float16).astype(np.float32)
+def finished_run(folder: Path, **fields: Any) -> InputRun:
+    """Return the run in ``folder`` as one that is done, with what a reader looks at in its identity."""
+    seal(folder)
+    known = {"seed": 7, "method.initial_target_probability": INITIAL, "dataset.name": "digits", "augment.normalization": "dataset"}
+    return InputRun(folder.name, folder, known | fields)
 
 
-def write_trajectory(folder: Path, kind: str, values: npt.NDArray[np.float32], indices: list[int], when: str = "after") -> None:
+def label_run(folder: Path, kind: str, values: npt.NDArray[np.float32], indices: list[int]) -> InputRun:
     """Write ``values`` (epochs, rows, K) as the trajectory of a run."""
-    made = Layout(kind, *values.shape)
-    name, dtype = made.file_name, made.dtype
-    folder.mkdir(parents=True)
-    (folder / name).write_bytes(values.astype(dtype).tobytes())
-    (folder / "indices.i64").write_bytes(np.array(indices, "<i8").tobytes())
-    layout = {"schema": 1, "kind": kind, "file": name, "dtype": dtype.str, "when": when, "shape": list(values.shape)}
-    write_json(folder / "layout.json", layout | {"indices": "indices.i64", "num_instances": len(indices)})
-
-
-def fields(seed: int = 0, **more: Any) -> dict[str, Any]:
-    """Return what a reader looks at in the identity of an input."""
-    known = {"seed": seed, "optim.batch_size": BATCH_SIZE, "method.initial_target_probability": INITIAL, "dataset.name": "digits"}
-    return known | {"augment.normalization": "dataset", **more}
+    dtype, labels = np.dtype("<f2" if kind == "instance" else "<f4"), folder / "labels"
+    labels.mkdir(parents=True)
+    values.astype(dtype).tofile(labels / "values")
+    np.array(indices, "<i8").tofile(labels / "indices")
+    layout = {"schema": 1, "kind": kind, "file": "values", "dtype": dtype.str, "when": "after", "shape": list(values.shape)}
+    write_json(labels / "layout.json", layout | {"indices": "indices"})
+    return finished_run(folder)
 
 
 def fold_inputs(tmp_path: Path, kind: str, num_folds: int = 5) -> tuple[Inputs, list[npt.NDArray[np.float32]]]:
@@ -53,15 +47,13 @@ def fold_inputs(tmp_path: Path, kind: str, num_folds: int = 5) -> tuple[Inputs, 
     runs, values = [], []
     for fold in range(num_folds):
         indices = [index for index in range(NUM_INSTANCES) if index % num_folds != fold]
-        if kind == "instance":
-            own = distributions(EPOCHS, len(indices), NUM_CLASSES, seed=fold)
+        random = np.random.default_rng(fold)
+        if kind == "instance":  # distributions that are exact in float16
+            drawn = random.dirichlet(np.ones(NUM_CLASSES), (EPOCHS, len(indices))).astype(np.float16)
         else:
-            steps = -(-len(indices) // BATCH_SIZE)
-            own = np.random.default_rng(fold).random((EPOCHS, steps, NUM_CLASSES)).astype(np.float32)
-        name = f"{kind}_labels-digits-{fold}"
-        write_trajectory(tmp_path / name / "labels", kind, own, indices)
-        runs.append(InputRun(name, tmp_path / name, fields(seed=7), seal(tmp_path / name)))
-        values.append(own)
+            drawn = random.random((EPOCHS, -(-len(indices) // BATCH_SIZE), NUM_CLASSES))
+        values.append(drawn.astype(np.float32))
+        runs.append(label_run(tmp_path / f"{kind}_labels-digits-{fold}", kind, values[-1], indices))
     return Inputs(labels=tuple(runs)), values
 
 
@@ -85,34 +77,12 @@ def made_data(normalization: str = "dataset") -> RunData:
     return cast(RunData, made)
 
 
-def write_teacher(tmp_path: Path, normalization: str = "dataset") -> InputRun:
+def teacher_run(tmp_path: Path) -> InputRun:
     """Write the model of a finished run with random weights."""
     folder = tmp_path / "one_hot-digits-teacher"
     folder.mkdir(parents=True)
-    torch.manual_seed(3)
-    model = build_model("digits_cnn", (1, 8, 8), NUM_CLASSES, width=4)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-    known = fields(**{"model.name": "digits_cnn", "model.version": 1, "model.width": 4, "augment.normalization": normalization})
-    return InputRun(folder.name, folder, known, seal(folder))
-
-
-def make_context(inputs: Inputs | None = None, *, epochs: int = EPOCHS, batch_size: int = BATCH_SIZE, seed: int = 0) -> Context:
-    """Return what a method is given in a run over all the instances."""
-    data = made_data()
-    return Context(
-        num_classes=NUM_CLASSES,
-        observed=data.train.labels,
-        device=torch.device("cpu"),
-        seed=seed,
-        epochs=epochs,
-        steps_per_epoch=-(-NUM_INSTANCES // batch_size),
-        inputs=inputs or Inputs(),
-        data=data,
-        optim=OptimConfig(name="made", epochs=epochs, batch_size=batch_size, learning_rate=0.1, weight_decay=1e-3, momentum=0.9),
-        make_network=make_network,
-        transition=0.6 * torch.eye(NUM_CLASSES) + 0.4 / NUM_CLASSES,
-    )
+    save_file({name: tensor.contiguous() for name, tensor in make_network("teacher").state_dict().items()}, folder / "model.safetensors")
+    return finished_run(folder, **{"model.name": "digits_cnn", "model.version": 1, "model.width": 4})
 
 
 def make_network(name: str) -> torch.nn.Module:
@@ -122,11 +92,30 @@ def make_network(name: str) -> torch.nn.Module:
         return build_model("digits_cnn", (1, 8, 8), NUM_CLASSES, width=4)
 
 
-def inputs_for(name: str, config: Any, tmp_path: Path) -> Inputs:
-    """Return the inputs that method ``name`` reads with these settings."""
-    reads = registry.get("method", name).build.reads_inputs(config)
+def make_context(inputs: Inputs | None = None, *, epochs: int = EPOCHS) -> Context:
+    """Return what a method is given in a run over all the instances."""
+    data = made_data()
+    return Context(
+        num_classes=NUM_CLASSES,
+        observed=data.train.labels,
+        device=torch.device("cpu"),
+        seed=0,
+        epochs=epochs,
+        steps_per_epoch=NUM_INSTANCES // BATCH_SIZE,
+        inputs=inputs or Inputs(),
+        data=data,
+        optim=OptimConfig(name="made", epochs=epochs, batch_size=BATCH_SIZE, learning_rate=0.1, weight_decay=1e-3, momentum=0.9),
+        make_network=make_network,
+        transition=0.6 * torch.eye(NUM_CLASSES) + 0.4 / NUM_CLASSES,
+    )
+
+
+def inputs_for(name: str, tmp_path: Path) -> Inputs:
+    """Return the inputs that method ``name`` reads with its defaults."""
+    choice = registry.get("method", name)
+    reads = choice.build.reads_inputs(choice.config())
     labels = fold_inputs(tmp_path, "instance")[0].labels if "labels" in reads else ()
-    return Inputs(labels, write_teacher(tmp_path) if "teacher" in reads else None)
+    return Inputs(labels, teacher_run(tmp_path) if "teacher" in reads else None)
 
 
 def build_method(name: str, context: Context | None = None, **settings: Any) -> Any:

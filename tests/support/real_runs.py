@@ -32,13 +32,19 @@ def lasting_rows(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in read_metrics(folder)]
 
 
+def results(folder: Path) -> dict[str, Any]:
+    """Return everything of a finished run that must not depend on what happened to it."""
+    files = (folder / "final.json", folder / "model.safetensors", *folder.glob("labels/*"))
+    return {"rows": lasting_rows(folder)} | {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def stopped(config: Config, *, epoch: int, batch: int = 0) -> Path:
     """Train until a signal asks the run to stop before step ``batch`` of the epoch after ``epoch`` completed ones; return its folder."""
     before = Monitor.between_steps
 
     def between_steps(monitor: Monitor, training: Training) -> None:
         if (training.epoch, training.batch) == (epoch, batch):
-            monitor._requests.append(15)
+            monitor._requests = [15]
         before(monitor, training)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -6,63 +6,67 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sealed import seal
+
 from analysis.build import make_files
+from analysis.reading.evidence import open_source
+from analysis.reading.results import Results, read_results
 from analysis.tables.page import Files
 from repro.files import read_json, write_json
-from repro.runs.manifest import seal
-from sweeps.plan.plan import Plan, PlannedRun, write_plans
-from sweeps.spec.load import PAPER, Scale, Spec, expand, load_spec
+from sweeps.expand import digest, expand
+from sweeps.spec import Scale, Spec, load_scale, load_spec
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-def plan_by_hand(spec: Spec, folder: Path, *, tuned: bool = True) -> dict[tuple[str, str, int], str]:
+def plan_by_hand(spec: Spec, scale: Scale, folder: Path, *, tuned: bool = True) -> dict[tuple[str, str, int], str]:
     """Write a plan of ``spec`` whose runs are called ``<row>-<column>-<seed>``, and return the ids by row, column and seed.
 
     It says that all is ``tuned``, or what is.
     """
     names: dict[tuple[str, str, int], str] = {}
-    cells = []
-    runs: dict[str, PlannedRun] = {}
-    for cell in expand(spec):
-        ids = []
+    cells, planned = [], expand(spec, scale)
+    for cell in planned:
+        runs = []
         for variant in cell.variants:
-            seed = variant.repeat_values["seed"]
+            seed = variant.repeat["seed"]
             name = f"{cell.row}-{cell.column}-{seed}".replace(" ", "_").replace("%", "").replace("/", "")
             names[cell.row, cell.column, seed] = name
-            ids.append(name)
-            runs[name] = PlannedRun(name, variant.overrides, {"optim.epochs": 2}, "done", (), (spec.name,), name)
-        cells.append(replace(cell, spec=spec.name, run_ids=tuple(ids), epoch=None))
-        if tuned:
-            vars(cells[-1])["_uses"] = ()
-    write_plans(Plan(folder, (spec,), runs, tuple(cells), scale=spec.scale))
+            runs.append({"run_id": name, "repeat": variant.repeat})
+        untuned = [] if tuned else cell.untuned
+        cells.append({"row": cell.row, "column": cell.column, "skip": cell.skip, "runs": runs, "untuned": untuned})
+    path = open_source(folder, scale).plan_path(spec.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"schema": 1, "spec": spec.name, "spec_sha256": digest(planned), "spec_file": str(spec.path), "cells": cells})
     return names
 
 
 class Suite:
     """A spec of one table or figure, its plan, and a folder for its runs."""
 
-    def __init__(self, folder: Path, text: str, scale: Scale = PAPER) -> None:
+    def __init__(self, folder: Path, text: str, scale: str = "paper") -> None:
         folder.mkdir(exist_ok=True)
         self.path, self.runs = folder / "tried.yaml", folder / "runs"
         self.path.write_text(text)
-        self.spec = load_spec(str(self.path), scale)
-        self.names = plan_by_hand(self.spec, self.runs)
+        self.spec, self.scale = load_spec(str(self.path)), load_scale(scale)
+        self.names = plan_by_hand(self.spec, self.scale, self.runs)
 
     def folder(self, row: str, column: str, seed: int) -> Path:
         return self.runs / self.names[row, column, seed]
 
+    def results(self) -> Results:
+        return read_results(self.spec, self.scale, open_source(self.runs, self.scale))
+
     def make(self) -> Files:
         """Return the files of the page from the runs as they are."""
-        return make_files(self.spec, self.runs)
+        return make_files(self.spec, self.scale, open_source(self.runs, self.scale))
 
 
 def csv_rows(files: Files, kind: str = "csv") -> list[dict[str, str]]:
-    return list(csv.DictReader(files.contents[f"{files.spec.name}.{kind}"].decode().splitlines()))
+    return list(csv.DictReader(files.contents[f"{files.name}.{kind}"].decode().splitlines()))
 
 
 def made_twice(suite: Suite, command: str, locales: tuple[str, str], **files: str) -> dict[str, bytes]:
@@ -104,14 +108,11 @@ def done_run(
     write_json(folder / "identity.json", {"schema": 1, "run_id": folder.name, "fields": fields or {}})
     values = {"last": accuracy, "best_val": accuracy if best_val is None else best_val, "best_test": accuracy}
     write_json(folder / "final.json", {"test/accuracy": values})
-    write_json(
-        folder / "provenance.json",
-        {"git": {"sha": sha, "dirty_sha256": dirty}, "versions": {"torch": "2.15.0"}, "device": "cpu (abacus)", "threads": 1},
-    )
+    provenance = {"git": {"sha": sha, "dirty_sha256": dirty}, "versions": {"torch": "2.15.0"}, "device": "cpu (abacus)"}
+    write_json(folder / "provenance.json", provenance)
     write_json(folder / "cost.json", {"wall_s": 36.0, "gpu_hours": 0.0, "peak_gib": 0.5, "attempts": 1})
     curve = curve or {"test/accuracy": [0.1, accuracy / 2, accuracy]}
-    num_epochs = max(len(values) for values in curve.values())
-    rows: list[dict[str, Any]] = [{"epoch": epoch} for epoch in range(num_epochs)]
+    rows: list[dict[str, Any]] = [{"epoch": epoch} for epoch in range(max(map(len, curve.values())))]
     for metric, points in curve.items():
         for row, point in zip(rows, points, strict=False):
             row[metric] = point if point == point else "NaN"

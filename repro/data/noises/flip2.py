@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import NoiseConfig
-from repro.data.types import Labels, Matrix
+from repro.data.mistakes import register_mistakes
+from repro.data.types import Labels
 from repro.errors import UserError
 from repro.randomness import Stream
 
@@ -23,32 +23,15 @@ class Flip2NoiseConfig(NoiseConfig):
     map_seed: int = setting(1, help="seed of which two classes each class is mistaken for", at_least=0)
 
 
-def _steps(config: Flip2NoiseConfig, num_classes: int) -> tuple[Labels, Labels]:
-    """Return how far around the circle of classes the two classes lie that each class is mistaken for."""
+def _others(config: Flip2NoiseConfig, num_classes: int) -> list[Labels]:
     if num_classes < 3:
         raise UserError(f"noise=flip2: needs at least 3 classes, and the dataset has {num_classes}.")
     drawn = Stream(config.map_seed, "noise", "flip2", "map")
+    # How far around the circle of classes the other two lie.
     first = 1 + drawn.integers(num_classes, num_classes - 1)
     second = 1 + drawn.integers(num_classes, num_classes - 2)
-    return first, second + (second >= first)  # the K - 2 steps that are left
+    second += second >= first  # the K - 2 steps that are left
+    return [(np.arange(num_classes) + step) % num_classes for step in (first, second)]
 
 
-def transition(config: Flip2NoiseConfig, num_classes: int) -> Matrix:
-    """Return the transition matrix (K, K): half the rate on each of the two classes that a class is mistaken for."""
-    identity, classes = np.eye(num_classes), np.arange(num_classes)
-    mistaken = sum(identity[(classes + step) % num_classes] for step in _steps(config, num_classes))
-    matrix: Matrix = (1.0 - config.rate) * identity + config.rate / 2.0 * mistaken
-    return matrix
-
-
-@registry.noise("flip2", config=Flip2NoiseConfig, transition=transition)
-def build(config: Flip2NoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
-    """Return noisy labels (N,). The effective flip rate is ``rate``: a mistaken label is always wrong.
-
-    Raises:
-        UserError: there are no two other classes.
-    """
-    first, second = _steps(config, num_classes)
-    drawn = Stream(seed, "noise", "flip2", "which").uniform(len(labels))
-    step = np.where(drawn < config.rate / 2.0, first[labels], second[labels])
-    return np.where(drawn < config.rate, (labels + step) % num_classes, labels)
+register_mistakes("flip2", Flip2NoiseConfig, _others)

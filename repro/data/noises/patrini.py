@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import NoiseConfig
-from repro.data.types import Labels, Matrix
+from repro.data.mistakes import register_mistakes
+from repro.data.types import Labels
 from repro.errors import UserError
-from repro.randomness import Stream
 
 #: truck -> automobile, bird -> airplane, cat <-> dog, deer -> horse; five classes stay.
 _CIFAR10 = {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}
@@ -35,34 +34,16 @@ class PatriniNoiseConfig(NoiseConfig):
     )
 
 
-def _mistaken_for(config: PatriniNoiseConfig, num_classes: int) -> Labels:
-    """Return the class (K,) that each class is mistaken for, itself where it cannot be mistaken."""
+def _others(config: PatriniNoiseConfig, num_classes: int) -> list[Labels]:
+    """Return the class (K,) that each class is mistaken for, itself where it cannot be mistaken: all with ``next``, else five of ten."""
     pairs = config.pairs if config.pairs != "auto" else ("cifar10" if num_classes == 10 else "next")
     if pairs in _TEN_CLASSES and num_classes != 10:
         raise UserError(f"noise.pairs={pairs}: needs 10 classes, and the dataset has {num_classes}. Use noise.pairs=next.")
     other = np.arange(num_classes)
     if pairs == "next":
-        return (other + 1) % num_classes
+        return [(other + 1) % num_classes]
     other[list(_TEN_CLASSES[pairs])] = list(_TEN_CLASSES[pairs].values())
-    return other
+    return [other]
 
 
-def transition(config: PatriniNoiseConfig, num_classes: int) -> Matrix:
-    """Return the transition matrix (K, K): rate on the class that a class is mistaken for."""
-    identity = np.eye(num_classes)
-    return (1.0 - config.rate) * identity + config.rate * identity[_mistaken_for(config, num_classes)]
-
-
-@registry.noise("patrini", config=PatriniNoiseConfig, transition=transition)
-def build(config: PatriniNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
-    """Return noisy labels (N,).
-
-    The effective flip rate is ``rate`` times the share of the classes that can be mistaken: all with ``next``, five of ten with
-    ``cifar10`` and ``digits``.
-
-    Raises:
-        UserError: the pairs are those of ten classes and the dataset has another number.
-    """
-    other = _mistaken_for(config, num_classes)
-    mistaken = Stream(seed, "noise", "patrini", "which").uniform(len(labels)) < config.rate
-    return np.where(mistaken, other[labels], labels)
+register_mistakes("patrini", PatriniNoiseConfig, _others)

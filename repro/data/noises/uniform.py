@@ -15,9 +15,9 @@ from repro.randomness import Stream
 
 @dataclass
 class UniformNoiseConfig(NoiseConfig):
-    """How many labels are drawn anew, and from what."""
+    """How many labels are drawn again, and from what."""
 
-    rate: float = setting(help="probability that a label is drawn anew", at_least=0.0, at_most=1.0)
+    rate: float = setting(help="probability that a label is drawn again", at_least=0.0, at_most=1.0)
     # G1: the paper's wording includes it. The label then stays right in 1 of K cases.
     include_true: bool = setting(True, help="the true class may be drawn again")
     # G2

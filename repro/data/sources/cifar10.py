@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from repro.config import registry
@@ -28,24 +27,17 @@ FILES = PublishedFiles(
 )
 
 
-@dataclass
-class CIFAR10Config(CIFARConfig):
-    """Which part of it; by default all."""
-
-    per_class = ((5000,) * 10, (1000,) * 10)
-
-
 @registry.dataset(
     "cifar10",
-    config=CIFAR10Config,
+    config=CIFARConfig,
     overrides={"model": "resnet18", "augment": "crop_flip"},
     size=registry.DatasetSize(50_000, 10_000, (3, 32, 32), 10),
 )
-def build(config: CIFAR10Config, folder: Path) -> RawDataset:
+def build(config: CIFARConfig, folder: Path) -> RawDataset:
     """Return 50,000 training and 10,000 test images (3, 32, 32) from ``folder/cifar-10-batches-py``.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or not the published one.
     """
     published = cifar_dataset(FILES.read(folder), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
     return config.part_of(published)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from repro.config import registry
@@ -24,24 +23,17 @@ FILES = PublishedFiles(
 )
 
 
-@dataclass
-class CIFAR100Config(CIFARConfig):
-    """Which part of it; by default all."""
-
-    per_class = ((500,) * 100, (100,) * 100)
-
-
 @registry.dataset(
     "cifar100",
-    config=CIFAR100Config,
+    config=CIFARConfig,
     overrides={"model": "resnet18", "augment": "crop_flip"},
     size=registry.DatasetSize(50_000, 10_000, (3, 32, 32), 100),
 )
-def build(config: CIFAR100Config, folder: Path) -> RawDataset:
+def build(config: CIFARConfig, folder: Path) -> RawDataset:
     """Return 50,000 training and 10,000 test images (3, 32, 32) with their fine labels from ``folder/cifar-100-python``.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or not the published one.
     """
     published = cifar_dataset(FILES.read(folder), kind="fine_", mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
     return config.part_of(published)

@@ -13,7 +13,6 @@ from repro.config.fields import setting
 from repro.data.parts import PartConfig
 from repro.data.splits import draw
 from repro.data.types import ImageSet, RawDataset
-from repro.errors import UserError
 from repro.randomness import Stream
 
 NUM_TEST = 360
@@ -22,8 +21,6 @@ NUM_TEST = 360
 @dataclass
 class DigitsConfig(PartConfig):
     """Which part of it; by default all."""
-
-    per_class = ((142, 146, 141, 147, 144, 146, 145, 143, 139, 144), (36, 36, 36, 36, 37, 36, 36, 36, 35, 36))
 
     num_classes: int = setting(10, help="only the first so many digits, in training and test set", at_least=2, at_most=10, neutral=10)
 
@@ -40,26 +37,14 @@ def build(config: DigitsConfig, folder: Path) -> RawDataset:
 
     scikit-learn publishes no test set; this one is drawn class by class and is the same for every seed.
     """
-    published = np.loadtxt(_published_file(), delimiter=",")
-    # Published as 0 to 16 per pixel, and the class.
-    images = np.rint(published[:, :-1].reshape(-1, 1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
-    labels = published[:, -1].astype(np.int64)
-    test = draw(labels, NUM_TEST, Stream(0, "digits", "test"), stratified=True)
-    train = np.delete(np.arange(len(labels)), test)
-    published_set = RawDataset(
-        train=ImageSet(images[train], labels[train]),
-        test=ImageSet(images[test], labels[test]),
-        class_names=tuple("0123456789"),
-        mean=(0.3056,),
-        std=(0.3759,),
-    )
-    return config.part_of(published_set)
-
-
-def _published_file() -> Path:
-    """Return scikit-learn's file; what ``sklearn.datasets.load_digits`` reads, without the seconds that importing it takes."""
+    # What sklearn.datasets.load_digits reads, without the seconds that importing it takes.
     package = find_spec("sklearn")
-    path = None if package is None or package.origin is None else Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if path is None or not path.is_file():
-        raise UserError("dataset=digits: scikit-learn, which brings the images, is not installed as expected: pip install scikit-learn.")
-    return path
+    assert package is not None
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    # Published as 0 to 16 per pixel, and the class.
+    pixels = np.rint(table[:, :-1].reshape(-1, 1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
+    published = ImageSet(pixels, table[:, -1].astype(np.int64))
+    test = draw(published.labels, NUM_TEST, Stream(0, "digits", "test"), stratified=True)
+    train = np.delete(np.arange(len(table)), test)
+    return config.part_of(RawDataset(published.at(train), published.at(test), tuple("0123456789"), mean=(0.3056,), std=(0.3759,)))

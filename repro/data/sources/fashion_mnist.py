@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,24 +28,17 @@ FILES = PublishedFiles(
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
-@dataclass
-class FashionMNISTConfig(PartConfig):
-    """Which part of it; by default all."""
-
-    per_class = ((6000,) * 10, (1000,) * 10)
-
-
 @registry.dataset(
     "fashion_mnist",
-    config=FashionMNISTConfig,
+    config=PartConfig,
     overrides={"model": "resnet18", "augment": "none"},
     size=registry.DatasetSize(60_000, 10_000, (1, 28, 28), 10),
 )
-def build(config: FashionMNISTConfig, folder: Path) -> RawDataset:
-    """Return 60,000 training and 10,000 test images (1, 28, 28) from ``folder/FashionMNIST/raw``, also gzipped.
+def build(config: PartConfig, folder: Path) -> RawDataset:
+    """Return 60,000 training and 10,000 test images (1, 28, 28) from ``folder/FashionMNIST/raw``.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or not the published one.
     """
     train, train_labels, test, test_labels = FILES.read(folder).values()
     published = RawDataset(_part(train, train_labels), _part(test, test_labels), CLASS_NAMES, mean=(0.2860,), std=(0.3530,))

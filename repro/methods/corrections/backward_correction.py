@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from repro.config import registry
 from repro.engine.method import Batch, Context
-from repro.methods.shared.transition import CorrectionConfig, CorrectionMethod, inverse, transition
+from repro.methods.shared.transition import CorrectionConfig, CorrectionMethod, inverse
 
 
 @dataclass
@@ -31,11 +31,9 @@ class BackwardCorrectionConfig(CorrectionConfig):
 class BackwardCorrection(CorrectionMethod):
     """Coefficients that undo the noise on average. They may be negative, so they are no targets: those are the annotated labels."""
 
-    repeatable = True
-
     def __init__(self, config: BackwardCorrectionConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._inverse = inverse(transition(config, context))
+        self._inverse = inverse(self.transition)
 
     @override
     def coefficients(self, batch: Batch) -> Tensor:

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from repro.config import registry
 from repro.engine.method import Batch, Context
-from repro.methods.shared.transition import CorrectionConfig, CorrectionMethod, transition
+from repro.methods.shared.transition import CorrectionConfig, CorrectionMethod
 
 
 @dataclass
@@ -36,11 +36,9 @@ class ForwardCorrectionConfig(CorrectionConfig):
 class ForwardCorrection(CorrectionMethod):
     """Cross-entropy between the annotated labels and the prediction after the noise."""
 
-    repeatable = True
-
     def __init__(self, config: ForwardCorrectionConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._log_matrix = transition(config, context).log()
+        self._log_matrix = self.transition.log()
 
     @override
     def loss(self, log_probabilities: Tensor, batch: Batch) -> Tensor:

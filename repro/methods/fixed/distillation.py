@@ -15,7 +15,7 @@ very view that the student sees (E4; ``target_view=clean`` predicts each image o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import MethodConfig
 from repro.engine.method import Batch, Context, Method, Visit, one_hot
-from repro.methods.shared.teacher import load_model, logits_of_all
+from repro.methods.shared.teacher import load_teacher, logits_of_all
 
 
 @dataclass
@@ -46,22 +46,15 @@ class Distillation(Method):
 
     config: DistillationConfig
     repeatable = True
+    reads = ("teacher",)
 
     def __init__(self, config: DistillationConfig, context: Context) -> None:
         super().__init__(config, context)
-        assert context.inputs.teacher is not None
-        self._teacher = load_model(context.inputs.teacher, context)
-        self._clean: Tensor | None = None
-
-    @classmethod
-    @override
-    def reads_inputs(cls, config: Any) -> tuple[str, ...]:
-        return ("teacher",)
+        self._teacher = load_teacher(context)
 
     @override
     def given(self, visit: Visit) -> tuple[Tensor, ...]:
-        # Looked up row by row instead of predicted, they are the same at every step.
-        return (self._clean_predictions()[visit.rows],) if self.config.target_view == "clean" else ()
+        return (self._clean[visit.rows],) if self.config.target_view == "clean" else ()
 
     @override
     def coefficients(self, batch: Batch) -> Tensor:
@@ -81,7 +74,7 @@ class Distillation(Method):
 
     def targets(self, rows: Tensor) -> Tensor:
         """Return the mixture of annotated labels and the teacher's predictions for the images as they are, not augmented."""
-        return self._mixed(self.context.observed[rows], self._clean_predictions()[rows])
+        return self._mixed(self.context.observed[rows], self._clean[rows])
 
     def _mixed(self, observed: Tensor, soft: Tensor) -> Tensor:
         hot = one_hot(observed, self.context.num_classes).to(soft.dtype)
@@ -91,10 +84,9 @@ class Distillation(Method):
         if self.config.target_view == "clean":
             return batch.given[0]
         assert batch.inputs is not None
-        with torch.no_grad():
-            return torch.softmax(self._teacher(batch.inputs) / self.config.temperature, dim=1)
+        return torch.softmax(self._teacher(batch.inputs) / self.config.temperature, dim=1)
 
-    def _clean_predictions(self) -> Tensor:
-        if self._clean is None:
-            self._clean = torch.softmax(logits_of_all(self._teacher, self.context) / self.config.temperature, dim=1)
-        return self._clean
+    @cached_property
+    def _clean(self) -> Tensor:
+        """The predictions (N, K) for the images as they are."""
+        return torch.softmax(logits_of_all(self._teacher, self.context) / self.config.temperature, dim=1)

@@ -11,7 +11,6 @@ Choices where the paper is silent: the last epoch or the mean over the last few 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ class FixedLabels(Method):
     """Fixed targets, one distribution an image."""
 
     repeatable = True
+    reads = ("labels",)
 
     def __init__(self, config: FixedLabelsConfig, context: Context) -> None:
         super().__init__(config, context)
@@ -45,11 +45,6 @@ class FixedLabels(Method):
         if config.last_epochs > labels.epochs:
             raise UserError(f"method.last_epochs={config.last_epochs}: must be at most the {labels.epochs} epochs of the inputs.")
         self._targets = tempered(labels.converged(config.last_epochs), config.temperature)
-
-    @classmethod
-    @override
-    def reads_inputs(cls, config: Any) -> tuple[str, ...]:
-        return ("labels",)
 
     @override
     def targets(self, rows: Tensor) -> Tensor:

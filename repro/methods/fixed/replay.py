@@ -12,7 +12,6 @@ probabilities or logits are averaged (C4). What was recorded, before or after th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
@@ -41,6 +40,7 @@ class Replay(Method):
     """Fixed trajectories of targets."""
 
     repeatable = True
+    reads = ("labels",)
 
     def __init__(self, config: ReplayConfig, context: Context) -> None:
         super().__init__(config, context)
@@ -51,11 +51,6 @@ class Replay(Method):
                 f"method.align={self._labels.align} both must be equal. method.align=fraction stretches the trajectory."
             )
         self._moment = 0, 0
-
-    @classmethod
-    @override
-    def reads_inputs(cls, config: Any) -> tuple[str, ...]:
-        return ("labels",)
 
     @override
     def given(self, visit: Visit) -> tuple[Tensor, ...]:

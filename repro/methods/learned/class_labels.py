@@ -12,7 +12,6 @@ alpha = 0 (B1). Eq. 4 shows a single image; the images of a class are summed, as
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,13 +43,16 @@ class ClassLabels(Method):
 
     config: ClassLabelsConfig
     repeatable = True
-    uses_meta: ClassVar[bool] = True
-    trajectory: ClassVar[str | None] = "class"
+    uses_meta = True
+    trajectory = "class"
+    alpha: Tensor
+    velocity: Tensor
 
     def __init__(self, config: ClassLabelsConfig, context: Context) -> None:
         super().__init__(config, context)
-        self.alpha = torch.full((context.num_classes,), 1.0 - config.initial_target_probability, device=context.device)
-        self.velocity = torch.zeros_like(self.alpha)
+        start = torch.full((context.num_classes,), 1.0 - config.initial_target_probability, device=context.device)
+        self.register_buffer("alpha", start)
+        self.register_buffer("velocity", torch.zeros_like(start))
 
     @override
     def learns_at(self, epoch: int) -> bool:
@@ -77,12 +79,3 @@ class ClassLabels(Method):
     def class_parameters(self) -> Tensor:
         """Return alpha (K,)."""
         return self.alpha
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"alpha": self.alpha, "velocity": self.velocity}
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.alpha = state["alpha"].to(self.context.device)
-        self.velocity = state["velocity"].to(self.context.device)

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from repro.config import registry
@@ -39,12 +39,16 @@ class DataParametersConfig(MethodConfig):
     largest: float = setting(20.0, help="temperatures are kept between 1 over this and this", above=1.0)
 
 
-class SparseParameters:
+class SparseParameters(nn.Module):
     """Logarithms of temperatures, with an SGD that touches only the rows it is given."""
 
+    logs: Tensor
+    velocity: Tensor
+
     def __init__(self, count: int, learning_rate: float, config: DataParametersConfig, device: torch.device) -> None:
-        self.logs = torch.full((count,), math.log(config.initial), device=device)
-        self.velocity = torch.zeros_like(self.logs)
+        super().__init__()
+        self.register_buffer("logs", torch.full((count,), math.log(config.initial), device=device))
+        self.register_buffer("velocity", torch.zeros_like(self.logs))
         self.every_row = torch.arange(count, device=device)
         self._learning_rate = learning_rate
         self._config = config
@@ -70,11 +74,11 @@ class DataParameters(AnnotatedTargets):
 
     def __init__(self, config: DataParametersConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._parts: dict[str, SparseParameters] = {}
-        if config.parameters != "class":
-            self._parts["instance"] = SparseParameters(len(context.observed), config.learning_rate, config, context.device)
-        if config.parameters != "instance":
-            self._parts["class"] = SparseParameters(context.num_classes, config.class_learning_rate, config, context.device)
+        sizes = {"instance": (len(context.observed), config.learning_rate), "class": (context.num_classes, config.class_learning_rate)}
+        chosen = [name for name in sizes if config.parameters in (name, "both")]
+        self._parts = {name: SparseParameters(*sizes[name], config, context.device) for name in chosen}
+        for name, part in self._parts.items():
+            self.add_module(name, part)
         self._slope: Tensor | None = None
 
     def temperatures(self, batch: Batch) -> Tensor:
@@ -110,14 +114,3 @@ class DataParameters(AnnotatedTargets):
             members = one_hot(batch.observed, self.context.num_classes).to(slope.dtype).t()
             part = self._parts["class"]
             part.step(part.every_row, members @ slope, moves=members.any(dim=1))
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        logs = {f"{kind}.logs": part.logs for kind, part in self._parts.items()}
-        return logs | {f"{kind}.velocity": part.velocity for kind, part in self._parts.items()}
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for kind, part in self._parts.items():
-            part.logs = state[f"{kind}.logs"].to(self.context.device)
-            part.velocity = state[f"{kind}.velocity"].to(self.context.device)

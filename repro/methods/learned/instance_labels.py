@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,15 +61,17 @@ class InstanceLabels(Method):
 
     config: InstanceLabelsConfig
     repeatable = True
-    uses_meta: ClassVar[bool] = True
-    trajectory: ClassVar[str | None] = "instance"
+    uses_meta = True
+    trajectory = "instance"
+    logits: Tensor
+    velocity: Tensor | None
 
     def __init__(self, config: InstanceLabelsConfig, context: Context) -> None:
         super().__init__(config, context)
         start = smoothed(context.observed, config.initial_target_probability, context.num_classes)
         # Stored as log-probabilities: they are logits of the softmax, and exp gives the point of the simplex.
-        self.logits = start.log() if config.parametrization != "simplex" else start
-        self.velocity = torch.zeros_like(self.logits) if config.momentum > 0.0 else None
+        self.register_buffer("logits", start.log() if config.parametrization != "simplex" else start)
+        self.register_buffer("velocity", torch.zeros_like(start) if config.momentum > 0.0 else None)
 
     @override
     def learns_at(self, epoch: int) -> bool:
@@ -106,15 +108,6 @@ class InstanceLabels(Method):
         elif self.config.parametrization == "multiplicative":
             moved = torch.log_softmax(moved, dim=1)
         self.logits[batch.rows] = moved
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"logits": self.logits} | ({} if self.velocity is None else {"velocity": self.velocity})
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.logits = state["logits"].to(self.context.device)
-        self.velocity = state["velocity"].to(self.context.device) if "velocity" in state else None
 
     def _distribution(self, values: Tensor) -> Tensor:
         return values if self.config.parametrization == "simplex" else torch.softmax(values, dim=1)

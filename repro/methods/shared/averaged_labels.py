@@ -15,6 +15,7 @@ time, so memory does not grow with the length of training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from repro.config.fields import setting
 from repro.config.schema import MethodConfig
@@ -55,12 +57,10 @@ class AveragedLabels(ABC):
         epochs: of labels that the inputs have.
     """
 
-    def __init__(self, trajectories: list[Trajectory], context: Context, *, align: str, mean: str) -> None:
+    def __init__(self, trajectories: Sequence[Trajectory], context: Context, *, align: str, mean: str) -> None:
         self.align = align
         self.epochs = trajectories[0].epochs
-        self._trajectories = trajectories
-        self._context = context
-        self._mean = mean
+        self._trajectories, self._context, self._mean = trajectories, context, mean
 
     @abstractmethod
     def at(self, rows: Tensor, epoch: int, step: int) -> Tensor:
@@ -93,72 +93,64 @@ def averaged_labels(context: Context, *, align: str = "auto", mean: str = "proba
     """Return the averaged labels of ``context.inputs.labels``; one input alone is its own average.
 
     Raises:
-        UserError: an input recorded no labels, or its trajectory is damaged or cut short; the inputs do not fit each other or the
+        UserError: an input recorded no labels, or its trajectory is corrupted or cut short; the inputs do not fit each other or the
             run: kinds, classes, lengths, an instance that no input or not as many inputs have a label for.
     """
     inputs = context.inputs.labels
     trajectories = [open_trajectory(run.folder / "labels") for run in inputs]
     kind, epochs = trajectories[0].kind, trajectories[0].epochs
-    if any(trajectory.kind != kind for trajectory in trajectories):
-        raise UserError("inputs.labels: some inputs have instance labels and some class labels; they cannot be averaged.")
     for run, trajectory in zip(inputs, trajectories, strict=True):
-        if trajectory.num_classes != context.num_classes:
-            raise UserError(f"input {run.run_id} has labels of {trajectory.num_classes} classes, this run has {context.num_classes}.")
-        if trajectory.epochs != epochs or epochs == 0:
-            raise UserError(f"input {run.run_id} has {trajectory.epochs} epochs of labels, the first input {epochs}.")
-    aligned = ("visit", "fraction") if kind == "instance" else ("fraction",)
-    if align not in ("auto", *aligned):
-        raise UserError(f"method.align={align}: {kind} labels can be aligned by {', '.join(aligned)}.")
-    align = aligned[0] if align == "auto" else align
+        if (trajectory.kind, trajectory.epochs, trajectory.num_classes) != (kind, epochs, context.num_classes):
+            raise UserError(
+                f"input {run.run_id} has {trajectory.epochs} epochs of {trajectory.kind} labels of {trajectory.num_classes} classes, where "
+                f"{epochs} epochs of {kind} labels of {context.num_classes} classes are averaged."
+            )
     if kind == "class":
-        return _ClassLabels(trajectories, context, align=align, mean=mean)
-    return _InstanceLabels(trajectories, context, align=align, mean=mean, held_out_too=folds == "all")
+        if align == "visit":
+            raise UserError("method.align=visit: class labels, which have no visits, can be aligned by fraction only.")
+        return _ClassLabels(trajectories, context, align="fraction", mean=mean)
+    return _InstanceLabels(trajectories, context, align="visit" if align == "auto" else align, mean=mean, held_out_too=folds == "all")
 
 
 class _InstanceLabels(AveragedLabels):
-    def __init__(self, trajectories: list[Trajectory], context: Context, *, align: str, mean: str, held_out_too: bool) -> None:
+    def __init__(self, trajectories: Sequence[Trajectory], context: Context, *, align: str, mean: str, held_out_too: bool) -> None:
         super().__init__(trajectories, context, align=align, mean=mean)
         assert context.data is not None
         # Row of each of this run's instances in each input, or -1 where the input held it out.
         self._local = [trajectory.rows_of(context.data.train_indices) for trajectory in trajectories]
         counts = np.sum([local >= 0 for local in self._local], axis=0)
-        if counts.min() == 0:
-            raise UserError(f"inputs.labels: {int((counts == 0).sum())} of the {len(counts)} training images have a label in no input.")
-        if counts.min() < counts.max():
+        if counts.min() == 0 or counts.min() < counts.max():
             raise UserError(
-                f"inputs.labels: some images have labels in {counts.min()} inputs and some in {counts.max()}: a fold is missing, or two "
-                "inputs hold out the same one."
+                f"inputs.labels: some training images have labels in {counts.min()} inputs, some in {counts.max()}: a fold is missing, or "
+                "two inputs hold out the same one."
             )
         self._held_out_too = held_out_too
         self._count = len(trajectories) if held_out_too else int(counts.max())
-        self._observed = context.observed.cpu()
         # Two epochs: `fraction` looks at both sides of a moment.
-        self._epoch = lru_cache(maxsize=2)(self._read_epoch)
+        self._epoch = lru_cache(maxsize=2)(self._last_of)
 
+    @override
     def at(self, rows: Tensor, epoch: int, step: int) -> Tensor:
         if self.align == "visit":
             return self._epoch(epoch)[rows]
         first, second, weight = self._input_time(epoch, step, self.epochs)
         return torch.lerp(self._epoch(first)[rows], self._epoch(second)[rows], weight)
 
+    @override
     def _last_of(self, epoch: int) -> Tensor:
-        return self._epoch(epoch)
-
-    def _read_epoch(self, epoch: int) -> Tensor:
         """Return the mean (N, K) of the labels at the visits of an epoch, on the device."""
-        total = np.zeros((len(self._observed), self._context.num_classes), np.float32)
-        for run, trajectory, local in zip(self._context.inputs.labels, self._trajectories, self._local, strict=True):
-            there = local >= 0
-            total[there] += self._summand(trajectory.block(epoch)[local[there]])
+        context = self._context
+        total = np.zeros((len(context.observed), context.num_classes), np.float32)
+        for run, trajectory, local in zip(context.inputs.labels, self._trajectories, self._local, strict=True):
+            trained = local >= 0
+            total[trained] += self._summand(trajectory.block(epoch)[local[trained]])
             if self._held_out_too:
-                # Their labels before training.
-                first = smoothed(
-                    self._observed[torch.from_numpy(~there)],
+                observed, initial = (
+                    context.observed.cpu()[torch.from_numpy(~trained)],
                     float(run.fields["method.initial_target_probability"]),
-                    self._context.num_classes,
                 )
-                total[~there] += self._summand(first.float().numpy())
-        mean = torch.from_numpy(total).to(self._context.device) / self._count
+                total[~trained] += self._summand(smoothed(observed, initial, context.num_classes).float().numpy())
+        mean = torch.from_numpy(total).to(context.device) / self._count
         if self._mean == "logit":
             return torch.softmax(mean, dim=1)
         # Stored numbers are rounded, so a row's sum is 1 only nearly.
@@ -169,10 +161,11 @@ class _InstanceLabels(AveragedLabels):
 
 
 class _ClassLabels(AveragedLabels):
-    def __init__(self, trajectories: list[Trajectory], context: Context, *, align: str, mean: str) -> None:
+    def __init__(self, trajectories: Sequence[Trajectory], context: Context, *, align: str, mean: str) -> None:
         super().__init__(trajectories, context, align=align, mean=mean)
         self._block = lru_cache(maxsize=2 * len(trajectories))(lambda index, epoch: trajectories[index].block(epoch))
 
+    @override
     def at(self, rows: Tensor, epoch: int, step: int) -> Tensor:
         parameters: list[Floats] = []
         for index, trajectory in enumerate(self._trajectories):
@@ -181,6 +174,7 @@ class _ClassLabels(AveragedLabels):
             parameters.append(before + np.float32(weight) * (after - before))
         return self._targets(self._context.observed[rows], parameters)
 
+    @override
     def _last_of(self, epoch: int) -> Tensor:
         return self._targets(self._context.observed, [trajectory.block(epoch)[-1] for trajectory in self._trajectories])
 
@@ -191,7 +185,6 @@ class _ClassLabels(AveragedLabels):
         if self._mean == "probability":
             share = target.mean(axis=0)
         else:
-            on = np.exp(np.log(np.maximum(target, SMALLEST)).mean(axis=0))
-            off = np.exp(np.log(np.maximum((1.0 - target) / (num_classes - 1), SMALLEST)).mean(axis=0))
+            on, off = (np.exp(np.log(np.maximum(part, SMALLEST)).mean(axis=0)) for part in (target, (1.0 - target) / (num_classes - 1)))
             share = on / (on + (num_classes - 1) * off)
         return smoothed(observed, torch.from_numpy(share.astype(np.float32)).to(observed.device)[observed].unsqueeze(1), num_classes)

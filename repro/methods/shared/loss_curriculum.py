@@ -9,21 +9,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
 from repro.config.fields import setting
 from repro.config.schema import MethodConfig
-from repro.engine.method import AnnotatedTargets, Batch, Context, Visit, one_hot
+from repro.engine.method import Batch, Context, Visit, WeighedImages
 from repro.methods.shared.drawn_ahead import DrawnAhead
-from repro.randomness import Stream
 
 
 @dataclass
@@ -32,30 +28,20 @@ class CurriculumConfig(MethodConfig):
 
     percentile_decay: float = setting(0.5, help="share of the moving average that a batch leaves as it was", at_least=0.0, below=1.0)
 
-    def contradictions(self, config: Any) -> list[str]:
-        """Return what contradicts the rest of the run's settings."""
-        rates, spans = self.dropout_rates, self.dropout_spans  # type: ignore[attr-defined]
-        if len(rates) == len(spans):
-            return []
-        return [f"method.dropout_spans={spans}: must be as many as method.dropout_rates={rates}."]
 
-
-class LossCurriculum(AnnotatedTargets):
+class LossCurriculum(WeighedImages):
     """One-hot targets, weighed by the loss of each image; subclasses say how."""
 
     repeatable = True
-    weighs: ClassVar[bool] = True
+    average: Tensor
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
-        self._average = torch.full((), torch.nan, device=context.device)
-        self._uniform = DrawnAhead(context, lambda *visit: torch.from_numpy(self._draw(*visit)).to(torch.get_default_dtype()))
-
-    def _draw(self, epoch: int, step: int, size: int) -> npt.NDArray[np.float64]:
-        return Stream(self.context.seed, "method", "mentor", "keep", epoch, step).uniform(size)
+        self.register_buffer("average", torch.full((), torch.nan, device=context.device))
+        self._uniform = DrawnAhead(context, "mentor", "keep")
 
     @abstractmethod
-    def weights(self, losses: Tensor, differences: Tensor, percent: Tensor) -> Tensor:
+    def curriculum(self, losses: Tensor, differences: Tensor, percent: Tensor) -> Tensor:
         """Return v (B,) of losses (B,) and their differences (B,) to the moving percentile, at a progress of ``percent`` (an integer)."""
 
     @override
@@ -68,30 +54,20 @@ class LossCurriculum(AnnotatedTargets):
         return self._uniform.at(visit), stays, *judged
 
     @override
-    def coefficients(self, batch: Batch) -> Tensor:
-        hot, losses = one_hot(batch.observed, self.context.num_classes), self._losses(batch)
-        uniform, stays, *judged = batch.given
-        weights = self.weights(losses, losses - self._moved(losses), *judged) if judged else torch.ones_like(losses)
-        weights = weights * kept(weights, stays, uniform)
-        return hot * weights.unsqueeze(1) / len(batch.observed)
+    def weights(self, batch: Batch) -> Tensor:
+        losses, average = self._judged(batch)
+        uniform, stays, *percent = batch.given
+        weights = self.curriculum(losses, losses - average, *percent) if percent else torch.ones_like(losses)
+        return weights * kept(weights, stays, uniform) / len(losses)
 
     def after_step(self, batch: Batch) -> None:
         """Move the average of the percentile."""
-        self._average.copy_(self._moved(self._losses(batch)))
+        self.average.copy_(self._judged(batch)[1])
 
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"average": self._average}
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._average = state["average"].to(self.context.device)
-
-    def _losses(self, batch: Batch) -> Tensor:
-        return F.nll_loss(batch.log_probabilities, batch.observed, reduction="none")
-
-    def _moved(self, losses: Tensor) -> Tensor:
-        return moved_percentile(self._average, losses, self.config)
+    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the losses (B,) of the batch, and the average that has seen it."""
+        losses = F.nll_loss(batch.log_probabilities, batch.observed, reduction="none")
+        return losses, moved_percentile(self.average, losses, self.config)
 
 
 def percent_done(epoch: int, epochs: int) -> int:
@@ -99,8 +75,8 @@ def percent_done(epoch: int, epochs: int) -> int:
     return min(99, 100 * epoch // epochs)
 
 
-def moved_percentile(average: Float[Tensor, ""], losses: Float[Tensor, " batch"], config: Any) -> Float[Tensor, ""]:
-    """Return the moving average of the losses' percentile after a batch; an ``average`` of NaN has seen none before."""
+def moved_percentile(average: Tensor, losses: Tensor, config: Any) -> Tensor:
+    """Return the moving average of the losses' percentile after a batch with ``losses`` (B,); an ``average`` of NaN has seen none."""
     now, decay = torch.quantile(losses.to(average.dtype), config.percentile), config.percentile_decay
     return torch.where(average.isnan(), now, decay * average + (1.0 - decay) * now)
 
@@ -115,7 +91,7 @@ def rate_at(percent: int, rates: Sequence[float], spans: Sequence[int]) -> float
     return rates[-1] if rates else 0.0
 
 
-def kept(weights: Float[Tensor, " batch"], stays: Bool[Tensor, " batch"], uniform: Float[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+def kept(weights: Tensor, stays: Tensor, uniform: Tensor) -> Tensor:
     """Return which images stay (B,): drawn without replacement, in proportion to weights, as many as there are true ``stays`` (B,).
 
     The largest of log(weight) plus independent Gumbel variables are such a draw.

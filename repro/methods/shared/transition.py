@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -19,7 +18,7 @@ from repro.config.fields import setting
 from repro.config.schema import MethodConfig
 from repro.engine.method import AnnotatedTargets, Context
 from repro.errors import UserError
-from repro.methods.shared.teacher import load_model, logits_of_all
+from repro.methods.shared.teacher import load_teacher, logits_of_all
 
 #: A matrix whose inverse multiplies round-off by more than this is of no use in float32.
 WORST_CONDITION = 1e4
@@ -42,40 +41,40 @@ class CorrectionConfig(MethodConfig):
 class CorrectionMethod(AnnotatedTargets):
     """A method that corrects the loss by a transition matrix, and reads a teacher where the matrix is estimated."""
 
+    repeatable = True
+
+    def __init__(self, config: CorrectionConfig, context: Context) -> None:
+        super().__init__(config, context)
+        #: T (K, K) that the settings ask for.
+        self.transition = known_transition(context) if config.matrix == "known" else estimated_transition(context, config.percentile)
+
     @classmethod
     @override
     def reads_inputs(cls, config: Any) -> tuple[str, ...]:
         return ("teacher",) if config.matrix == "estimated" else ()
 
 
-def transition(config: CorrectionConfig, context: Context) -> Float[Tensor, "classes classes"]:
-    """Return the transition matrix (K, K) that ``config`` asks for."""
-    return known_transition(context) if config.matrix == "known" else estimated_transition(context, config.percentile)
-
-
-def known_transition(context: Context) -> Float[Tensor, "classes classes"]:
+def known_transition(context: Context) -> Tensor:
     """Return the transition matrix (K, K) of the run's noise by its settings; the identity without noise."""
     if context.transition is None:
         return torch.eye(context.num_classes, device=context.device)
     return context.transition
 
 
-def estimated_transition(context: Context, percentile: float) -> Float[Tensor, "classes classes"]:
+def estimated_transition(context: Context, percentile: float) -> Tensor:
     """Return the transition matrix (K, K) that the teacher's predictions show (Patrini et al. 2017, Theorem 3).
 
     Row i is the prediction for the training image, not augmented, at the ``percentile`` of the probabilities of class i; 100 is the
     image with the highest one.
     """
-    assert context.inputs.teacher is not None
-    logits = logits_of_all(load_model(context.inputs.teacher, context), context)
-    predicted = torch.softmax(logits, dim=1).to(torch.get_default_dtype())
+    predicted = torch.softmax(logits_of_all(load_teacher(context), context), dim=1).to(torch.get_default_dtype())
     rank = max(1, math.ceil(percentile / 100.0 * len(predicted)))
     # Sorted and not kthvalue: CUDA has no deterministic one. Stable, so that of equal images the first counts.
     order = predicted.sort(dim=0, stable=True).indices
     return predicted[order[rank - 1]]
 
 
-def inverse(matrix: Float[Tensor, "classes classes"]) -> Float[Tensor, "classes classes"]:
+def inverse(matrix: Tensor) -> Tensor:
     """Return the inverse (K, K) of a transition matrix, computed in float64 on the CPU.
 
     Raises:

@@ -17,7 +17,6 @@ the test set.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +26,9 @@ from typing_extensions import override
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import MethodConfig
-from repro.engine.method import AnnotatedTargets, Batch, Context, Visit, one_hot
+from repro.engine.method import Batch, Context, Visit, WeighedImages, one_hot
 from repro.engine.optimizer import Optimizer, make_optimizer
 from repro.engine.schedule import Schedule
-from repro.methods.shared.states import prefixed, stripped
 from repro.methods.shared.transition import known_transition
 
 
@@ -47,12 +45,11 @@ class CoTeachingConfig(MethodConfig):
 
 
 @registry.method("co_teaching", config=CoTeachingConfig)
-class CoTeaching(AnnotatedTargets):
+class CoTeaching(WeighedImages):
     """One-hot targets on the images that the peer finds easy."""
 
-    num_networks: ClassVar[int] = 2
+    num_networks = 2
     repeatable = True
-    weighs: ClassVar[bool] = True
 
     def __init__(self, config: CoTeachingConfig, context: Context) -> None:
         super().__init__(config, context)
@@ -60,9 +57,10 @@ class CoTeaching(AnnotatedTargets):
         assert context.optim is not None
         wrong = 1.0 - float(known_transition(context).diagonal().mean())
         self._forget_rate = wrong if config.forget_rate is None else config.forget_rate
-        self._peer = context.make_network("peer").train()
-        self._peer_optimizer, self._schedule = make_optimizer(self._peer, context.optim), Schedule(context.optim)
-        self._passed: tuple[Batch, Tensor] | None = None
+        self.peer = context.make_network("peer").train()
+        self._peer_optimizer, self._schedule = make_optimizer(self.peer, context.optim), Schedule(context.optim)
+        self.keep("peer_optimizer", self._peer_optimizer.tensors())
+        self._scores: Tensor | None = None
 
     def kept(self, size: int, epoch: int) -> int:
         """Return how many images of a batch of ``size`` stay after ``epoch`` completed epochs."""
@@ -82,42 +80,29 @@ class CoTeaching(AnnotatedTargets):
     def optimizers(self) -> tuple[Optimizer, ...]:
         return (self._peer_optimizer,)
 
-    def coefficients(self, batch: Batch) -> Tensor:
-        """Return C (B, K) of the first network: the images with the smallest losses of the second."""
-        return self._chosen_by(self._peer_scores(batch).detach(), batch)
+    def weights(self, batch: Batch) -> Tensor:
+        """Return the weights (B,) for the first network: of the images with the smallest losses of the second."""
+        assert batch.inputs is not None
+        with torch.enable_grad():
+            self._scores = F.log_softmax(self.peer(batch.inputs), dim=1)
+        return _chosen_by(self._scores.detach(), batch)
 
     def after_step(self, batch: Batch) -> None:
         """Step the second network on the images that the first, before its step, found easy."""
-        scores, self._passed = self._peer_scores(batch), None
-        loss = -(self._chosen_by(batch.log_probabilities, batch) * scores).sum()
+        scores, self._scores = self._scores, None
+        assert scores is not None
+        weights = _chosen_by(batch.log_probabilities, batch).unsqueeze(1)
+        loss = -(one_hot(batch.observed, self.context.num_classes) * weights * scores).sum()
         self._peer_optimizer.step(torch.autograd.grad(loss, self._peer_optimizer.parameters))
 
     @override
     def networks(self) -> dict[str, nn.Module]:
-        return {"peer": self._peer}
+        return {"peer": self.peer}
 
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        # Also Adam's other tensors: the name is that of earlier checkpoints.
-        velocities = {f"peer.velocity.{index}": value for index, value in enumerate(self._peer_optimizer.tensors())}
-        return prefixed("peer.network", self._peer.state_dict()) | velocities
 
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._peer.load_state_dict(stripped("peer.network", state))
-        self._peer_optimizer.load_state_dict({"velocities": list(stripped("peer.velocity", state).values())})
-
-    def _peer_scores(self, batch: Batch) -> Tensor:
-        """Return log f (B, K) of the second network, from one forward pass a batch, with its graph."""
-        if self._passed is None or self._passed[0] is not batch:
-            assert batch.inputs is not None
-            with torch.enable_grad():
-                self._passed = batch, F.log_softmax(self._peer(batch.inputs), dim=1)
-        return self._passed[1]
-
-    def _chosen_by(self, log_probabilities: Tensor, batch: Batch) -> Tensor:
-        hot = one_hot(batch.observed, self.context.num_classes)
-        losses = -log_probabilities.gather(1, batch.observed.unsqueeze(1)).squeeze(1)
-        chosen = torch.zeros_like(batch.given[0])
-        chosen[losses.sort(stable=True).indices] = batch.given[0]
-        return hot * chosen.unsqueeze(1)
+def _chosen_by(log_probabilities: Tensor, batch: Batch) -> Tensor:
+    """Return the weights (B,) of images that a network with these log f (B, K) chooses."""
+    losses = -log_probabilities.gather(1, batch.observed.unsqueeze(1)).squeeze(1)
+    weights = torch.zeros_like(batch.given[0])
+    weights[losses.sort(stable=True).indices] = batch.given[0]
+    return weights

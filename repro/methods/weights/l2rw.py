@@ -1,6 +1,6 @@
 """Learning to reweight examples (L2RW; Ren, Zeng, Yang, Urtasun 2018), a row of Tables 6 and 7.
 
-Each image of a batch has a weight w_i that is found anew at every step: C_i = w_i onehot(y_i). With a perturbation eps_i of weights that
+Each image of a batch has a weight w_i that is found again at every step: C_i = w_i onehot(y_i). With a perturbation eps_i of weights that
 are all 0, so that the look-ahead step does not move the model (Eq. 3 at C = 0), the meta loss says which images would help:
 
     u_i = max(0, -dL_meta/deps_i),      w_i = u_i / sum_j u_j,      dL_meta/deps_i = dL_meta/dC_{i, y_i}
@@ -15,14 +15,14 @@ scales them to [-1, 1]; the clean set is the table's, of 1,000 images, where the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from repro.config import registry
 from repro.config.schema import MethodConfig
-from repro.engine.method import AnnotatedTargets, Batch, Context, one_hot
+from repro.engine.method import Batch, Context, WeighedImages
 
 
 @dataclass
@@ -33,25 +33,21 @@ class L2RWConfig(MethodConfig):
 
     def contradictions(self, config: Any) -> list[str]:
         """Return what contradicts the rest of the run's settings."""
-        problems = []
         if config.meta.interval != 1:
-            problems.append(f"meta.interval={config.meta.interval} contradicts method=l2rw, whose weights are found anew at every step.")
-        if not config.meta.use_updated:
-            problems.append("meta.use_updated=false contradicts method=l2rw: before its update all weights are 0.")
-        return problems
+            return [f"meta.interval={config.meta.interval} contradicts method=l2rw, whose weights are found again at every step."]
+        return []
 
 
 @registry.method("l2rw", config=L2RWConfig)
-class L2RW(AnnotatedTargets):
+class L2RW(WeighedImages):
     """One-hot targets, weighed by the gradient of the meta loss."""
 
     repeatable = True
-    uses_meta: ClassVar[bool] = True
-    weighs: ClassVar[bool] = True
+    uses_meta = True
 
     def __init__(self, config: L2RWConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._weights: tuple[Batch, Tensor] | None = None
+        self._weights: Tensor | None = None
 
     def lookahead_coefficients(self, batch: Batch) -> Tensor:
         """Return C = 0, where dL_meta/dC is evaluated."""
@@ -59,17 +55,15 @@ class L2RW(AnnotatedTargets):
 
     def update(self, batch: Batch, gradient: Tensor) -> None:
         """Find the weights of the images of ``batch``."""
-        helps = (-gradient.gather(1, batch.observed.unsqueeze(1))).clamp(min=0.0)
+        helps = (-gradient.gather(1, batch.observed.unsqueeze(1)).squeeze(1)).clamp(min=0.0)
         total = helps.sum()
-        self._weights = batch, helps / torch.where(total > 0.0, total, torch.ones_like(total))
+        self._weights = helps / torch.where(total > 0.0, total, torch.ones_like(total))
 
-    def coefficients(self, batch: Batch) -> Tensor:
-        """Return C (B, K) with the weights of the look-ahead on this batch; equal weights before it."""
-        hot = one_hot(batch.observed, self.context.num_classes)
-        if self._weights is None or self._weights[0] is not batch:
-            return hot / len(batch.observed)
-        return hot * self._weights[1]
+    def weights(self, batch: Batch) -> Tensor:
+        """Return the weights (B,) of the look-ahead on this batch; equal ones before it."""
+        equal = torch.full_like(batch.log_probabilities[:, 0], 1.0 / len(batch.observed))
+        return equal if self._weights is None else self._weights
 
     def after_step(self, batch: Batch) -> None:
-        """Forget the weights, and with them the batch."""
+        """Forget the weights, which are those of this batch."""
         self._weights = None

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -32,7 +31,6 @@ from repro.engine.method import Context, Visit
 from repro.engine.optimizer import make_optimizer
 from repro.engine.schedule import Schedule
 from repro.methods.shared.loss_curriculum import CurriculumConfig, LossCurriculum, moved_percentile, percent_done
-from repro.methods.shared.states import prefixed, stripped
 from repro.methods.shared.transition import known_transition
 from repro.randomness import Stream, seeded
 
@@ -58,10 +56,9 @@ class MentorNetDDConfig(CurriculumConfig):
 
     def contradictions(self, config: Any) -> list[str]:
         """Return what contradicts the rest of the run's settings."""
-        problems = super().contradictions(config)
         if config.split.name == "full":
-            problems.append("split=full contradicts method=mentornet_dd, whose mentor is learned on a clean split: use split=clean_meta.")
-        return problems
+            return ["split=full contradicts method=mentornet_dd, whose mentor is learned on a clean split: use split=clean_meta."]
+        return []
 
 
 class Mentor(nn.Module):
@@ -89,53 +86,35 @@ class Mentor(nn.Module):
 class MentorNetDD(LossCurriculum):
     """The learned curriculum."""
 
+    learned: Tensor
+
     def __init__(self, config: MentorNetDDConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._mentor: Mentor | None = None
+        with seeded(Stream(context.seed, "method", "mentor", "init")):
+            self.mentor = Mentor().to(context.device)
+        # On the CPU, which asks for it before each step.
+        self.register_buffer("learned", torch.tensor(False))
 
     @override
     def given(self, visit: Visit) -> tuple[Tensor, ...]:
-        found = super().given(visit)
-        if self._mentor is None and percent_done(visit.epoch, self.context.epochs) >= self.config.burn_in:
-            self._mentor = self._learned()
-        return found
+        given = super().given(visit)
+        if not self.learned and percent_done(visit.epoch, self.context.epochs) >= self.config.burn_in:
+            data, seed = self.context.data, self.context.seed
+            assert data is not None
+            assert data.meta is not None
+            # Networks with dropout draw from PyTorch's own generator, whose state belongs to the run.
+            with seeded(Stream(seed, "method", "mentor", "torch")), torch.enable_grad():
+                teach(self.mentor, gather_lessons(self.context, data.meta, self.config), self.config, seed=seed)
+            self.learned.fill_(True)
+        return given
 
     @override
-    def weights(self, losses: Tensor, differences: Tensor, percent: Tensor) -> Tensor:
-        assert self._mentor is not None
+    @torch.no_grad()
+    def curriculum(self, losses: Tensor, differences: Tensor, percent: Tensor) -> Tensor:
         seen = torch.full_like(percent, min(99, self.config.burn_in)) if self.config.fixed_progress else percent
-        progress = seen.expand(losses.shape)
         # The mentor's own type: it was learned in it.
-        with torch.no_grad():
-            own = self._average.dtype
-            return torch.sigmoid(self._mentor(losses.to(own), differences.to(own), progress)).to(losses.dtype)
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        return super().state_dict() | prefixed("mentor", {} if self._mentor is None else self._mentor.state_dict())
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        super().load_state_dict(state)
-        learned = stripped("mentor", state)
-        self._mentor = self._new() if learned else None
-        if self._mentor is not None:
-            self._mentor.load_state_dict(learned)
-
-    def _new(self) -> Mentor:
-        with seeded(Stream(self.context.seed, "method", "mentor", "init")):
-            return Mentor().to(self.context.device)
-
-    def _learned(self) -> Mentor:
-        data = self.context.data
-        assert data is not None
-        assert data.meta is not None
-        mentor = self._new()
-        # Networks with dropout draw from PyTorch's own generator, whose state belongs to the run.
-        with seeded(Stream(self.context.seed, "method", "mentor", "torch")), torch.enable_grad():
-            lessons = gather_lessons(self.context, data.meta, self.config)
-            teach(mentor, lessons, self.config, seed=self.context.seed)
-        return mentor.eval()
+        own = self.average.dtype
+        return torch.sigmoid(self.mentor(losses.to(own), differences.to(own), seen.expand(losses.shape))).to(losses.dtype)
 
 
 class Lessons(NamedTuple):
@@ -154,7 +133,7 @@ class Lessons(NamedTuple):
     right: Tensor
 
 
-def annotate(labels: Int[Tensor, " images"], transition: Float[Tensor, "classes classes"], stream: Stream) -> Int[Tensor, " images"]:
+def annotate(labels: Tensor, transition: Tensor, stream: Stream) -> Tensor:
     """Return labels (N,) annotated with the noise of ``transition`` (K, K)."""
     drawn = torch.from_numpy(stream.uniform(len(labels)))
     edges = transition.cpu().double()[labels.cpu()].cumsum(dim=1)

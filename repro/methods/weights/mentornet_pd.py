@@ -48,7 +48,7 @@ class MentorNetPD(LossCurriculum):
     """The predefined curriculum."""
 
     @override
-    def weights(self, losses: Tensor, differences: Tensor, percent: Tensor) -> Tensor:
+    def curriculum(self, losses: Tensor, differences: Tensor, percent: Tensor) -> Tensor:
         falling = (1.0 - differences / self.config.linear_width).clamp(0.0, 1.0)
         paced = torch.where(percent < self.config.linear_from, (differences <= 0.0).to(losses.dtype), falling)
         return torch.where(percent < self.config.constant_until, torch.ones_like(losses), paced)

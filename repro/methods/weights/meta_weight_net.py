@@ -19,7 +19,6 @@ epoch, where the codes report the best test epoch (A12).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,6 @@ from repro.config.fields import setting
 from repro.config.schema import MethodConfig, OptimConfig
 from repro.engine.method import AnnotatedTargets, Batch, Context, one_hot
 from repro.engine.optimizer import make_optimizer
-from repro.methods.shared.states import prefixed, stripped
 from repro.randomness import Stream, seeded
 
 
@@ -57,18 +55,19 @@ class MetaWeightNet(AnnotatedTargets):
     """One-hot targets, weighed by a learned function of the loss."""
 
     repeatable = True
-    uses_meta: ClassVar[bool] = True
-    weighs: ClassVar[bool] = True
+    uses_meta = True
+    weighs = True
 
     def __init__(self, config: MetaWeightNetConfig, context: Context) -> None:
         super().__init__(config, context)
         # V: losses (B, 1) to weights (B, 1). Its first weights are drawn apart from the model's, so that methods share those.
         with seeded(Stream(context.seed, "method", "meta_weight_net")):
             layers = [nn.Linear(1, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1), nn.Sigmoid()]
-        self._network = nn.Sequential(*layers).to(context.device)
+        self.network = nn.Sequential(*layers).to(context.device)
         algorithm, momentum, weight_decay = _STEPS[config.variant]
-        recipe = OptimConfig("own", algorithm, epochs=1, learning_rate=config.learning_rate, weight_decay=weight_decay, momentum=momentum)
-        self._optimizer = make_optimizer(self._network, recipe)
+        recipe = OptimConfig("phi", algorithm, epochs=1, learning_rate=config.learning_rate, weight_decay=weight_decay, momentum=momentum)
+        self._optimizer = make_optimizer(self.network, recipe)
+        self.keep("optimizer", self._optimizer.tensors())
 
     @override
     def coefficients(self, batch: Batch) -> Tensor:
@@ -81,18 +80,8 @@ class MetaWeightNet(AnnotatedTargets):
             inner = (gradient.detach() * self._coefficients(batch)).sum()
         self._optimizer.step(torch.autograd.grad(inner, self._optimizer.parameters))
 
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        remembered = {str(index): value for index, value in enumerate(self._optimizer.tensors())}
-        return prefixed("weight_net.network.layers", self._network.state_dict()) | prefixed("weight_net.optimizer", remembered)
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._network.load_state_dict(stripped("weight_net.network.layers", state))
-        self._optimizer.load_state_dict({"velocities": list(stripped("weight_net.optimizer", state).values())})
-
     def _coefficients(self, batch: Batch) -> Tensor:
         losses = -batch.log_probabilities.gather(1, batch.observed.unsqueeze(1))
-        weights: Tensor = self._network(losses)
+        weights: Tensor = self.network(losses)
         total = weights.sum() if self.config.variant == "first_code" else len(batch.observed)
         return one_hot(batch.observed, self.context.num_classes) * weights / total

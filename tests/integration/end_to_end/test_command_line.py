@@ -1,31 +1,62 @@
-"""``python -m repro`` as a user meets it: its output, its exit codes, and its answers to mistakes and to a hostile disk."""
+"""``python -m repro`` as a user meets it: its output, its exit codes, and its answers to mistakes and to a full disk."""
 
-import contextlib
-import functools
 import json
 import logging
 import os
-import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repro.__main__ import main
-from repro.config.compose import compose
+from repro.config.schema import Config
 from repro.errors import UserError
-from repro.training.run import execute
 
 SMALL = ["method=one_hot", "dataset=digits", "seed=0", "optim.epochs=1", "tracker=none", "exec.threads=1"]
 
 
 def command(*arguments: str, runs: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "REPRO_RUNS": str(runs), "COLUMNS": "200"}
+    """Run ``python -m repro`` in a process of its own."""
+    environment = {**os.environ, "REPRO_RUNS": str(runs)}
     return subprocess.run(
         [sys.executable, "-m", "repro", *arguments], env=environment, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder for ``main`` in this process, which Hydra gives its own logging."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPRO_RUNS", "runs")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.setattr(sys, "argv", ["repro"])
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield tmp_path
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.fixture
+def trained(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The settings of the runs that would be trained; one with seed 1 fails."""
+    configs: list[Config] = []
+
+    def execute(config: Config) -> Path:
+        configs.append(config)
+        if config.seed == 1:
+            raise UserError("no disk")
+        return Path(f"folder of {config.seed}")
+
+    monkeypatch.setattr("repro.training.run.execute", execute)
+    return configs
+
+
+def code_of(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code
 
 
 def test_last_line_is_the_run_folder_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -39,186 +70,131 @@ def test_last_line_is_the_run_folder_and_nothing_else_is_left(tmp_path: Path) ->
     assert not list(work.iterdir())
 
 
-def test_debug_shows_everything_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = [tmp_path / name for name in ("work", "temporary")]
-    for place in places:
-        place.mkdir()
-    monkeypatch.setenv("TMPDIR", str(places[1]))
-    result = command(*SMALL[:3], "exec=debug", runs=tmp_path / "runs", cwd=places[0])
-    assert result.returncode == 0, result.stderr
-    assert "2 epochs of one batch; the run has 60 of 21" in result.stderr
-    assert "train/loss" in result.stderr
-    assert result.stdout == ""
-    assert not (tmp_path / "runs").exists()
-    assert not any(list(place.iterdir()) for place in places)
+def test_debug_shows_everything_and_leaves_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(*SMALL[:3], "exec=debug") == 0
+    printed = capsys.readouterr()
+    assert "debug: no error; no file was kept" in printed.err
+    assert "train/loss" in printed.err
+    assert not printed.out
+    assert not list(here.iterdir())
 
 
-def test_multirun_trains_each(tmp_path: Path) -> None:
-    result = command("-m", *SMALL[:2], "seed=0,1", *SMALL[3:], runs=tmp_path)
+def test_runs_side_by_side(tmp_path: Path) -> None:
+    result = command("-m", *SMALL, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", runs=tmp_path, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.glob("one_hot-digits-*/final.json"))) == 2
+    assert (tmp_path / "multirun" / "multirun.yaml").is_file()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_run_that_fails_is_told_and_ends_no_other(trained: list[Config], capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("-m", *SMALL, "seed=range(0,3)") == 2
+    assert [config.seed for config in trained] == [0, 1, 2]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["folder of 0", "folder of 2"]
+    told = printed.err.splitlines()
+    assert [line.endswith("error: no disk") for line in told].index(True) < next(i for i, line in enumerate(told) if "#2" in line)
+    assert told[-1] == "error: no disk"
+
+
+def test_settings_of_one_run(trained: list[Config], here: Path) -> None:
+    (here / "mine" / "optim").mkdir(parents=True)
+    (here / "mine" / "optim" / "my_recipe.yaml").write_text(
+        "name: my_recipe\nepochs: 7\nlearning_rate: 0.3\nweight_decay: 0.0\nmilestones: [5]\n"
+    )
+    assert code_of("--config-dir", "mine", *SMALL[:3], "optim=my_recipe", "seed=4", "exec.threads=2", "exec.threads=3") == 0
+    (config,) = trained
+    assert (config.optim.name, config.optim.epochs, config.seed, config.exec.threads) == ("my_recipe", 7, 4, 3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=one_hot", "dataset=cifar100", "seed=0", "tracker=none"], "cifar-100-python"),
-        ([*SMALL, "exec.device=cuda"], "error: exec.device=cuda"),
-        ([*SMALL, "exec=debug", "exec.compile=true"], "error: exec.debug=true contradicts exec.compile"),
-        (["method=instance_labels", *SMALL[1:3], "meta.batch_size=101", "tracker=none"], "error: meta.batch_size=101"),
+        ([*SMALL, "+foo=1"], "foo: there is no such setting"),
+        ([*SMALL, "optim.epoch=1"], "Did you mean 'optim.epochs'?"),
+        ([*SMALL, "noise=unifrm", "noise.rate=0.4"], "Did you mean 'uniform'?"),
+        ([*SMALL, "noise=uniform", "noise.rate=40"], "error: noise.rate=40.0: must be at least 0.0 and at most 1.0"),
+        ([*SMALL, "optim.epochs=three"], "Value 'three' of type 'str' could not be converted to Integer"),
+        (["method=one_hot", "seed=0"], "Available options: cifar10 cifar100 digits fashion_mnist"),
+        (SMALL[:2], "error: not set: seed"),
+        (["-m", *SMALL, "seed=0,a"], "Value 'a' of type 'str' could not be converted to Integer"),
+        ([*SMALL, "seed=0,1"], "add --multirun"),
+        (["--learning_rate=3", *SMALL], "Did you mean 'optim.learning_rate'?"),
+        ([*SMALL[:3], "--cfg", "job", "optim.epochs=1"], "stand together"),
+        ([*SMALL, "--config-dir", "nowhere"], "nowhere' not found"),
     ],
 )
-def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
-    if "exec.device=cuda" in arguments:
-        torch = pytest.importorskip("torch")
-        if torch.cuda.is_available():
-            pytest.skip("there is a CUDA device here")
-    result = command(*arguments, f"paths.data={tmp_path / 'data'}", runs=tmp_path / "runs")
-    assert result.returncode == 2
-    assert message in result.stderr, result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([*SMALL, "+noise.rate=0.4", "--cfg", "job"], "noise=none has no setting 'rate'"),
-        (["-m", *SMALL[:2], "seed=0,1", "+optim.epoch=1"], "Did you mean 'optim.epochs'?"),
-        (["-m", *SMALL[:2], "seed=0,1", "hydra.sweep.dir=elsewhere"], "Hydra itself has no settings here"),
-        (["-m", *SMALL[:2], "seed=range(0,1e9)"], "more than 10000 runs"),
-        (["-m", *SMALL[:2], "seed=interval(0,1)"], "an interval has no end of values"),
-        (["-m", *SMALL[:2], "seed=0,a"], "seed=a: must be a whole number"),
-        (["-m", *SMALL, "--cfg", "job"], "not allowed with argument"),
-        ([*SMALL, "seed=1"], "seed is given twice: seed=0 and seed=1"),
-        ([*SMALL, "--config-name", "other"], "there is no option --config-name"),
-        ([*SMALL, "--config-dir=/tmp"], "there is no option --config-dir"),
-        (["--experimental-rerun", "config.pickle"], "there is no option --experimental-rerun"),
-        (["--learning_rate=3"], "Did you mean 'optim.learning_rate'?"),
-        (["--lr=3"], "Did you mean 'optim.learning_rate'?"),
-        (["--hlep"], "Did you mean '--help'?"),
-        (["--hydra-help"], "`python -m repro --help`"),
-        (["--resolve"], "only --cfg job"),
-        (["--package", "optim"], "only --cfg job"),
-        ([*SMALL, "--cfg", "job", "-p", "optm"], "Did you mean 'optim'?"),
-        (["--cfg", "hydra"], "invalid choice: 'hydra'"),
-        (["--info", "nothing"], "invalid choice: 'nothing'"),
-        (["--help", "optim.lr=3"], "Did you mean 'optim.learning_rate'?"),
-        ([*SMALL, "noise.name=uniform"], "Write noise=uniform"),
-        ([*SMALL, "optim.batch_size=${nope}"], "optim.batch_size=${nope}: "),
-        ([*SMALL, "exec.heartbeat_s=1e10"], "exec.heartbeat_s=10000000000.0: must be"),
-        *(([*SMALL, text], "error: ") for text in ("optim.epochs=0x10", "optim.epochs=${optim}", "paths.runs=''", "paths.runs='\udcff'")),
-        *(([*SMALL, f"{sign}noise.rate=0.1", "--cfg", "job"], "error: ") for sign in ("", "++", "~")),
-        *(([*SMALL, f"{sign}optim.momentum=0.5", "-m"], "error: ") for sign in ("+", "++", "~")),
-        *(([*SMALL, option, "x"], "error: ") for option in ("-cn", "-cp", "-cd")),
-        *(([*SMALL, option], "error: ") for option in ("-p", "-psplit", "--cfg", "--cfg=all", "-sc", "--shell-completion", "-x")),
-        *(([*SMALL, option, "hydra.verbose=true"], "error: ") for option in ("--help", "--info", "-m", "--cfg=job")),
-    ],
-)
-def test_nothing_typed_is_ignored(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_a_slip_trains_nothing_and_is_told_in_few_lines(
+    arguments: list[str], message: str, trained: list[Config], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["repro", *arguments])
-    monkeypatch.setenv("REPRO_RUNS", str(tmp_path / "runs"))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main()
+    assert code_of(*arguments) == 2
     printed = capsys.readouterr()
-    assert ended.value.code == 2
-    assert message in printed.err, printed.err
-    assert len(printed.err.splitlines()) == 1
+    assert message in printed.err
+    assert len(printed.err.splitlines()) <= 5
+    assert "Traceback" not in printed.err
     assert not printed.out
-    assert not list(tmp_path.iterdir())
+    assert not trained
+    assert not list(here.glob("runs/*-*"))
 
 
-def printed_by(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    monkeypatch.setattr(sys, "argv", ["repro", *arguments])
-    # Hydra changes the settings of logging, which belong to pytest here.
-    monkeypatch.setattr(logging, "basicConfig", lambda **settings: None)
-    with contextlib.suppress(SystemExit):
-        main()
-    printed = capsys.readouterr()
-    assert "error" not in printed.err, printed.err
-    return printed.out
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help", "optim.epochs=7"], ["exec: audit, auto, debug, fast", "name: instance_labels", "epochs: 7", "-m KEY=A,B,..."]),
+        (["-h", "method=focal"], ["name: focal"]),
+        (["--cfg", "job", *SMALL, "-p", "optim"], ["name: digits_cnn", "epochs: 1"]),
+        ([*SMALL, "--cfg", "job", "--resolve"], ["runs: runs"]),
+        (["--info", "defaults", *SMALL], ["optim/digits_cnn"]),
+        (["--version"], ["Hydra"]),
+    ],
+)
+def test_what_is_printed(arguments: list[str], words: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code_of(*arguments)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words), printed
 
 
-def test_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    show = functools.partial(printed_by, monkeypatch=monkeypatch, capsys=capsys)
-    assert "epochs: 1" in show(*SMALL, "--cfg", "job")
-    assert show("--cfg", "job", *SMALL[:3], "-p", "seed") == "0\n"
-    assert show("--cfg", "job", *SMALL, "-p", "optim").startswith("name: digits_cnn\n")
-    monkeypatch.setenv("REPRO_RUNS", "elsewhere")
-    assert "runs: elsewhere" in show("--cfg", "job", "--resolve", *SMALL)
-    assert "Hydra" in show("--version")
-    # Settings may stand before and after an option.
-    assert "epochs: 1" in show(*SMALL[:2], "--cfg", "job", *SMALL[2:])
+COMPLETE = """
+eval "$(soft-labels -sc install=bash)"
+for line in "method=instance_" "method=one_hot dataset=fash" "method=one_hot dataset=digits optim.learn"; do
+    COMP_LINE="soft-labels $line"
+    words=($COMP_LINE)
+    COMP_POINT=${#COMP_LINE} COMP_CWORD=$((${#words[@]} - 1))
+    hydra_bash_completion
+    echo "${COMPREPLY[@]}"
+done
+"""
 
 
-def test_help_names_choices_and_settings(tmp_path: Path) -> None:
-    """In a process of its own, since Hydra configures logging, which belongs to pytest here."""
-    helped = command("--help", "optim.epochs=7", runs=tmp_path).stdout
-    assert all(words in helped for words in ("model: alexnet, cnn_9", "optim: alexnet", "name: instance_labels", "epochs: 7"))
+def test_bash_completes_settings(tmp_path: Path) -> None:
+    script = tmp_path / "soft-labels"
+    script.write_text(f"#!{sys.executable}\nfrom repro.__main__ import main\nmain()\n")
+    script.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "-c", COMPLETE], env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert result.stdout.split() == ["method=instance_labels", "dataset=fashion_mnist", "optim.learning_rate="]
 
 
-@pytest.mark.parametrize("what", [[], ["config"], ["defaults"], ["defaults-tree"], ["plugins"], ["searchpath"]])
-def test_info(tmp_path: Path, what: list[str]) -> None:
-    shown = command("--info", *what, runs=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout
-    assert "Traceback" not in shown.stderr
-
-
-@pytest.mark.parametrize(("option", "code"), [("--help", 128 + signal.SIGPIPE), ("--info", 0)])
-def test_a_reader_that_has_seen_enough_is_no_error(option: str, code: int) -> None:
-    reads, writes = os.pipe()
-    os.close(reads)
-    ended = subprocess.run([sys.executable, "-m", "repro", option], stdout=writes, stderr=subprocess.PIPE, timeout=300, check=False)
-    os.close(writes)
-    assert (ended.returncode, ended.stderr) == (code, b"")
-
-
-@pytest.mark.parametrize("place", ["loop", "loop/below", "file", "file/below", "a" * 300, "a/" * 3000])
-@pytest.mark.parametrize("field", ["paths.runs", "paths.data"])
-def test_places_that_cannot_be(tmp_path: Path, place: str, field: str) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "file").touch()
-    dataset = "dataset=digits" if field == "paths.runs" else "dataset=cifar10"
-    arguments = ["method=one_hot", dataset, "seed=0", "optim.epochs=1", "tracker=none", "paths.runs=" + str(tmp_path / "runs")]
-    arguments = [text for text in arguments if not text.startswith(field)]
-    with pytest.raises(UserError) as caught:
-        execute(compose([*arguments, f"{field}={tmp_path / place}"]))
-    assert str(tmp_path / place)[:100] in str(caught.value)
-
-
-def test_a_home_that_nobody_has(tmp_path: Path) -> None:
-    arguments = ["method=one_hot", "dataset=cifar10", "seed=0", "tracker=none", f"paths.runs={tmp_path}"]
-    with pytest.raises(UserError, match="paths.data=~nobody_here/data"):
-        execute(compose([*arguments, "paths.data='~nobody_here/data'"]))
-
-
-@pytest.mark.parametrize("foreign", [False, True])
-def test_a_folder_that_is_not_the_runs_is_refused_and_left_alone(tmp_path: Path, foreign: bool) -> None:
-    first, second = (execute(compose([*SMALL[:2], f"seed={seed}", *SMALL[3:], f"paths.runs={tmp_path}"])) for seed in (0, 1))
-    shutil.rmtree(first)
-    second.rename(first)
-    if foreign:
-        (first / "identity.json").unlink()
-    before = sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
-    with pytest.raises(UserError, match="no run folder of ours" if foreign else "seed: there 1, here 0"):
-        execute(compose([*SMALL, f"paths.runs={tmp_path}"]))
-    assert before == sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dataset=cifar100", "paths.data=nowhere"], "cifar-100-python"),
+        (["dataset=cifar10", "paths.data='~nobody_here/data'"], "~nobody_here"),
+        (["paths.runs=file/below"], "file/below"),
+        (["method=instance_labels", "meta.batch_size=101"], "meta.batch_size=101"),
+    ],
+)
+def test_what_only_the_run_itself_can_find(arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "file").touch()
+    assert code_of(*SMALL, *arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
 
 
 def test_full_disk(small_disk: Path) -> None:
     """The error names the file; what was saved stays whole; with room, the same command resumes."""
-    arguments = [
-        "dataset=digits",
-        "seed=0",
-        "tracker=none",
-        "exec.threads=1",
-        "optim.epochs=30",
-        "exec.checkpoint_interval_s=0",
-        "method=instance_labels",
-    ]
+    arguments = [*SMALL, "method=instance_labels", "optim.epochs=30", "exec.checkpoint_interval_s=0"]
     result = command(*arguments, runs=small_disk)
     assert result.returncode == 2, result.stderr
     assert "No space left on device" in result.stderr
@@ -228,12 +204,9 @@ def test_full_disk(small_disk: Path) -> None:
     for path in folder.glob("*.json"):
         json.loads(path.read_text())
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
-    again = command(*arguments, runs=small_disk)
-    assert again.returncode == 0, again.stderr
+    result = command(*arguments, runs=small_disk)
+    assert result.returncode == 0, result.stderr
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
-
-
-def test_read_only_folder(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     result = command(*SMALL, runs=small_disk)
     assert result.returncode == 2

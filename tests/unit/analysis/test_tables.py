@@ -1,21 +1,35 @@
-"""Tables: cells, what is missing, and runs of several states of the code, ways of execution or machines."""
+"""Tables: cells, what is missing, what is doubtful, and the files."""
 
 import json
 import math
+import shutil
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pytest
-from made_tables import SPEC, VALUES, cell, fill, one_seed
-from run_folders import Suite, change, csv_rows, done_run, ended_run, made_twice
+from run_folders import Suite, change, csv_rows, done_run, ended_run, plan_by_hand
 
 from analysis.__main__ import main
 from analysis.tables.page import Files
 from repro.errors import UserError
-from repro.files import write_json
-from repro.runs.manifest import seal
-from sweeps.spec.load import load_spec
+from sweeps.spec import load_scale
+
+SPEC = """\
+title: A table
+kind: table
+caption: |
+  What it
+  shows.
+rows:
+  - {label: One-hot, set: {method: one_hot}}
+  - {label: Instance, set: {method: instance_labels}}
+columns:
+  - {label: Clean, set: {noise: none}}
+  - {label: "40%", set: {noise: uniform}}
+repeats: {seed: [0, 1, 2]}
+value: {metric: test/accuracy, epoch: last, scale: percent, better: higher}
+"""
+VALUES = {"One-hot": (0.90, 0.91, 0.92), "Instance": (0.95, 0.95, 0.98)}
 
 
 @pytest.fixture
@@ -23,45 +37,50 @@ def suite(tmp_path: Path) -> Suite:
     return Suite(tmp_path, SPEC)
 
 
-def test_a_full_table(suite: Suite) -> None:
-    fill(suite)
-    files = suite.make()
-    page = files.page
-    assert page.startswith("# A table\n\nWhat it shows.\n\n|")
-    assert cell(page, "One-hot", 1) == "91.0 ± 1.0"
-    assert cell(page, "Instance", 2) == "**96.0 ± 1.7 †**"
-    assert "- Value: `test/accuracy`, in percent, after the last epoch (`last`)." in page
-    assert "sample standard deviation over seed" in page
-    assert "n = 3 runs a cell" in page
-    assert "- Runs: 12 of 12 are done.\n" in page
-    assert "- Code: commit 0123456789ab.\n" in page
-    assert "- PyTorch 2.15.0, cpu (abacus): 12 runs." in page
-    assert "- Newest run: 2025-01-02T03:04:05Z." in page
-    assert "- Cost: 0.12 hours of wall time, 0.00 GPU-hours" in page
-    assert "`python -m sweeps run tried.yaml`, then `python -m analysis tables tried.yaml`" in page
-    assert "(n/N)" not in page
-    assert "div" not in page
+def one_seed(folder: Path, *replaced: tuple[str, str]) -> Suite:
+    """Return the table with one seed, and its spec changed."""
+    text = SPEC.replace("[0, 1, 2]", "[0]")
+    for old, new in replaced:
+        text = text.replace(old, new)
+    return Suite(folder, text)
 
 
-def test_the_csvs_and_the_provenance_have_full_precision(suite: Suite) -> None:
+def fill(suite: Suite, *but: tuple[str, str, int]) -> None:
+    """Finish all runs but those."""
+    for row, column, seed in suite.names:
+        if (row, column, seed) not in but:
+            done_run(suite.folder(row, column, seed), accuracy=VALUES[row][seed])
+
+
+def cell(page: str, row: str, column: int) -> str:
+    line = next(line for line in page.splitlines() if line.startswith(f"| {row}"))
+    return line.split("|")[column + 1].strip()
+
+
+def test_a_full_table_and_its_csvs(suite: Suite) -> None:
     fill(suite, ("One-hot", "Clean", 0))
     precise = 0.1 + 0.2
     done_run(suite.folder("One-hot", "Clean", 0), accuracy=precise, dirty="d" * 64)
+    done_run(suite.runs / "one_hot-digits-000000000000", accuracy=0.1)  # no cell names it
     files = suite.make()
+    assert files.page.startswith("# A table\n\nWhat it shows.\n\n|")
+    assert cell(files.page, "One-hot", 2) == "91.0 ± 1.0"
+    assert cell(files.page, "Instance", 2) == "**96.0 ± 1.7 †**"
+    order = ["**How to read it**", "after the last epoch (`last`).", "over seed (n - 1", "n = 3 runs a cell", "**What to doubt**"]
+    order += ["**How to rebuild it**", "`python -m analysis tables tried.yaml`. 12 of 12 runs are done.", "0.12 hours"]
+    places = [files.page.index(text) for text in order]
+    assert places == sorted(places)
+    assert "Not all runs" not in files.page
     runs, cells = csv_rows(files, "runs.csv"), csv_rows(files, "cells.csv")
     assert len(runs) == 12
     assert float(runs[0]["value"]) == precise
-    assert (runs[0]["row"], runs[0]["column"], runs[0]["seed"], runs[0]["run_id"]) == ("One-hot", "Clean", "0", "One-hot-Clean-0")
-    assert (runs[0]["state"], runs[0]["dirty_sha256"], runs[0]["wall_s"]) == ("done", "d" * 64, "36.0")
-    assert len(cells) == 4
+    shown = [runs[0][key] for key in ("row", "column", "seed", "run_id", "state", "dirty_sha256", "wall_s", "torch")]
+    assert shown == ["One-hot", "Clean", "0", "One-hot-Clean-0", "done", "d" * 64, "36.0", "2.15.0"]
     assert float(cells[0]["mean"]) == math.fsum([precise, 0.91, 0.92]) / 3
     assert float(cells[0]["sd"]) == statistics.stdev([precise, 0.91, 0.92])
     provenance = json.loads(files.contents["tried.provenance.json"])
-    first = provenance["cells"][0]
-    assert [run["run_id"] for run in first["runs"]] == ["One-hot-Clean-0", "One-hot-Clean-1", "One-hot-Clean-2"]
-    assert [run["value"] for run in first["runs"]] == [precise, 0.91, 0.92]
-    assert first["runs"][0]["git"]["sha"].startswith("0123456789ab")
-    assert provenance["spec_sha256"] == suite.spec.sha256
+    assert provenance["cells"][0]["runs"] == ["One-hot-Clean-0", "One-hot-Clean-1", "One-hot-Clean-2"]
+    assert provenance["made_with"]["code"] == {"0123456789ab": 11, "0123456789ab with changes": 1}
 
 
 def test_an_interval_ends_where_no_accuracy_can_be(suite: Suite) -> None:
@@ -74,49 +93,31 @@ def test_an_interval_ends_where_no_accuracy_can_be(suite: Suite) -> None:
     assert float(cells["One-hot"]["interval_low"]) == pytest.approx(1.0 - float(cells["Instance"]["interval_high"]))
 
 
-def test_a_missing_run_is_visible_and_named(suite: Suite) -> None:
-    fill(suite, ("Instance", "Clean", 1))
+def test_what_is_missing_is_one_line_a_cell_and_nothing_is_bold_in_its_column(suite: Suite) -> None:
+    assert "**Not all runs are done**:\n  - every cell: 12 missing\n" in suite.make().page
+    fill(suite, ("Instance", "Clean", 0), ("Instance", "Clean", 1), ("One-hot", "40%", 0))
+    ended_run(suite.folder("Instance", "Clean", 0), "failed", error="ValueError: a\n b")
     page = suite.make().page
-    assert cell(page, "Instance", 1) == "96.5 ± 2.1 (2/3)"
-    # An incomplete cell is never the best one, and where only one is complete there is nothing to compare.
+    assert cell(page, "Instance", 1) == "98.0 (1/3)"
     assert "**" not in cell(page, "One-hot", 1)
-    assert cell(page, "Instance", 2).startswith("**")
-    assert "- Runs: 11 of 12 are done; 1 missing:\n  - missing: Instance, Clean, seed=1 (`Instance-Clean-1`): not started\n" in page
-    assert "(n/N): only n of the cell's N runs are done" in page
-
-
-def test_one_run_has_no_spread_and_none_is_a_dash(suite: Suite) -> None:
-    page = suite.make().page
-    assert "Newest run" not in page
-    assert "Runs: 0 of 12 are done" in page
-    done_run(suite.folder("One-hot", "Clean", 2), accuracy=0.5)
-    page = suite.make().page
-    assert cell(page, "One-hot", 1) == "50.0 (1/3)"
-    assert cell(page, "Instance", 2) == "— (0/3)"
-    assert "Runs: 1 of 12 are done; 11 missing" in page
-
-
-LOST = {"epoch": 7, "epochs": 60, "heartbeat": "2025-01-02T03:04:05Z"}
-
-
-@pytest.mark.parametrize(
-    ("state", "more", "shown", "problem"),
-    [
-        ("failed", {}, "failed", "ValueError: a b"),
-        ("preempted", {}, "unfinished", "preempted"),
-        ("running", LOST, "unfinished", "running, after 7 of 60 epochs, last sign of life 2025-01-02T03:04:05Z"),
-    ],
-)
-def test_a_run_that_is_not_done_gives_no_number(suite: Suite, state: str, more: dict[str, Any], shown: str, problem: str) -> None:
-    place = ("One-hot", "40%", 0)
-    fill(suite, place)
-    ended_run(suite.folder(*place), state, error="ValueError: a\n b")
-    change(suite.folder(*place), "status.json", more)
-    # Half-written results of a run that is not done are not looked at.
-    write_json(suite.folder(*place) / "final.json", {"test/accuracy": {"last": 0.0}})
-    page = suite.make().page
     assert cell(page, "One-hot", 2) == "91.5 ± 0.7 (2/3)"
-    assert f"11 of 12 are done; 1 {shown}:\n  - {shown}: One-hot, 40%, seed=0 (`One-hot-40-0`): {problem}\n" in page
+    assert "  - One-hot, 40%: 2 done, 1 missing\n  - Instance, Clean: 1 done, 1 failed, 1 missing\n" in page
+    assert [row["problem"] for row in csv_rows(suite.make(), "runs.csv") if row["state"] == "failed"] == ["ValueError: a b"]
+    for seed in range(3):
+        shutil.rmtree(suite.folder("One-hot", "40%", seed), ignore_errors=True)
+        shutil.rmtree(suite.folder("One-hot", "Clean", seed))
+    page = suite.make().page
+    assert cell(page, "One-hot", 1) == "— (0/3)"
+    assert "  - One-hot, every column: 6 missing\n" in page
+
+
+@pytest.mark.parametrize("state", ["failed", "preempted", "running"])
+def test_a_run_that_is_not_done_gives_no_number(suite: Suite, state: str) -> None:
+    fill(suite)
+    # Results of an earlier attempt are not looked at.
+    change(suite.folder("One-hot", "40%", 0), "status.json", {"state": state})
+    assert cell(suite.make().page, "One-hot", 2) == "91.5 ± 0.7 (2/3)"
+    assert f"  - One-hot, 40%: 2 done, 1 {state}\n" in suite.make().page
 
 
 def test_a_diverged_run_is_not_dropped(suite: Suite) -> None:
@@ -128,46 +129,30 @@ def test_a_diverged_run_is_not_dropped(suite: Suite) -> None:
     assert cell(files.page, "Instance", 1) == "div (1/3)"
     assert cell(files.page, "Instance", 2) == "div (1/2), (2/3)"
     assert "**" not in cell(files.page, "One-hot", 1)
-    assert "div (d/n): d of the cell's n finished runs diverged" in files.page
-    assert [row["value"] for row in csv_rows(files, "runs.csv")][6:10] == ["NaN", "0.95", "0.98", "inf"]
-    assert csv_rows(files, "cells.csv")[2]["mean"] == "NaN"
-    assert '"mean": "NaN"' in files.contents["tried.provenance.json"].decode()
+    assert [row["value"] for row in csv_rows(files, "runs.csv")][6:10] == ["nan", "0.95", "0.98", "inf"]
+    assert csv_rows(files, "cells.csv")[2]["mean"] == "nan"
 
 
-def test_foreign_and_damaged_folders_give_no_number(suite: Suite) -> None:
+def test_folders_of_other_runs_and_corrupted_files_give_no_number(suite: Suite) -> None:
     fill(suite)
     change(suite.folder("One-hot", "Clean", 0), "identity.json", {"run_id": "another"})
-    change(suite.folder("One-hot", "40%", 0), "identity.json", {"schema": 2})
     (suite.folder("One-hot", "Clean", 1) / "final.json").write_text("{")
     (suite.folder("One-hot", "Clean", 2) / "status.json").write_text("")
-    (suite.folder("Instance", "Clean", 0) / "final.json").write_text("[1]")
-    seal(suite.folder("Instance", "Clean", 0))
-    page = suite.make().page
-    assert cell(page, "One-hot", 1) == "— (0/3)"
-    assert cell(page, "Instance", 1) == "96.5 ± 2.1 (2/3)"
-    assert "One-hot, Clean, seed=0 (`One-hot-Clean-0`): the folder holds another run, another" in page
-    assert "One-hot, 40%, seed=0 (`One-hot-40-0`): its layout is 2, this code reads 1" in page
-    assert "One-hot, Clean, seed=1 (`One-hot-Clean-1`): run One-hot-Clean-1:" in page
-    assert "status.json cannot be read" in page
-
-
-def test_a_users_other_runs_are_never_in_a_table(suite: Suite) -> None:
-    fill(suite)
-    before = suite.make().contents
-    done_run(suite.runs / "one_hot-digits-000000000000", accuracy=0.1)
-    assert suite.make().contents == before
+    (suite.folder("Instance", "Clean", 0) / "metrics.jsonl").write_text("")
+    files = suite.make()
+    assert cell(files.page, "One-hot", 1) == "— (0/3)"
+    assert cell(files.page, "Instance", 1) == "96.5 ± 2.1 (2/3)"
+    assert "  - One-hot, Clean: 3 corrupted\n  - Instance, Clean: 1 corrupted, 2 done\n" in files.page
+    problems = [row["problem"] for row in csv_rows(files, "runs.csv")]
+    assert "holds another run, another" in problems[0]
+    assert "final.json is not what the run wrote" in problems[1]
 
 
 def test_a_plan_that_is_absent_or_of_another_spec_is_refused(suite: Suite) -> None:
     plan = suite.runs / "plans" / "tried.json"
-    for text, message in (
-        (json.dumps({"schema": 1, "spec_sha256": "0"}), r"another version of .*tried\.yaml\. Call: python -m sweeps plan tried\.yaml"),
-        (json.dumps({"schema": 2, "spec_sha256": suite.spec.sha256}), "layout 2"),
-        ("{", "cannot be read"),
-    ):
-        plan.write_text(text)
-        with pytest.raises(UserError, match=message):
-            suite.make()
+    plan.write_text(plan.read_text().replace('"spec_sha256": "', '"spec_sha256": "0'))
+    with pytest.raises(UserError, match=r"another version of .*tried\.yaml.* Call: python -m sweeps plan tried\.yaml"):
+        suite.make()
     plan.unlink()
     with pytest.raises(UserError, match="there is no plan"):
         suite.make()
@@ -178,12 +163,15 @@ def test_a_plan_that_is_absent_or_of_another_spec_is_refused(suite: Suite) -> No
     [("best_val", 0.9, "80.0"), ("epoch 1", 0.9, "45.0"), ("epoch 9", 0.9, "— (0/1)"), ("epoch 9", math.nan, "div (1/1)")],
 )
 def test_epoch_rules(tmp_path: Path, rule: str, accuracy: float, shown: str) -> None:
-    suite = one_seed(tmp_path, ("epoch: last", f"epoch: {rule}"))
+    suite = one_seed(tmp_path, ("set: {method: one_hot}}", f"set: {{method: one_hot}}, epoch: {rule}}}"))
     for place in suite.names:
         done_run(suite.folder(*place), accuracy=accuracy, best_val=0.8)
-    page = suite.make().page
-    assert cell(page, "One-hot", 1).strip("*") == shown
-    assert ("Not measured: One-hot, Clean: seed=0 finished without `test/accuracy` at that epoch" in page) == shown.startswith("—")
+    files = suite.make()
+    assert cell(files.page, "One-hot", 1).strip("*") == shown
+    assert cell(files.page, "Instance", 1).strip("*") == ("div (1/1)" if math.isnan(accuracy) else "90.0")
+    assert "- The row One-hot: " in files.page or "- The row Instance: " in files.page
+    assert [line["epoch_rule"] for line in csv_rows(files, "cells.csv")] == [rule, rule, "last", "last"]
+    assert ("Not measured: One-hot, Clean: 1 runs" in files.page) == shown.startswith("—")
 
 
 def test_lower_is_better_and_printed_ties_share_the_bold(tmp_path: Path) -> None:
@@ -196,37 +184,52 @@ def test_lower_is_better_and_printed_ties_share_the_bold(tmp_path: Path) -> None
     assert [cell(page, row, 2) for row in VALUES] == ["**40.0**", "60.0"]
 
 
-def test_a_cell_that_is_left_out_says_why(tmp_path: Path) -> None:
-    suite = Suite(tmp_path, SPEC + "cells: [{row: Instance, column: Clean, skip: nothing to learn}]\n")
-    fill(suite)
-    page = suite.make().page
+def test_a_cell_that_is_left_out_says_why_and_labels_cannot_break_the_grid(tmp_path: Path) -> None:
+    text = SPEC.replace("label: One-hot", "label: 'One|hot'") + "cells: [{row: Instance, column: Clean, skip: nothing to learn}]\n"
+    page = Suite(tmp_path, text).make().page
     assert cell(page, "Instance", 1) == "—"
     assert "- Left out: Instance, Clean: nothing to learn\n" in page
-
-
-def test_a_row_may_be_read_at_an_epoch_of_its_own(tmp_path: Path) -> None:
-    suite = one_seed(tmp_path, ("set: {method: one_hot}}", "set: {method: one_hot}, epoch: best_val}"))
-    for place in suite.names:
-        done_run(suite.folder(*place), accuracy=0.9, best_val=0.8)
-    files = suite.make()
-    assert [cell(files.page, row, 2).strip("*") for row in VALUES] == ["80.0", "90.0"]
-    assert "after the last epoch (`last`).\n- The row One-hot: at the epoch of the best validation accuracy" in files.page
-    assert [line["epoch_rule"] for line in csv_rows(files, "runs.csv")] == ["best_val", "best_val", "last", "last"]
-    assert [line["epoch_rule"] for line in csv_rows(files, "cells.csv")] == ["best_val", "best_val", "last", "last"]
-
-
-def test_labels_cannot_break_the_grid(tmp_path: Path) -> None:
-    suite = Suite(tmp_path, SPEC.replace("label: One-hot", "label: 'One|hot'"))
-    page = suite.make().page
     grid = [line for line in page.splitlines() if line.startswith("|")]
     assert "| One\\|hot" in grid[2]
     assert len({len(line) for line in grid}) == 1
 
 
-def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_hash_seed(suite: Suite) -> None:
-    fill(suite, ("One-hot", "Clean", 1))
-    made = made_twice(suite, "tables", ("C", "en_US.ISO-8859-1"))
-    assert list(made) == ["tried.cells.csv", "tried.md", "tried.provenance.json", "tried.runs.csv", "tried.tex"]
+def test_what_the_runs_of_a_page_differ_in_is_counted(suite: Suite) -> None:
+    fill(suite, ("Instance", "Clean", 0))
+    done_run(suite.folder("Instance", "Clean", 0), accuracy=0.95, sha="f" * 40, ended="2025-02-02T03:04:05Z")
+    assert "the runs differ in code (2);" in suite.make().page
+    facts = {"device": "cpu", "processor": "Abacus", "threads": 1}
+    for index, place in enumerate(suite.names):
+        attempts = [{"facts": facts | {"threads": 2}}] * (index == 1) + [{"facts": facts}]
+        execution = {"precision": "bfloat16" if index == 2 else "float32", "channels_last": index == 2, "label_gradient": "precision"}
+        values = {"attempts": attempts, "execution": execution}
+        change(suite.folder(*place), "provenance.json", values | ({"earlier_git": [{"sha": "e" * 40}]} if index == 3 else {}))
+    files = suite.make()
+    assert "the runs differ in code (3), machine (2), execution (2); `tried.provenance.json` counts them.\n" in files.page
+    assert json.loads(files.contents["tried.provenance.json"])["made_with"] == {
+        "code": {"0123456789ab": 10, "eeeeeeeeeeee, then 0123456789ab": 1, "ffffffffffff": 1},
+        "torch": {"2.15.0": 12},
+        "machine": {"processor Abacus, threads 1": 11, "processor Abacus, threads 2, then processor Abacus, threads 1": 1},
+        "execution": {"channels_last True, precision bfloat16": 1, "float32": 11},
+    }
+    assert "torch 2.15.0. Newest run: 2025-02-02T03:04:05Z." in files.page
+
+
+def test_untuned_values_and_rows_of_the_same_runs_are_named(tmp_path: Path) -> None:
+    tuning = "tuning: {rate: {grid: {optim.learning_rate: [0.1, 0.2]}, otherwise: {optim.learning_rate: 0.1}}}\n"
+    text = SPEC.replace("label: Instance, ", "label: Instance, tuned: rate, ").replace(
+        "noise: none}", "noise: none, dataset: digits, model: mlp}"
+    )
+    suite = Suite(tmp_path, text.replace("noise: uniform}", "noise: uniform, dataset: digits, model: mlp}") + tuning)
+    plan_by_hand(suite.spec, suite.scale, suite.runs, tuned=False)
+    path = suite.runs / "plans" / "tried.json"
+    plan = json.loads(path.read_text())
+    plan["cells"][1]["runs"], plan["cells"][0]["at_end"] = plan["cells"][0]["runs"], ["optim.learning_rate=0.2 (rate for digits, mlp)"]
+    path.write_text(json.dumps(plan))
+    page = suite.make().page
+    assert "until it is: rate for digits, mlp: Instance, Clean; Instance, 40%.\n" in page
+    assert "nothing is compared between them: 'Clean' and '40%' (One-hot).\n" in page
+    assert "may lie beyond: optim.learning_rate=0.2 (rate for digits, mlp): One-hot, Clean.\n" in page
 
 
 def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,109 +239,18 @@ def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture
     written = capsys.readouterr().out
     assert "**96.0 ± 1.7 †**" in written
     assert f"  {out / 'tried' / 'tried.md'}" in written
-    assert main(["tables", str(suite.path), "--runs", str(suite.runs)]) == 0
-    assert f"  {suite.runs / 'pages' / 'tried' / 'tried.md'}" in capsys.readouterr().out
-    assert main(["figures", str(suite.path), "--runs", str(suite.runs), "--out", str(out)]) == 2
-    assert "is not one of the figures. Call: python -m analysis tables" in capsys.readouterr().err
-    assert main(["tables", "dmo", "--runs", str(suite.runs)]) == 2
-    assert "Did you mean 'demo'?" in capsys.readouterr().err
-    (tmp_path / "file").write_text("")
-    assert main(["tables", str(suite.path), "--runs", str(suite.runs), "--out", str(tmp_path / "file")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    for arguments, message in (
+        (["tables", "dmo"], "Did you mean 'demo'?"),
+        (["tables", str(suite.path), "--out", str(suite.path)], "cannot be written"),
+    ):
+        assert main([*arguments, "--runs", str(suite.runs)]) == 2
+        assert message in capsys.readouterr().err
 
 
-def test_the_papers_tables_lie_in_the_folder_itself() -> None:
-    assert Files(load_spec("table1"), {}).folder(Path("out")) == Path("out")
-    assert Files(load_spec("demo"), {}).folder(Path("out")) == Path("out/demo")
-
-
-def test_runs_of_several_commits_are_said_to_be(suite: Suite) -> None:
-    places = [("Instance", "Clean", 0), ("Instance", "40%", 0)]
-    fill(suite, *places)
-    done_run(suite.folder(*places[0]), accuracy=0.95, sha="f" * 40, ended="2025-02-02T03:04:05Z")
-    done_run(suite.folder(*places[1]), accuracy=0.95, dirty="d" * 64)
-    change(suite.folder("One-hot", "Clean", 0), "provenance.json", {"earlier_git": [{"sha": "e" * 40, "dirty_sha256": None}]})
-    page = suite.make().page
-    assert (
-        "- **Mixed code**: the runs come from 3 versions of the code, so differences between them may be the code's:\n"
-        "  - commit 0123456789ab: 10 runs\n"
-        f"  - commit 0123456789ab with uncommitted changes (sha256 {'d' * 12}): 1 run\n"
-        "  - commit ffffffffffff: 1 run\n"
-        "- **Mixed code**: 1 run began with another version of the code (commit eeeeeeeeeeee) and resumed with this one.\n"
-    ) in page
-    assert "- Newest run: 2025-02-02T03:04:05Z." in page
-
-
-def test_runs_executed_otherwise_are_told_apart(suite: Suite) -> None:
-    fill(suite)
-    exact = {"precision": "float32", "allow_tf32": False, "channels_last": False, "compile": False, "cuda_graphs": False}
-    for index, place in enumerate(suite.names):
-        execution = exact if index else exact | {"precision": "bfloat16", "cuda_graphs": True}
-        change(suite.folder(*place), "provenance.json", {"execution": execution})
-    page = suite.make().page
-    assert "- PyTorch 2.15.0, cpu (abacus): 11 runs.\n" in page
-    assert "- PyTorch 2.15.0, cpu (abacus), bfloat16, cuda graphs: 1 run.\n" in page
-    assert cell(page, "One-hot", 1) == "91.0 ± 1.0 ‡"
-    assert (
-        "- ‡ One-hot, Clean: its runs were executed in different ways, which changes numbers: "
-        "float32, one operation after another: 2 runs; bfloat16, cuda graphs: 1 run.\n"
-    ) in page
-    assert (page.count("‡"), suite.make().contents["tried.tex"].count(rb"$^{\ddagger}$")) == (2, 1)
-    change(suite.folder("One-hot", "Clean", 1), "provenance.json", {"execution": exact | {"label_gradient": "float32"}})
-    assert "label gradient in float32: 1 run" in suite.make().page
-    # A whole cell in another way than the others is told apart by the list of software.
-    for place in suite.names:
-        if place[:2] == ("One-hot", "Clean"):
-            change(suite.folder(*place), "provenance.json", {"execution": exact | {"allow_tf32": True}})
-    assert "‡" not in suite.make().page
-
-
-def test_a_cell_of_several_kinds_of_gpu_says_so(suite: Suite) -> None:
-    fill(suite)
-
-    def computed_on(seed: int, *gpus: str | None) -> None:
-        attempts = [{"count": 1, "facts": {"device": "cuda", "gpu": gpu} if gpu else {"device": "cpu"}} for gpu in gpus]
-        change(suite.folder("One-hot", "Clean", seed), "provenance.json", {"attempts": attempts})
-
-    for seed in range(3):
-        computed_on(seed, "A100")
-    assert "‡" not in suite.make().page
-    computed_on(1, "A100", "H100")
-    computed_on(2, None)
-    page = suite.make().page
-    assert cell(page, "One-hot", 1) == "91.0 ± 1.0 ‡"
-    assert (
-        "- ‡ One-hot, Clean: its runs were computed on different GPUs, which changes the last digits: "
-        "A100: 1 run; A100, then H100: 1 run; no GPU: 1 run.\n"
-    ) in page
-    # Also one that moved in the middle, as all of its cell did.
-    for seed in range(3):
-        computed_on(seed, "A100", "H100")
-    assert "A100, then H100: 3 runs.\n" in suite.make().page
-
-
-def on(processor: str, **more: object) -> dict[str, object]:
-    """An attempt on a processor."""
-    return {"count": 1, "facts": {"device": "cpu", "processor": processor, "cpu_capability": "AVX2", "threads": 1} | more}
-
-
-def test_runs_on_several_machines_are_told_apart(suite: Suite) -> None:
-    fill(suite)
-    without = suite.make().page
-    folders = [suite.folder(*place) for place in suite.names]
-    for folder in folders[1:]:
-        change(folder, "provenance.json", {"attempts": [on("Abacus")]})
-    # One kind of machine, and a run that does not say: nothing to tell.
-    assert suite.make().page == without
-    gpu = {"count": 1, "facts": {"device": "cuda", "gpu": "Brain", "driver": "1.2", "cuda": "13.2", "cudnn": 92600, "processor": "Abacus"}}
-    change(folders[1], "provenance.json", {"attempts": [on("Abacus", threads=2)]})
-    change(folders[2], "provenance.json", {"attempts": [on("Slide rule", cpu_capability="AVX512")]})
-    change(folders[3], "provenance.json", {"attempts": [on("Abacus"), gpu]})
-    assert (
-        "- **Mixed machines**: the runs come from different machines or thread counts, so the last digits may differ:\n"
-        "  - Abacus, AVX2, 1 thread: 8 runs\n"
-        "  - Abacus, AVX2, 2 threads: 1 run\n"
-        "  - Brain, driver 1.2, CUDA 13.2, cuDNN 92600: 1 run\n"
-        "  - Slide rule, AVX512, 1 thread: 1 run\n"
-        "- **Mixed machines**: 1 run began on another machine; the last one is counted.\n"
-    ) in suite.make().page
+def test_each_scale_and_what_is_not_in_the_paper_has_a_folder(suite: Suite) -> None:
+    results = suite.results()
+    assert Files(results, {}).folder == Path("tried")
+    vars(results)["scale"] = load_scale("smoke")
+    assert Files(results, {}).folder == Path("smoke/tried")
+    vars(results.spec)["path"] = Path("table1.yaml")
+    assert Files(results, {}).folder == Path("smoke")

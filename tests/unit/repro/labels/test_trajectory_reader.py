@@ -1,59 +1,56 @@
+"""Label trajectories: written by the recorder, block by block, and read back."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
-from label_runs import label_run, one_sided
-from run_folders import done_run
+import torch
+from made_inputs import NUM_CLASSES, NUM_INSTANCES, build_method
+from sealed import seal
 
-from analysis.reading.runs import read_run
 from repro.errors import UserError
 from repro.files import read_json, write_json
+from repro.labels.recorder import Layout, Recorder
 from repro.labels.trajectory import open_trajectory
-from repro.runs.manifest import seal
+from repro.runs.manifest import sha256
 
-FIRST, LAST = one_sided(np.array([3, 4, 5]), 0.9), one_sided(np.array([5, 4, 3]), 0.6)
-
-
-def test_blocks_and_rows(tmp_path: Path) -> None:
-    label_run(tmp_path / "run", [40, 10, 20], [FIRST, LAST], when="before")
-    labels = open_trajectory(tmp_path / "run" / "labels")
-    assert (labels.kind, labels.epochs, labels.planned, labels.rows, labels.num_classes, labels.when) == ("instance", 2, 2, 3, 10, "before")
-    assert np.allclose(labels.block(0), FIRST)
-    assert np.allclose(labels.block(1), LAST)
-    # Rows need not be in the order of their positions; what was not trained on has none.
-    assert labels.rows_of(np.array([10, 11, 40, 99, 0])).tolist() == [1, -1, 0, -1, -1]
+ROWS, STEP = torch.arange(NUM_INSTANCES), torch.zeros(1, dtype=torch.int64)
+INDICES = 10 * np.arange(NUM_INSTANCES)[::-1].astype(np.int64)
 
 
-def test_a_half_written_epoch_does_not_count(tmp_path: Path) -> None:
-    label_run(tmp_path / "run", [4, 1, 2], [FIRST, LAST], planned=5)
-    path = tmp_path / "run" / "labels" / "instances.f32"
-    path.write_bytes(path.read_bytes()[:-4])
-    seal(tmp_path / "run")
-    labels = open_trajectory(tmp_path / "run" / "labels")
-    assert (labels.epochs, labels.planned) == (1, 5)
-
-
-def test_which_runs_have_labels(tmp_path: Path) -> None:
-    done_run(tmp_path / "none")
-    label_run(tmp_path / "run", [4, 1, 2], [FIRST])
-    assert [read_run(tmp_path / name).open_labels is not None for name in ("none", "run", "missing")] == [False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema": 2}, r"layout\.json has layout 2, this code reads 1"),
-        ({"file": "gone.f32"}, r"manifest\.json .*does not list labels/gone\.f32"),
-        ({"shape": [1, 4, 10]}, r"indices\.i64: .*it names 3 images, layout\.json says 4"),
-        ({"kind": "class", "num_instances": 4}, r"indices\.i64: .*it names 3 images, layout\.json says 4"),
-        ({"shape": None}, "no readable label trajectory"),
-        ({"shape": [1, 0, 10]}, "no readable label trajectory"),
-    ],
-)
-def test_damaged_labels_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    label_run(tmp_path / "run", [4, 1, 2], [FIRST])
-    path = tmp_path / "run" / "labels" / "layout.json"
-    write_json(path, read_json(path) | change)
-    seal(tmp_path / "run")
-    with pytest.raises(UserError, match=message):
-        open_trajectory(tmp_path / "run" / "labels")
+@pytest.mark.parametrize("kind", ["instance", "class"])
+def test_what_was_recorded_is_read_also_by_a_run_that_stopped_within_an_epoch(tmp_path: Path, kind: str) -> None:
+    method = build_method(f"{kind}_labels")
+    layout = Layout(kind, epochs=3, rows=NUM_INSTANCES if kind == "instance" else 1, num_classes=NUM_CLASSES)
+    recorder, wanted = Recorder(tmp_path / "labels", layout, method, when="after"), []
+    recorder.begin(INDICES, completed_epochs=0)
+    for epoch in (1, 2):
+        recorder.note("after", ROWS, STEP)
+        wanted.append(recorder.block.float().numpy().copy())
+        state = {name: value.clone() if name == "block" else value for name, value in recorder.state_dict().items()}
+        recorder.note("before", ROWS, STEP)  # not what is recorded
+        for parameter in method.state_dict().values():
+            parameter.mul_(0.5)
+        recorder.end_epoch(epoch)
+    # The checkpoint knows one epoch and the block of the second.
+    resumed = Recorder(tmp_path / "labels", layout, method, when="after")
+    resumed.load_state_dict(state)
+    resumed.begin(INDICES, completed_epochs=1)
+    resumed.end_epoch(2)
+    assert resumed.sha256s() == recorder.sha256s()
+    assert all(sha256((tmp_path / name).read_bytes()) == digest for name, digest in resumed.sha256s().items())
+    seal(tmp_path)
+    labels = open_trajectory(tmp_path / "labels")
+    assert (labels.kind, labels.epochs, labels.planned, labels.num_classes, labels.when) == (kind, 2, 3, NUM_CLASSES, "after")
+    np.testing.assert_array_equal([labels.block(epoch) for epoch in (0, 1)], wanted)
+    assert labels.rows_of(np.array([390, 1, 0, 999])).tolist() == [0, -1, NUM_INSTANCES - 1, -1]
+    layout_file = tmp_path / "labels" / "layout.json"
+    write_json(layout_file, read_json(layout_file) | {"schema": 2})
+    seal(tmp_path)
+    with pytest.raises(UserError, match=r"layout\.json has layout 2, this code reads 1"):
+        open_trajectory(tmp_path / "labels")
+    (file,) = (tmp_path / "labels").glob("*.f*")
+    file.write_bytes(file.read_bytes()[:-4])
+    resumed.load_state_dict(resumed.state_dict())
+    with pytest.raises(UserError, match="the 2 epochs that the checkpoint knows are not what the run wrote"):
+        resumed.begin(INDICES, completed_epochs=2)
