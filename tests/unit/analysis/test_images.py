@@ -16,7 +16,7 @@ from analysis.reading.runs import Record, read_record
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import DatasetConfig
-from repro.data.parts import part_of
+from repro.data.parts import PartConfig
 from repro.data.types import RawDataset
 from repro.errors import UserError
 
@@ -50,7 +50,7 @@ def test_a_setting_that_the_identity_leaves_out_has_its_neutral_value(tmp_path: 
         num_classes: int = setting(2, help="x", neutral=4)
 
     def build(config: Config, folder: Path) -> RawDataset:
-        return part_of(digits(), num_classes=config.num_classes)
+        return PartConfig(num_classes=config.num_classes).part_of(digits())
 
     monkeypatch.setitem(registry.choices("dataset"), "later", registry.Choice("dataset", "later", Config, build))
     assert len(training_set_of(record_of(tmp_path / "run", [3], **{"dataset.name": "later"})).class_names) == 4
