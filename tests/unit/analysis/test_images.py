@@ -52,7 +52,7 @@ def test_a_setting_that_the_identity_leaves_out_has_its_neutral_value(tmp_path: 
     def build(config: Config, folder: Path) -> RawDataset:
         return PartConfig(num_classes=config.num_classes).part_of(digits())
 
-    monkeypatch.setitem(registry.choices("dataset"), "later", registry.Choice("dataset", "later", Config, build))
+    monkeypatch.setitem(registry.choices("dataset"), "later", registry.Choice("dataset", "later", build=build, config=Config))
     assert len(training_set_of(record_of(tmp_path / "run", [3], **{"dataset.name": "later"})).class_names) == 4
 
 
