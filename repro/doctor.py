@@ -1,296 +1,227 @@
-"""``python -m repro.doctor``: checks in minutes that this machine trains rightly, and how fast, in the order of what breaks most often.
+"""``python -m repro.doctor``: checks in minutes that this machine trains as it should, and how fast.
 
-It stops at the first thing that is wrong, with the remedy, and writes what it found as ``doctor.json`` and ``doctor.md``.
+It stops at the first thing that is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import os
-import signal
+import dataclasses
+import functools
+import math
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.command import exit_code_of
 from repro.config.compose import compose
-from repro.config.schema import Config
 from repro.data.prepare import prepare
-from repro.engine.compiled import missing_compiler
-from repro.engine.execution import runs_on
+from repro.data.types import ImageSet, RawDataset
 from repro.engine.lookahead import coefficient_gradient
+from repro.engine.network import Network
 from repro.errors import UserError
-from repro.files import write_json, write_text
-from repro.measure import CLASSES, double_backward, in_turns, made_images
 from repro.randomness import make_deterministic
-from repro.runs.provenance import device_name, facts, versions
-from repro.training import guard
+from repro.runs.inputs import open_inputs
+from repro.runs.provenance import device_name, versions
 from repro.training.build import build
-from repro.training.run import choose_device
+from repro.training.loop import Training
+from repro.training.run import choose_device, choose_execution
 
 #: Largest relative distance of the engine's gradient from automatic differentiation through the look-ahead step.
 SAME_GRADIENT = {torch.float64: 1e-9, torch.float32: 1e-2}
 
-#: The golden tests that compare numbers with automatic differentiation and with golden trajectories.
-GOLDEN = ("test_lookahead.py", "test_traces.py")
+#: Largest relative distance from float32 of the first step by ``exec=auto``; docs/execution.md has what such distances end in.
+CLOSE = 0.1
+
+#: What a resume must not change.
+RESULTS = ("final.json", "model.safetensors", "labels/instances.f16")
+
+#: Of the random images, as CIFAR-100 has them.
+CLASSES = 100
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found: whether it is as it must be, in words and in numbers, and what to do where it is not."""
-
-    check: str
-    good: bool
-    text: str
-    remedy: str = ""
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is measured: the width of ResNet18, images of a batch and of a meta batch, steps."""
+    """What is measured: the settings of a network, images of a batch and of a meta batch, and how many steps."""
 
-    width: int = 64
+    model: tuple[str, ...] = ("model=resnet18",)
     batch: int = 128
     meta_batch: int = 256
     steps: int = 20
 
 
 #: Seconds instead of minutes on a CPU.
-SMALL = Sizes(width=8, batch=16, meta_batch=32, steps=3)
+SMALL = Sizes(("model=resnet18", "model.width=8"), batch=16, meta_batch=32, steps=3)
+
+Check = Callable[[torch.device, Sizes], str]
 
 
-def check_versions(device: torch.device, sizes: Sizes) -> Finding:
-    """Name what numbers and speed depend on."""
-    found = versions() | {key: value for key, value in facts(device, {}).items() if key in ("gpu", "cuda", "cudnn", "driver")}
-    return Finding("versions", True, ", ".join(f"{name} {version}" for name, version in found.items()), values=found)
-
-
-def check_device(device: torch.device, sizes: Sizes) -> Finding:
-    """Multiply two matrices on the device and compare the product with the CPU's; PyTorch must have kernels for the GPU."""
-    text = device_name(device)
-    if device.type == "cuda":
-        capability, built = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
-        text += f", {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB, sm_{capability[0]}{capability[1]}"
-        if not runs_on(capability, built):
-            remedy = f"install a PyTorch that is built for it; this one is for {' '.join(built)}"
-            return Finding("device", False, f"{text}: PyTorch has no kernels for it", remedy)
-    first, second = torch.randn(2, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    same = torch.allclose((first.to(device) @ second.to(device)).cpu(), first @ second)
-    return Finding("device", same, f"{text}: a product of matrices is {'right' if same else 'wrong'}", "another driver or another PyTorch")
-
-
-def check_compiler(device: torch.device, sizes: Sizes) -> Finding:
-    """Look for the compiler that ``exec.compile`` needs; without one it is the only thing that does not work."""
-    missing = missing_compiler(device.type)
-    said = "there is one" if missing is None else f"{missing} Until then exec.compile=true and exec=fast are refused."
-    return Finding("compiler", True, said)
-
-
-def check_gradient(device: torch.device, sizes: Sizes) -> Finding:
+def check_gradient(device: torch.device, sizes: Sizes) -> str:
     """Compare the engine's gradient with automatic differentiation through the look-ahead step."""
-    values, good = {}, True
+    numbers = torch.Generator().manual_seed(0)
+    inputs, meta = (torch.randn(count, 3, 32, 32, generator=numbers) for count in (SMALL.batch, SMALL.meta_batch))
+    coefficients = torch.rand(SMALL.batch, CLASSES, generator=numbers) / SMALL.batch
+    targets = torch.randint(0, CLASSES, (SMALL.meta_batch,), generator=numbers).to(device)
+    distances = []
     for dtype, bound in SAME_GRADIENT.items():
-        model, problem = gradient_problem(device, SMALL, dtype)
-        found, exact = (taken(model, *problem, 0.1) for taken in (coefficient_gradient, double_backward))
-        name = str(dtype).removeprefix("torch.")
-        values[name] = float((found - exact).norm() / exact.norm())
-        good = good and values[name] <= bound
-    text = ", ".join(f"{name} {value:.1e}" for name, value in values.items())
-    remedy = "train nothing here: report this page"
-    return Finding("gradient", good, f"relative distance from automatic differentiation: {text}", remedy, values)
+        model = random_training("method=one_hot", "exec=audit", device=device, sizes=SMALL).model.to(dtype)
+        problem = (model, inputs.to(device, dtype), coefficients.to(device, dtype), meta.to(device, dtype), targets, 0.1)
+        apart = distance([coefficient_gradient(*problem)], [double_backward(*problem)])
+        distances.append(f"{dtype} {apart:.1e}")
+        if not apart <= bound:
+            raise UserError(f"it differs from automatic differentiation by {distances[-1]}. Train nothing here, and report this.")
+    return f"relative distance from automatic differentiation: {', '.join(distances)}"
 
 
-def check_golden(device: torch.device, sizes: Sizes) -> Finding:
-    """Run the golden tests, where they are: in a checkout, with pytest."""
-    folder = Path(__file__).resolve().parents[1] / "tests" / "golden"
-    if not folder.is_dir() or importlib.util.find_spec("pytest") is None:
-        return Finding("golden tests", True, "not run: they are in a checkout, and need pytest (pip install -e '.[dev]')")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *(str(folder / name) for name in GOLDEN)]
-    ended = subprocess.run(command, env={**os.environ, "REPRO_TEST_DEVICE": device.type}, capture_output=True, text=True, check=False)
-    said = (ended.stdout.strip() or ended.stderr.strip()).splitlines()
-    remedy = f"train nothing here; see what fails: REPRO_TEST_DEVICE={device.type} python -m pytest tests/golden"
-    return Finding("golden tests", ended.returncode == 0, said[-1] if said else "pytest says nothing", remedy)
-
-
-def check_resume(device: torch.device, sizes: Sizes) -> Finding:
-    """Kill a run of two epochs, go on with it, and compare its bytes with those of an undisturbed one."""
+def check_resume(device: torch.device, sizes: Sizes) -> str:
+    """Kill a run of two epochs, resume it, and compare its bytes with those of an undisturbed one."""
     settings = ["method=instance_labels", "dataset=digits", "seed=0", "optim.epochs=2", "tracker=none", f"exec.device={device.type}"]
     command = [sys.executable, "-m", "repro", *settings, "exec=audit", "exec.checkpoint_interval_s=0"]
-    remedy = "the same bits again need the same device, driver and libraries throughout; the messages of the runs say more"
     with tempfile.TemporaryDirectory() as name:
+        killed, undisturbed = (Path(name, folder) for folder in ("killed", "undisturbed"))
+        process = subprocess.Popen([*command, f"paths.runs={killed}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list(killed.glob("*/checkpoint.pt")):
+            time.sleep(0.01)
+        process.kill()
+        if process.wait() == 0:
+            raise UserError("the run was over before it could be killed. Try again.")
         results = []
-        for folder in (Path(name) / "killed", Path(name) / "undisturbed"):
-            call = [*command, f"paths.runs={folder}"]
-            if folder.name == "killed":
-                process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                while process.poll() is None and not list(folder.glob("*/checkpoint.pt")):
-                    time.sleep(0.01)
-                process.send_signal(signal.SIGKILL)
-                if process.wait() == 0:
-                    return Finding("resume", False, "the run was over before it could be killed", "try again; nothing is known to be wrong")
-            ended = subprocess.run(call, capture_output=True, text=True, check=False)
+        for folder in (killed, undisturbed):
+            ended = subprocess.run([*command, f"paths.runs={folder}"], capture_output=True, text=True, check=False)
             if ended.returncode != 0:
-                return Finding("resume", False, f"the run failed: {ended.stderr.strip().splitlines()[-1:]}", remedy)
-            results.append({file: path.read_bytes() for file in RESULTS for path in folder.glob(f"*/{file}")})
-    different = [file for file in RESULTS if results[0].get(file) != results[1].get(file) or file not in results[0]]
-    text = f"other bytes in {', '.join(different)}" if different else "a killed run that went on has the bytes of an undisturbed one"
-    return Finding("resume", not different, text, remedy)
+                raise UserError(f"a run failed: {ended.stderr.strip()[-500:]}")
+            results.append([next(folder.glob(f"*/{file}")).read_bytes() for file in RESULTS])
+    if different := [file for file, *contents in zip(RESULTS, *results, strict=True) if contents[0] != contents[1]]:
+        raise UserError(f"the bytes of {', '.join(different)} are others after a resume: was it the same device, driver and libraries?")
+    return "a run that was killed and resumed has the bytes of an undisturbed one"
 
 
-#: What a resume must not change.
-RESULTS = ("final.json", "model.safetensors", "labels/instances.f16")
+def check_execution(device: torch.device, sizes: Sizes) -> str:
+    """Compare the first step of ``exec=auto`` and of ``exec=fast`` with that of float32."""
+    first = {
+        name: movement(random_training("method=instance_labels", *settings, device=device, sizes=sizes))
+        for name, settings in executions(device).items()
+    }
+    auto, fast = (distance(first[name], first["float32"]) for name in ("auto", "fast"))
+    text = f"first step, relative distance from float32: exec=auto {auto:.1e}, exec=fast {fast:.1e}"
+    if not auto <= CLOSE:
+        raise UserError(f"{text}. Use exec=audit.")
+    return text if fast <= CLOSE else f"{text}; do not use exec=fast"
 
 
-def check_guard(device: torch.device, sizes: Sizes) -> Finding:
-    """Take the first step in every way of execution that is fast on the device, and say which of them ``exec=auto`` would take."""
-    config, make = training_problem(device, sizes, "instance_labels")
-    ways = ways_on(device) or {"bfloat16 on this CPU": {"precision": "bfloat16"}}
-    exact = guard.first_step(replace(config, exec=replace(config.exec, precision="float32")), make)
-    values, good = {}, True
-    for name, way in ways.items():
-        moved = guard.first_step(replace(config, exec=replace(config.exec, **way)), make)
-        values[name] = guard.distance(moved, exact)
-        # Float32 in another order must be close; what rounds more is only taken where it is.
-        good = good and (not name.startswith("float32") or guard.close(values[name]))
-    apart = {name: f"labels {found['guard/labels']:.1e}, parameters {found['guard/parameters']:.1e}" for name, found in values.items()}
-    text = "; ".join(f"{name}: {said}" for name, said in apart.items())
-    chosen = next((name for name in ways if guard.close(values[name])), "float32") if device.type == "cuda" else "float32"
-    return Finding("first step", good, f"relative distance from float32: {text}. exec=auto takes {chosen}.", "use exec=audit", values)
-
-
-def check_speed(device: torch.device, sizes: Sizes) -> Finding:
-    """Measure steps of ResNet18, beside the GPU's own products and beside double backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    values: dict[str, Any] = {}
-    for name, way in (ways_on(device) or {"float32": {"precision": "float32"}}).items():
-        fraction = _products(device, way, sizes)
+def check_speed(device: torch.device, sizes: Sizes) -> str:
+    """Measure steps, plain and with labels that learn."""
+    lines = []
+    for name, settings in executions(device).items():
         for method in ("one_hot", "instance_labels"):
-            config, make = training_problem(device, sizes, method)
-            config = replace(config, exec=replace(config.exec, **way))
-            make_deterministic(threads=None, allow_tf32=config.exec.allow_tf32)
-            training = make(config)
-            plan = training.begin_epoch()
-            with FlopCounterMode(display=False) as counter:  # of a step that is no graph yet
-                make(replace(config, exec=replace(config.exec, cuda_graphs=False))).take_step(plan)
-            seconds = _median(partial(training.take_step, plan), device, sizes.steps)
-            rate = counter.get_total_flops() / seconds
-            values[f"{name}, {method}"] = {"ms": 1e3 * seconds, "TFLOP/s": rate / 1e12, "of its products": rate / fraction}
-    make_deterministic(threads=None, allow_tf32=False)
-    model, problem = gradient_problem(device, sizes, torch.float32)
-    lines = [f"{name} {found['ms']:.1f} ms ({found['of its products']:.0%} of its products)" for name, found in values.items()]
-    takers = (partial(taken, model, *problem, 0.1) for taken in (coefficient_gradient, double_backward))
-    ours, theirs = (1e3 * _median(take, device, max(3, sizes.steps // 4)) for take in takers)
-    values["gradient"] = {"ms": ours, "double backward ms": theirs}
-    lines.append(f"gradient {ours:.1f} ms, by double backward {theirs:.1f} ms")
-    return Finding("speed", True, "; ".join(lines), values=values)
+            training = random_training(f"method={method}", *settings, device=device, sizes=sizes)
+            take = functools.partial(training.take_step, training.begin_epoch())
+            seconds = [timed(take, device) for _ in range(2 + sizes.steps)][2:]  # in the first two, things are made ready
+            lines.append(f"{name}, {method} {1e3 * statistics.median(seconds):.1f} ms")
+    return f"a step of {' '.join(sizes.model)} with {sizes.batch} and {sizes.meta_batch} images: {'; '.join(lines)}"
 
-
-def ways_on(device: torch.device) -> dict[str, dict[str, Any]]:
-    """Return the ways of execution that ``exec=auto`` may take on a GPU, by name; none on a CPU."""
-    return {name: guard.CANDIDATES[name] for name in guard.candidates_on(device)} if device.type == "cuda" else {}
-
-
-Check = Callable[[torch.device, Sizes], Finding]
 
 #: In the order of what breaks most often.
-CHECKS: tuple[Check, ...] = (
-    *(check_versions, check_device, check_compiler, check_gradient),
-    *(check_resume, check_guard, check_speed, check_golden),
-)
+CHECKS: tuple[Check, ...] = (check_gradient, check_resume, check_execution, check_speed)
 
 
-def training_problem(device: torch.device, sizes: Sizes, method: str) -> tuple[Config, guard.Make]:
-    """Return the settings of a run of ResNet18 on made images, and what makes its training."""
-    held_out = -(-max(sizes.meta_batch, CLASSES) // CLASSES) * CLASSES
-    settings = ["dataset=cifar100", "model=resnet18", f"model.width={sizes.width}", f"method={method}", "exec=audit", "seed=0"]
-    settings += [f"optim.batch_size={sizes.batch}", f"meta.batch_size={sizes.meta_batch}", f"split.meta_size={held_out}"]
-    config = compose([*settings, "tracker=none", "trajectory.record=false"])
-    data = prepare(config, device, made_images(held_out + -(-8 * sizes.batch // CLASSES) * CLASSES))
-    return config, lambda asked: build(asked, data, device, Path())
+def executions(device: torch.device) -> dict[str, list[str]]:
+    """Return the settings of execution that are compared. ``exec=fast`` is not compiled, which would take minutes."""
+    fast = ["exec=fast", "exec.compile=false", f"exec.cuda_graphs={device.type == 'cuda'}"]
+    return {"float32": ["exec=audit"], "auto": ["exec=auto"], "fast": fast}
 
 
-def gradient_problem(device: torch.device, sizes: Sizes, dtype: torch.dtype) -> tuple[nn.Module, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Return ResNet18 and the inputs, coefficients, meta inputs and meta targets of a look-ahead step."""
-    config, make = training_problem(device, sizes, "one_hot")
-    model = make(config).model.to(dtype)
-    numbers = torch.Generator().manual_seed(0)
-    inputs, meta = (torch.randn(count, 3, 32, 32, generator=numbers, dtype=torch.float64) for count in (sizes.batch, sizes.meta_batch))
-    coefficients = torch.rand(sizes.batch, CLASSES, generator=numbers, dtype=torch.float64) / sizes.batch
-    targets = torch.randint(0, CLASSES, (sizes.meta_batch,), generator=numbers)
-    return model, (inputs.to(device, dtype), coefficients.to(device, dtype), meta.to(device, dtype), targets.to(device))
+def random_training(*settings: str, device: torch.device, sizes: Sizes) -> Training:
+    """Return a training at its start, on random images in the shape of CIFAR-100's."""
+    held_out = math.ceil(sizes.meta_batch / CLASSES) * CLASSES
+    config = compose(
+        [
+            *("dataset=cifar100", "seed=0", "tracker=none", "trajectory.record=false", *sizes.model),
+            *(f"optim.batch_size={sizes.batch}", f"meta.batch_size={sizes.meta_batch}", f"split.meta_size={held_out}", *settings),
+        ]
+    )
+    config = dataclasses.replace(config, exec=choose_execution(config, device))
+    make_deterministic(threads=config.exec.threads, allow_tf32=config.exec.allow_tf32)
+    data = prepare(config, device, random_images(held_out + math.ceil(8 * sizes.batch / CLASSES) * CLASSES))
+    return build(config, data, device, Path(config.paths.runs), open_inputs(config))
 
 
-def _median(call: Callable[[], Any], device: torch.device, count: int) -> float:
-    for _ in range(3):  # things are made ready
-        call()
-    return in_turns({"": call}, repeats=count, device=device)[""].median
+def random_images(count: int) -> RawDataset:
+    """Return random pixels in the shape of CIFAR-100's."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    images = ImageSet(pixels, np.arange(count, dtype=np.int64) % CLASSES)
+    return RawDataset(images, images, tuple(map(str, range(CLASSES))), (0.5,) * 3, (0.25,) * 3)
 
 
-def _products(device: torch.device, way: dict[str, Any], sizes: Sizes) -> float:
-    size = 4096 if device.type == "cuda" else 512
-    make_deterministic(threads=None, allow_tf32=bool(way.get("allow_tf32")))
-    dtype = torch.bfloat16 if way["precision"] == "bfloat16" else torch.float32
-    first, second = torch.ones(2, size, size, device=device, dtype=dtype)
-    return 2.0 * size**3 / _median(lambda: first @ second, device, sizes.steps)
+def double_backward(
+    model: nn.Module, inputs: Tensor, coefficients: Tensor, meta_inputs: Tensor, meta_targets: Tensor, learning_rate: float
+) -> Tensor:
+    """Return dL_meta/dC (B, K) by automatic differentiation through the look-ahead step (Eq. 3, 4, 7), as it is commonly written."""
+    network, varied = Network(model), coefficients.clone().requires_grad_()
+    with network.training_mode(), network.frozen_running_statistics():
+        loss = -(varied * F.log_softmax(model(inputs), dim=1)).sum()
+        gradients = torch.autograd.grad(loss, network.parameters, create_graph=True)
+        ahead = [parameter - learning_rate * gradient for parameter, gradient in zip(network.parameters, gradients, strict=True)]
+        with network.at(ahead):
+            meta_loss = F.cross_entropy(model(meta_inputs), meta_targets)
+    return torch.autograd.grad(meta_loss, varied)[0]
 
 
-def examine(device: torch.device, sizes: Sizes) -> Iterator[Finding]:
-    """Yield what each check finds, up to the first that is not as it must be."""
-    for check in CHECKS:
-        try:
-            finding = check(device, sizes)
-        except (RuntimeError, OSError) as error:
-            said = f"{type(error).__name__}: {error}".partition("\n")[0]
-            finding = Finding(check.__name__.removeprefix("check_"), False, said, "see the message; exec.device=cpu trains without")
-        yield finding
-        if not finding.good:
-            return
+def movement(training: Training) -> list[Tensor]:
+    """Take the first step and return how far it moves the parameters, and what the method learns, each as one vector."""
+
+    def state() -> list[Tensor]:
+        learned = [tensor for tensor in training.method.state_dict().values() if tensor.is_floating_point()]
+        return [
+            torch.cat([tensor.detach().double().flatten() for tensor in part]) for part in (training.model.parameters(), learned) if part
+        ]
+
+    plan = training.begin_epoch()
+    before = state()
+    training.take_step(plan)
+    return [new - old for new, old in zip(state(), before, strict=True)]
 
 
-def page(findings: Sequence[Finding]) -> str:
-    """Return the findings as Markdown."""
-    lines = ["# What `python -m repro.doctor` found", "", "| check | | |", "|---|---|---|"]
-    for one in findings:
-        lines.append(f"| {one.check} | {'good' if one.good else 'BAD'} | {one.text}{'' if one.good else f' **{one.remedy}**'} |")
-    return "\n".join(lines) + "\n"
+def distance(moved: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+    """Return the largest of the relative distances ``|moved - reference| / |reference|``."""
+    return max(float((mine - theirs).norm() / theirs.norm()) for mine, theirs in zip(moved, reference, strict=True))
+
+
+def timed(call: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds that a call takes, with what it gives the device to do."""
+    start = clock()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 1 where something is wrong."""
+    """Run the command and return its exit code: 1 where something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m repro.doctor", description=__doc__)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--out", default="doctor", metavar="FOLDER", help="where the two pages go (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     def command() -> int:
         device = choose_device(options.device)
-        out = Path(options.out)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out={out}: {error.strerror or error}") from error
-        findings = []
-        for finding in examine(device, SMALL if device.type == "cpu" else Sizes()):
-            findings.append(finding)
-            print(f"{'good' if finding.good else 'BAD '}  {finding.check}: {finding.text}", flush=True)
-            if not finding.good:
-                print(f"      -> {finding.remedy}", flush=True)
-            write_json(out / "doctor.json", [asdict(one) for one in findings])
-            write_text(out / "doctor.md", page(findings))
-        print(f"written: {out / 'doctor.md'} and {out / 'doctor.json'}")
-        return 0 if findings[-1].good else 1
+        print(f"{device_name(device)}, {', '.join(f'{name} {version}' for name, version in versions().items())}", flush=True)
+        for check in CHECKS:
+            name = check.__name__.removeprefix("check_")
+            try:
+                print(f"ok   {name}: {check(device, SMALL if device.type == 'cpu' else Sizes())}", flush=True)
+            except (UserError, RuntimeError, OSError) as error:
+                print(f"BAD  {name}: {str(error).partition(chr(10))[0]}")
+                return 1
+        return 0
 
     return exit_code_of(command)
 

@@ -52,7 +52,7 @@ PRELOAD = (
     "sweeps.launch",
     "sweeps.preload",
     "repro.training.run",
-    "repro.tracker.client",
+    "repro.tracker.mirror",
     "wandb.sdk.launch.inputs.internal",
     "requests",
     "PIL.Image",

@@ -19,7 +19,7 @@ def make_recipe(results: Results) -> Files:
         if item is not None:
             verdict = "another scale" if results.scale.name != PAPER else "same" if text == _text(item.mean) else "differs"
         row = {"spec": results.spec.name, "row": cell.row, "column": cell.column, "value": cell.value, "text": text}
-        row |= {"published": item and item.mean, "verdict": verdict, "source": item and item.source, "left_out": cell.skip}
+        row |= {"published": item and _text(item.mean), "verdict": verdict, "source": item and item.source, "left_out": cell.skip}
         rows.append(row)
     beside = [[str(row[key]) for key in ("row", "column", "text", "published", "verdict")] for row in rows if row["verdict"]]
     name = command_name(results.spec, results.scale)

@@ -7,6 +7,6 @@ W&B is counted and warned about once, and never stops training.
 
 from __future__ import annotations
 
-from repro.tracker.session import Tracker, track
+from repro.tracker.mirror import Tracker, track
 
 __all__ = ["Tracker", "track"]

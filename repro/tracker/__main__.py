@@ -1,9 +1,8 @@
-"""``python -m repro.tracker VERB ...``: look at runs, bring a server up to date with them, make dashboards."""
+"""``python -m repro.tracker sync|workspace``: bring a server up to date with runs, save the dashboards."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 from repro.command import exit_code_of, positive
 from repro.errors import UserError
-from repro.tracker.environment import isolate
+from repro.tracker.mirror import isolate
 
 #: The project that runs go to unless told otherwise; the default of ``tracker.project``.
 PROJECT = "soft-labels-repro"
@@ -22,26 +21,20 @@ PROJECT = "soft-labels-repro"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0; 1 when a run is not complete; 2 for a user's mistake."""
-    chosen = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
 
     def command() -> int:
         # The client keeps its own files in a folder that goes away; what a run's upload writes goes to the run's folder.
-        with tempfile.TemporaryDirectory(prefix="repro-tracker-", ignore_cleanup_errors=True) as own:
-            isolate(Path(own))
-            return int(chosen.run(chosen) or 0)
+        with tempfile.TemporaryDirectory(prefix="repro-tracker-", ignore_cleanup_errors=True) as folder:
+            isolate(Path(folder))
+            return int(options.run(options) or 0)
 
     return exit_code_of(command)
 
 
-def _view(chosen: argparse.Namespace) -> int:
-    from repro.tracker.view import view
-
-    return view(_folders(chosen), metrics=chosen.metrics)
-
-
-def _sync(chosen: argparse.Namespace) -> int:
-    folders = _folders(chosen)
-    if chosen.new_id and len(folders) > 1:
+def _sync(options: argparse.Namespace) -> int:
+    folders = _folders(options)
+    if options.new_id and len(folders) > 1:
         raise UserError("--as names one W&B run, so it goes with one run folder.")
     from repro.tracker.contents import Contents
     from repro.tracker.server import Server
@@ -50,90 +43,60 @@ def _sync(chosen: argparse.Namespace) -> int:
     connected = functools.cache(Server)
     failed = 0
     for folder in folders:
-        own: dict[str, Any] = {}
-        with contextlib.suppress(UserError):  # sync itself names the folder and goes on with the next
-            own = Contents(folder).tracker
-        server = connected(chosen.project or own.get("project") or PROJECT, chosen.entity or own.get("entity"))
-        outcome = sync(folder, server, limit_s=chosen.limit, again=chosen.again, new_id=chosen.new_id)
-        failed += outcome.state == "failed"
-        if not (chosen.quiet and outcome.state in ("up to date", "waiting")):
-            print(f"{outcome.run_id}: {outcome.state}" + (f" ({outcome.detail})" if outcome.detail else ""), flush=True)
+        try:
+            target = Contents(folder).tracker
+        except UserError:
+            target = {}  # sync itself says what is wrong, and the next folder's turn comes
+        server = connected(options.project or target.get("project") or PROJECT, options.entity or target.get("entity"))
+        try:
+            outcome = sync(folder, server, limit_s=options.limit, again=options.again, new_id=options.new_id)
+        except (UserError, OSError) as error:
+            outcome = f"failed ({error})"
+        failed += outcome.startswith("failed")
+        if not (options.quiet and outcome.startswith(("up to date", "waiting"))):
+            print(f"{folder.name}: {outcome}", flush=True)
     return 1 if failed else 0
 
 
-def _workspace(chosen: argparse.Namespace) -> None:
+def _workspace(options: argparse.Namespace) -> None:
     from repro.tracker.dashboards import save
     from repro.tracker.server import Server
 
-    print(save(Server(chosen.project or PROJECT, chosen.entity), chosen.url))
+    print(save(Server(options.project or PROJECT, options.entity), options.url))
 
 
-def _picture(chosen: argparse.Namespace) -> None:
-    from repro.tracker.picture import picture
-
-    picture(_folders(chosen), chosen.out)
-    print(chosen.out)
-
-
-def metrics_table() -> str:
-    """Return every metric as a Markdown table: its name, unit, direction, meaning, and where it stands."""
-    from repro.metric_names import MAX_CLASS_SERIES, METRICS
-
-    lines = ["| name | unit | better | what it is | in metrics.jsonl |", "|---|---|---|---|---|"]
-    for metric in METRICS:
-        limit = f"; for up to {MAX_CLASS_SERIES} classes" if "{k}" in metric.name else ""
-        definition = metric.definition.replace("|", "\\|") + limit
-        lines.append(f"| `{metric.name}` | {metric.unit} | {metric.better} | {definition} | {'no' if metric.mirror_only else 'yes'} |")
-    return "\n".join(lines) + "\n"
-
-
-def _folders(chosen: argparse.Namespace) -> list[Path]:
-    found: list[Path] = []
-    for name in chosen.folders or [chosen.runs]:
-        folder = Path(name)
-        if (folder / "identity.json").exists():
-            found.append(folder)
-        elif inside := sorted(path.parent for path in folder.glob("*/identity.json")):
-            found += inside
-        else:
+def _folders(options: argparse.Namespace) -> list[Path]:
+    folders: list[Path] = []
+    for folder in map(Path, options.folders):
+        inside = [folder] if (folder / "identity.json").exists() else sorted(path.parent for path in folder.glob("*/identity.json"))
+        if not inside:
             raise UserError(f"{folder} is no run folder, and none lies in it. Name run folders, or the folder of all runs.")
-    return list(dict.fromkeys(path.resolve() for path in found))
+        folders += inside
+    return list(dict.fromkeys(path.resolve() for path in folders))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m repro.tracker", description="The Weights & Biases mirror of runs.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    runs = os.environ.get("REPRO_RUNS", "runs")
 
-    def verb(name: str, run: object, summary: str, *, folders: bool = True, server: bool = True) -> argparse.ArgumentParser:
+    def verb(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=summary, description=summary)
-        added.set_defaults(run=run, runs=runs)
-        if folders:
-            added.add_argument("folders", nargs="*", metavar="RUN", help=f"run folders, or folders of them (default: {runs})")
-        if server:
-            added.add_argument("--project", help=f"W&B project (default: the run's own, else {PROJECT})")
-            added.add_argument("--entity", help="W&B user or team (default: the run's own, else the account's)")
+        added.set_defaults(run=run)
         return added
 
-    view = verb("view", _view, "charts in the terminal: no server, no account", server=False)
-    view.add_argument("--metrics", metavar="REGEX", help="show metrics whose name matches (default: all but the series per class)")
     sync = verb("sync", _sync, "upload the epochs that are missing on the server and compare them; may be repeated, and run from cron")
+    runs = os.environ.get("REPRO_RUNS", "runs")
+    sync.add_argument("folders", nargs="*", default=[runs], metavar="RUN", help=f"run folders, or folders of them (default: {runs})")
     sync.add_argument("--limit", type=positive, default=300.0, metavar="SECONDS", help="time for one run (default: %(default)g)")
     sync.add_argument("--again", action="store_true", help="ask the server also about runs that the ledger says are complete")
     sync.add_argument("--quiet", action="store_true", help="name only runs that were sent or failed")
     sync.add_argument("--as", dest="new_id", metavar="NEW_ID", help="send the whole run as a new W&B run, where the old one was spoilt")
-    workspace = verb("workspace", _workspace, "save the dashboards to a project", folders=False)
+    workspace = verb("workspace", _workspace, "save the dashboards to a project")
     workspace.add_argument("action", choices=("save",))
     workspace.add_argument("--url", help="a saved view to write over (default: a new view)")
-    drawn = verb("picture", _picture, "draw the panels of the dashboards from run folders: no server, no account", server=False)
-    drawn.add_argument("--out", type=Path, default="panels.png", metavar="FILE", help="where it goes (default: %(default)s)")
-    verb(
-        "metrics",
-        lambda _: print(metrics_table(), end=""),
-        "print the list of all metrics as Markdown, as docs/wandb.md has it",
-        folders=False,
-        server=False,
-    )
+    for one in (sync, workspace):
+        one.add_argument("--project", help=f"W&B project (default: the run's own, else {PROJECT})")
+        one.add_argument("--entity", help="W&B user or team (default: the run's own, else the account's)")
     return parser
 
 

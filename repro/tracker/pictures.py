@@ -16,7 +16,7 @@ _HEIGHT, _WIDTH = 320, 640
 
 #: Colours of 0, 1/4, 1/2, 3/4 and 1, dark to light, in order of brightness also when printed grey; grey: an epoch still to come.
 _COLOURS = np.array([(52, 8, 82), (58, 76, 138), (31, 142, 140), (108, 203, 88), (251, 232, 40)], dtype=np.float64)
-_GREY = (128, 128, 128)
+_GREY = 128
 
 _CLASS_SERIES = "class_target_probability/"
 
@@ -32,10 +32,8 @@ def heatmap(rows: Sequence[dict[str, Any]], *, epochs: int) -> npt.NDArray[np.ui
         return None
     shares = np.full((len(names), epochs + 1), np.nan)
     for row in rows:
-        for index, name in enumerate(names):
-            shares[index, int(row["epoch"])] = number(row.get(name, math.nan))
-    known, levels = np.nan_to_num(shares), np.linspace(0.0, 1.0, len(_COLOURS))
-    colours = np.stack([np.interp(known, levels, channel) for channel in _COLOURS.T], axis=-1).round().astype(np.uint8)
-    colours[np.isnan(shares)] = _GREY
-    drawn: npt.NDArray[np.uint8] = colours.repeat(max(1, _HEIGHT // len(names)), axis=0).repeat(max(1, _WIDTH // (epochs + 1)), axis=1)
-    return drawn
+        shares[:, int(row["epoch"])] = [number(row.get(name, math.nan)) for name in names]
+    levels = np.linspace(0.0, 1.0, len(_COLOURS))
+    colours = np.stack([np.interp(shares, levels, channel) for channel in _COLOURS.T], axis=-1)
+    drawn: npt.NDArray[np.uint8] = np.nan_to_num(colours, nan=_GREY).round().astype(np.uint8)
+    return drawn.repeat(max(1, _HEIGHT // len(names)), axis=0).repeat(max(1, _WIDTH // (epochs + 1)), axis=1)

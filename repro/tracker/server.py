@@ -1,21 +1,25 @@
-"""What a W&B server has of a run, row by row. Every question is asked anew, and has a time limit."""
+"""A W&B server: whether it answers, and what it has of a run, row by row. Every question has a time limit."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from repro.errors import UserError
-from repro.files import number
-from repro.tracker.environment import described
 
 #: Seconds within which a server must answer to be used at all.
 CONNECT_S = 3
 
 #: Seconds that one question may take.
 _QUESTION_S = 30
+
+Answer = TypeVar("Answer")
+
+
+def described(error: Exception) -> str:
+    """Return an error of the client, of its service or of its HTTP library on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
 
 
 def connect(timeout_s: int) -> Any:
@@ -35,15 +39,11 @@ def connect(timeout_s: int) -> Any:
 
 @dataclass(frozen=True)
 class Remote:
-    """A run on the server: its state as W&B has it, its last values and results, and every history row, in the order of the server."""
+    """A run on the server: its state as W&B has it, its last values and results, and the rows of its epochs, in the order of the server."""
 
     state: str
     summary: dict[str, Any]
     rows: list[dict[str, Any]]
-
-    def epochs(self) -> list[int]:
-        """Return the epochs of its rows, in their order."""
-        return [int(number(row["epoch"])) for row in self.rows if "epoch" in row]
 
 
 class Server:
@@ -57,8 +57,7 @@ class Server:
         """
         self._url = str(connect(CONNECT_S).settings["base_url"])
         self.project = project
-        with self._asking() as api:
-            self.entity = entity or str(api.default_entity)
+        self.entity = entity or self._ask(lambda api: str(api.default_entity))
         self.place = f"{self._url}/{self.entity}/{self.project}"
 
     def look(self, run_id: str) -> Remote | None:
@@ -67,24 +66,24 @@ class Server:
         Raises:
             UserError: the server does not answer as it should.
         """
-        from wandb.errors import CommError
 
-        with self._asking() as api:
+        def question(api: Any) -> Remote | None:
             try:
                 run = api.run(f"{self.entity}/{self.project}/{run_id}")
-            except (CommError, ValueError) as error:
+            except Exception as error:
                 if "Could not find run" in str(error):
                     return None
                 raise
             # Not history(), which returns a sample.
-            rows = [dict(row) for row in run.scan_history(use_cache=False)] if run.lastHistoryStep >= 0 else []
+            rows = [dict(row) for row in run.scan_history(use_cache=False) if "epoch" in row] if run.lastHistoryStep >= 0 else []
             return Remote(str(run.state), dict(run.summary_metrics), rows)
 
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """Yield a client of its own for each question, since a client remembers the runs it has seen; its errors name the server."""
+        return self._ask(question)
+
+    def _ask(self, question: Callable[[Any], Answer]) -> Answer:
+        # A client of its own for each question, since a client remembers the runs it has seen.
         api = connect(_QUESTION_S)
         try:
-            yield api
+            return question(api)
         except Exception as error:  # the client passes on whatever its service and its HTTP library raise
             raise UserError(f"{self._url}: {described(error)}") from error

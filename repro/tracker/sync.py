@@ -7,99 +7,91 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import peek, write_json
+from repro.files import number, try_read, write_json
 from repro.runs.folder import parse_metrics
 from repro.runs.lock import HeldError
 from repro.runs.state import now
-from repro.tracker.client import WandbTracker, open_run
-from repro.tracker.contents import Contents, compare, sha256_of
-from repro.tracker.environment import DATA, described, isolate, upload_lock
-from repro.tracker.server import Remote, Server
+from repro.tracker.contents import Contents, mismatch, sha256_of
+from repro.tracker.mirror import DATA, WandbTracker, isolate, open_run, upload_lock
+from repro.tracker.server import Remote, Server, described
 
 LEDGER = "sync.json"
 
 #: Seconds between looks at rows that were sent and do not show yet: a server may take a moment to show what it has taken.
 SETTLING_S = (1.0, 2.0, 4.0)
 
-_REMEDY = "`sync --as NEW_ID` sends the whole run as a new W&B run"
+_RESUMES = "the same command resumes"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one run: ``synced``, ``up to date`` (nothing was sent), ``waiting`` (for its turn or its first row), ``failed``."""
+def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, new_id: str | None = None) -> str:
+    """Bring the server up to date with a run folder, and compare; ``again``: also if the ledger says that it is.
 
-    run_id: str
-    state: str
-    detail: str = ""
+    An upload takes at most ``limit_s`` seconds. Of a run that is under way, the rows so far are sent. With ``new_id`` the run goes to a W&B
+    run of that id, now and from then on.
 
+    Returns:
+        What became of the run: ``synced``, ``up to date`` (nothing was sent) or ``waiting`` (for its turn or its first row), with details.
 
-def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, new_id: str | None = None) -> Outcome:
-    """Bring the server up to date with a run folder within ``limit_s`` seconds, and compare; ``again``: also if the ledger says it is.
-
-    Of a run that is under way, the rows so far are sent. With ``new_id`` the run goes to a W&B run of that id, now and from then on.
+    Raises:
+        UserError: the folder cannot be mirrored, W&B failed, or the server has other rows.
     """
+    contents = Contents(folder)
+    # After the state: what is written in between is sent, and asked about once more the next time.
+    metrics = contents.metrics()
+    mark = [sha256_of(metrics), contents.state]
+    if not parse_metrics(metrics):
+        return "waiting (no row yet)"
+    ledger = try_read(folder / LEDGER)
+    # A ledger that cannot be read, or that of another place, knows nothing, and everything is asked again.
+    known = ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}
+    if not again and known.get("mark") == mark and new_id in (None, known["run_id"]):
+        return "up to date"
+    (folder / "wandb").mkdir(exist_ok=True)
     try:
-        contents = Contents(folder)
-        # After the state: what is written in between is sent, and asked about once more the next time.
-        metrics = contents.metrics()
-        mark = [sha256_of(metrics), contents.state]
-        if not parse_metrics(metrics):
-            return Outcome(contents.run_id, "waiting", "no row yet")
-        ledger = peek(folder / LEDGER)
-        # A damaged or missing ledger, or that of another place, knows nothing, and everything is asked anew.
-        known = ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}
-        if not again and known.get("mark") == mark and new_id in (None, known["run_id"]):
-            return Outcome(contents.run_id, "up to date")
-        (folder / "wandb").mkdir(exist_ok=True)
         with upload_lock(folder):
-            ledger = {"place": server.place, "run_id": new_id or known.get("run_id", contents.run_id)}
-            if new_id not in (None, known.get("run_id")) and server.look(ledger["run_id"]) is not None:
+            if new_id not in (None, known.get("run_id")) and server.look(str(new_id)) is not None:
                 raise UserError(f"{server.place} has a run {new_id} already. Choose another id.")
-            # Before the first row, so that a call that is cut short is gone on with.
+            ledger = {"place": server.place, "run_id": new_id or known.get("run_id", contents.run_id)}
+            # Before the first row, so that a call that is cut short is resumed.
             write_json(folder / LEDGER, ledger)
-            sent, remote = _sync(contents, metrics, server, ledger["run_id"], time.monotonic() + limit_s)
-            write_json(folder / LEDGER, ledger | {"mark": mark, "rows": len(remote.rows), "at": now()})
+            sent = _bring_up_to_date(contents, metrics, server, ledger["run_id"], limit_s)
+            write_json(folder / LEDGER, ledger | {"mark": mark, "at": now()})
     except HeldError:
-        return Outcome(folder.name, "waiting", "another process is sending it")
-    except UserError as error:
-        return Outcome(folder.name, "failed", str(error))
-    except OSError as error:
-        return Outcome(folder.name, "failed", f"{folder} cannot be written: {error.strerror or error}. Make it writable.")
-    detail = f"{len(remote.rows)} rows on {server.place}" + ("" if contents.state == "done" else f", the run is {contents.state}")
-    return Outcome(contents.run_id, "synced" if sent else "up to date", detail)
+        return "waiting (another process is sending it)"
+    rows = f"{len(parse_metrics(metrics))} rows on {server.place}" + ("" if contents.state == "done" else f", the run is {contents.state}")
+    return f"{'synced' if sent else 'up to date'} ({rows})"
 
 
-def _sync(contents: Contents, metrics: bytes, server: Server, run_id: str, deadline: float) -> tuple[bool, Remote]:
-    """Send what the server lacks of ``metrics`` and of the results; return whether that was anything, and what the server has."""
+def _bring_up_to_date(contents: Contents, metrics: bytes, server: Server, run_id: str, limit_s: float) -> bool:
+    """Send what the server lacks of ``metrics`` and of the results, and say whether that was anything."""
     rows, done = parse_metrics(metrics), contents.state == "done"
 
-    def concluded(remote: Remote) -> bool:
-        return not done or remote.summary.get("truth_sha256") == sha256_of(metrics)
+    def lacking(remote: Remote | None) -> str | None:
+        if remote is None:
+            return "the run is not there"
+        if len(remote.rows) < len(rows):
+            return f"{len(rows) - len(remote.rows)} rows are not there"
+        if done and remote.summary.get("metrics_sha256") != sha256_of(metrics):
+            return "the results are not in the summary"
+        return mismatch(rows, remote.rows, finished=done)
 
     remote = server.look(run_id)
-    held = set(remote.epochs() if remote else [])
-    last = max(held, default=-1)
-    missing = {int(row["epoch"]) for row in rows} - held
-    if gaps := sorted(epoch for epoch in missing if epoch < last):
-        raise UserError(f"epochs {gaps[:5]} are missing on the server before its last, {last}, and they cannot be filled in; {_REMEDY}")
-    sending = remote is None or bool(missing) or not concluded(remote) or (done and remote.state != "finished")
-    if sending:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise UserError("the time limit is over; the same command resumes")
-        _send(contents, rows, server, run_id, after=last, limit_s=left_s)
-        remote = _look(server, run_id, missing)
-    assert remote is not None
-    if not concluded(remote):
-        raise UserError("the results did not arrive in the summary; the same command resumes")
-    if problems := compare(rows, remote.rows, finished=done):
-        raise UserError(f"{'; '.join(problems[:3])}; {_REMEDY}")
-    return sending, remote
+    present = [] if remote is None else remote.rows
+    if problem := mismatch(rows, present, finished=done):
+        raise UserError(f"{problem}. That cannot be mended there; `sync --as NEW_ID` sends the whole run as a new W&B run.")
+    if remote is not None and lacking(remote) is None and (not done or remote.state == "finished"):
+        return False
+    _send(contents, rows, server, run_id, after=int(number(present[-1]["epoch"])) if present else -1, limit_s=limit_s)
+    for wait_s in (*SETTLING_S, 0.0):
+        problem = lacking(server.look(run_id))
+        if problem is None:
+            return True
+        time.sleep(wait_s)
+    raise UserError(f"{problem}; {_RESUMES}")
 
 
 def _send(contents: Contents, rows: list[dict[str, Any]], server: Server, run_id: str, *, after: int, limit_s: float) -> None:
@@ -129,14 +121,4 @@ def _send(contents: Contents, rows: list[dict[str, Any]], server: Server, run_id
         if tracker.last_error:
             # W&B's service would go on sending when the run is no longer ours.
             wandb.teardown()
-            raise UserError(f"W&B failed: {tracker.last_error}; the same command resumes")
-
-
-def _look(server: Server, run_id: str, sent: set[int]) -> Remote:
-    """Return what the server has, as soon as it shows the epochs that were ``sent``, or after the last look."""
-    for wait_s in (*SETTLING_S, 0.0):
-        remote = server.look(run_id)
-        if remote is not None and sent <= set(remote.epochs()):
-            return remote
-        time.sleep(wait_s)
-    return remote or Remote("missing", {}, [])
+            raise UserError(f"W&B failed: {tracker.last_error}; {_RESUMES}")

@@ -1,31 +1,64 @@
 """No step of any method, network or execution waits for the device, copies from or to the host, or breaks the rules of graph capture."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
+import torch
 
-from benchmarks.common.null_cuda import loaded
-from benchmarks.launches import EXECUTIONS, count_step
+from benchmarks.null_cuda import Counts, counting, loaded, no_waiting
 from repro.config import registry
-
-METHODS, MODELS = list(registry.choices("method")), list(registry.choices("model"))
+from repro.config.compose import compose
+from repro.data.prepare import prepare
+from repro.doctor import Sizes, random_images, random_training
+from repro.training import run
 
 #: Those that need neither a compiler nor minutes.
-QUICK = [name for name in EXECUTIONS if name not in ("compile", "fast")]
+EXECUTIONS = {
+    "float32": ["exec=audit"],
+    "auto": ["exec=auto"],
+    "bfloat16": ["exec=audit", "exec.precision=bfloat16", "exec.channels_last=true"],
+    "fast": ["exec=fast", "exec.compile=false"],
+}
 
 #: Small, where a network has a size.
-SIZES = {"wrn_28_10": ["model.depth=10", "model.widen_factor=1"], "resnet_cifar": ["model.depth=8"]}
+SMALL = {"wrn_28_10": ["model.depth=10", "model.widen_factor=1"], "resnet_cifar": ["model.depth=8"]}
+
+NOISE = ["noise=uniform", "noise.rate=0.4", "optim=standard", "optim.epochs=2"]
 
 
-@pytest.mark.parametrize("execution", QUICK)
-@pytest.mark.parametrize("method", METHODS)
-def test_steps_of_every_method(method: str, execution: str) -> None:
-    counted = count_step(method, "small_cnn", execution, batch=8, meta_batch=16)
-    assert counted.forbidden == {}
-    if "graphs" in execution and loaded():
-        assert counted.events["graph launch"] == 1
+def count_step(method: str, model: Sequence[str], execution: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Counts:
+    """Take steps of a training on random images, and count the last one. On a GPU nothing is counted, and a wait is an error."""
+    settings = [*NOISE, "split.meta_size=100", f"paths.runs={runs}", "exec.threads=1", "augment=crop_flip"]
+    monkeypatch.setattr(run, "prepare", lambda config, device: prepare(config, device, random_images(200)))
+    choice = registry.get("method", method)
+    for read in choice.build.reads_inputs(choice.config()):  # trained on the CPU, and small
+        source = {"labels": "instance_labels", "teacher": "one_hot"}[read]
+        small = [f"method={source}", "dataset=cifar100", "model=small_cnn", "model.width=2", "seed=0", "tracker=none", "exec.device=cpu"]
+        name = run.execute(compose([*small, *settings, "optim.batch_size=8", "meta.batch_size=16"])).name
+        settings.append(f"inputs.labels=[{name}]" if read == "labels" else f"inputs.teacher={name}")
+    more = [f"method={method}", *EXECUTIONS[execution], *settings, "trajectory.record=true"]
+    training = random_training(*more, device=torch.device("cuda"), sizes=Sizes(tuple(model), batch=8, meta_batch=16))
+    plan = training.begin_epoch()
+    for training.batch in range(3):  # libraries, the allocator and graphs do things once
+        training.take_step(plan)
+    torch.cuda.synchronize()
+    with counting() if loaded() else no_waiting() as counts:
+        training.take_step(plan)
+    return counts
 
 
-@pytest.mark.parametrize("execution", ["audit", "bfloat16+graphs"])
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("method", registry.choices("method"))
+def test_steps_of_every_method(method: str, execution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = count_step(method, ["model=small_cnn"], execution, tmp_path, monkeypatch)
+    assert counts.forbidden == {}
+    if execution in ("auto", "fast") and loaded():
+        assert counts.events["graph launch"] == 1
+
+
+@pytest.mark.parametrize("execution", ["float32", "fast"])
 @pytest.mark.parametrize("method", ["one_hot", "instance_labels"])
-@pytest.mark.parametrize("model", MODELS)
-def test_steps_of_every_network(model: str, method: str, execution: str) -> None:
-    assert count_step(method, model, execution, batch=8, meta_batch=16, more=SIZES.get(model, ())).forbidden == {}
+@pytest.mark.parametrize("model", registry.choices("model"))
+def test_steps_of_every_network(model: str, method: str, execution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert count_step(method, [f"model={model}", *SMALL.get(model, ())], execution, tmp_path, monkeypatch).forbidden == {}

@@ -73,7 +73,7 @@ def test_last_line_is_the_run_folder_and_nothing_else_is_left(tmp_path: Path) ->
 def test_debug_shows_everything_and_leaves_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of(*SMALL[:3], "exec=debug") == 0
     printed = capsys.readouterr()
-    assert "2 epochs of one batch; the run has 60 of 21" in printed.err
+    assert "debug: no error; no file was kept" in printed.err
     assert "train/loss" in printed.err
     assert not printed.out
     assert not list(here.iterdir())

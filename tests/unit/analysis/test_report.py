@@ -178,10 +178,10 @@ def test_without_the_dataset_or_with_corrupted_labels_the_rest_is_shown(suite: S
         raise UserError("no dataset")
 
     monkeypatch.setattr("analysis.report.labels.training_set_of", refuse)
-    change(suite.folder("Class <b>", "Clean", 0), "labels/layout.json", {"kind": "other"})
+    (suite.folder("Class <b>", "Clean", 0) / "labels" / "instances.f32").write_bytes(b"other")
     data = data_of(report(suite))
     assert [run["id"] for run in data["runs"]] == ["Instance-Clean-0"]
-    assert "the kind of the labels is" in data["problems"][0]
+    assert "instances.f32 is not what the run wrote" in data["problems"][0]
     assert data["problems"][1:] == ["no dataset"]
     assert "true" not in data["runs"][0]["items"][0]
 

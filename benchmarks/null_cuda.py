@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 #: Events that make the host wait for the device.
 WAITS = ("stream sync", "device sync", "event sync")
@@ -35,19 +35,6 @@ def folder() -> Path | None:
     """Return the folder that ``REPRO_NULL_CUDA`` names, or ``None``."""
     name = os.environ.get("REPRO_NULL_CUDA")
     return Path(name).expanduser().resolve() if name else None
-
-
-def environment(null: Path) -> dict[str, str]:
-    """Return the environment of a process that runs on the driver in ``null``."""
-    libraries = [null / name for name in ("libnvrtc.so.13", "libcuda.so.1")]
-    return {
-        **os.environ,
-        "LD_PRELOAD": " ".join(map(str, libraries)),
-        "LD_LIBRARY_PATH": str(null),
-        "TRITON_LIBCUDA_PATH": str(null),
-        # Kernels that PyTorch compiles at run time would be kept for a real GPU.
-        "USE_PYTORCH_KERNEL_CACHE": "0",
-    }
 
 
 def loaded() -> bool:
