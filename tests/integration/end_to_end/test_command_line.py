@@ -179,7 +179,6 @@ def test_bash_completes_settings(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["dataset=cifar100", "paths.data=nowhere"], "cifar-100-python"),
-        (["dataset=cifar10", "paths.data='~nobody_here/data'"], "~nobody_here"),
         (["paths.runs=file/below"], "file/below"),
         (["method=instance_labels", "meta.batch_size=101"], "meta.batch_size=101"),
     ],
