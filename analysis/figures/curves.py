@@ -7,11 +7,10 @@ from typing import Any
 
 from analysis.figures.points import Point, cells_of, chosen, kept_of, make_point, marked
 from analysis.reading.images import training_set_of
-from analysis.reading.reported import read_reported
 from analysis.reading.results import Cell, Results
 from analysis.reading.stats import summarize
 from repro.errors import UserError
-from sweeps.spec import PAPER, Panel
+from sweeps.spec import Panel
 
 #: Classes that a panel shows where its spec says nothing.
 MOST_CLASSES = 10
@@ -28,7 +27,7 @@ def curve_points(results: Results) -> list[Point]:
             for number, name in _classes(results, panel, cell).items():
                 metric = panel.metric.replace("{k}", f"{number:03d}")
                 points += _line(results, panel, cell, metric, **{"class": number, "class_name": name})
-    return points + (_published(results) if results.scale.name == PAPER else [])
+    return points
 
 
 def _line(results: Results, panel: Panel, cell: Cell, metric: str, **of_class: Any) -> list[Point]:
@@ -59,16 +58,3 @@ def _classes(results: Results, panel: Panel, cell: Cell) -> dict[int, str]:
             names = training_set_of(results.source.record(run_id)).class_names
             return {number: names[number] for number in numbers}
     return {number: f"class {number}" for number in numbers}
-
-
-def _published(results: Results) -> list[Point]:
-    """Return the published numbers as fractions; a figure's are those at the end of its curves."""
-    published = read_reported(results.spec)
-    points = []
-    for panel in results.spec.panels:
-        for cell in cells_of(results, panel):
-            if item := published.get((cell.row, panel.label)):
-                number = {"mean": item.mean * (0.01 if item.unit == "percent" else 1.0), "sd": item.sd}
-                more = {"metric": panel.metric, "epoch": "end", "source": "published", "label": "published"}
-                points.append(make_point(results, panel, cell, None, **more, **number))
-    return points

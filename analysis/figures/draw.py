@@ -58,7 +58,6 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 #: Lines differ in their dashes too: for print in gray, and where two curves coincide.
 _DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 2, 1.2, 2)))
 _GRAY = "#555555"
-_PUBLISHED: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "none", "markeredgecolor": _GRAY, "linestyle": "none"}
 #: The bars of the first and of the last epoch; where there is one, it is the last.
 _BARS: tuple[dict[str, Any], ...] = ({"facecolor": "#E3E3E3", "edgecolor": _GRAY}, {"facecolor": _COLORS[0], "edgecolor": _COLORS[0]})
 
@@ -69,15 +68,14 @@ _LETTERS = 32
 def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]) -> dict[str, bytes]:
     """Return the picture by format: the legend, curve panels in pairs, then images with their charts; nothing where there are none."""
     frame = pd.DataFrame(points, columns=[*COLUMNS, "label"])
-    runs, spread = frame[frame["source"] == "runs"], results.spec.cell.spread != "none"
+    spread = results.spec.cell.spread != "none"
     looks: dict[str, Any] = {
-        label: {"color": _COLORS[index % 7], "linestyle": _DASHES[index % 4]} for index, label in enumerate(runs["label"].unique())
+        label: {"color": _COLORS[index % 7], "linestyle": _DASHES[index % 4]} for index, label in enumerate(frame["label"].unique())
     }
     drawings: list[Callable[[Axes], None]] = [
         functools.partial(_draw_curves, panel=panel, column=str(column), points=lines, looks=looks, spread=spread)
         for panel in results.spec.panels
         for column, lines in frame[frame["panel"] == panel.label].groupby("column", sort=False)
-        if "runs" in set(lines["source"])
     ]
     # Two beside each other; what belongs together begins on the left.
     drawings += [Axes.remove] * (len(drawings) % 2)
@@ -115,17 +113,13 @@ def _save(figure: Figure, kind: str) -> bytes:
 
 
 def _draw_curves(axes: Axes, *, panel: Panel, column: str, points: pd.DataFrame, looks: Mapping[str, dict[str, Any]], spread: bool) -> None:
-    """Draw one panel: its lines, each as ``looks`` has it, and a hollow marker at the edge for a published number."""
+    """Draw one panel: its lines, each as ``looks`` has it."""
     scale = factor(panel.scale)
     # No run could be beyond.
     is_fraction = definition_of(panel.metric.replace("{k}", "000")).unit == "fraction"
     limits = (0.0, scale) if is_fraction else (-math.inf, math.inf)
     for label, line in points.groupby("label", sort=False):
         mean, sd = scale * line["mean"].astype(float), scale * line["sd"].astype(float)
-        if label == "published":
-            # At the edge: the published runs have as many epochs as the paper's, whatever these have.
-            axes.plot([1.0], mean, transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, label=label, **_PUBLISHED)
-            continue
         epochs = line["epoch"].astype(int)
         axes.plot(epochs, mean, label=label, **looks[str(label)])
         if spread:

@@ -16,11 +16,10 @@ from analysis.reading.results import Cell, Results
 from analysis.reading.stats import Summary
 from sweeps.spec import Panel, Sample
 
-#: The columns of a figure's CSV. Classes are numbers from 0; ``instance`` is a position in the published training set; ``source`` is
-#: ``runs`` or ``published``.
+#: The columns of a figure's CSV. Classes are numbers from 0; ``instance`` is a position in the published training set.
 COLUMNS = (
     *("spec", "panel", "row", "column", "metric", "class", "class_name", "instance", "annotated", "true", "repeat", "epoch"),
-    *("mean", "sd", "n", "expected", "diverged", "source"),
+    *("mean", "sd", "n", "expected", "diverged"),
 )
 
 #: One plotted number: :data:`COLUMNS`, and ``label``, what its line or bar is called in the picture.
@@ -29,7 +28,7 @@ Point = dict[str, Any]
 
 def make_point(results: Results, panel: Panel, cell: Cell, summary: Summary | None, **more: Any) -> Point:
     """Return the point of ``summary``, if there is one; ``more`` are its other columns."""
-    place = {"spec": results.spec.name, "panel": panel.label, "row": cell.row, "column": cell.column, "source": "runs"}
+    place = {"spec": results.spec.name, "panel": panel.label, "row": cell.row, "column": cell.column}
     return dict.fromkeys(COLUMNS) | place | (vars(summary) if summary else {}) | more
 
 

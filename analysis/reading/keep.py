@@ -1,4 +1,4 @@
-"""Adds finished runs to evidence, and writes evidence back as run folders."""
+"""Adds finished runs to evidence."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.reading.evidence import Source, json_lines, open_evidence, write_evidence
+from analysis.reading.evidence import Source, open_evidence, write_evidence
 from analysis.reading.results import Results, read_results
-from analysis.reading.runs import PARTS, Columns, Record
+from analysis.reading.runs import Record
 from repro.errors import UserError
-from repro.files import json_text, read_json, write_json, write_text
-from repro.runs import manifest
+from repro.files import json_text, read_json
 from sweeps.claims import load_claims
 from sweeps.spec import Scale, Spec, load_spec
 
@@ -105,39 +104,3 @@ def _metrics(spec: Spec) -> set[str]:
 
 def _family(metric: str) -> str:
     return re.sub(r"/\d+$", "/{k}", metric)
-
-
-def restore(specs: Sequence[Spec], evidence: Source, target: Source, runs: Path) -> list[str]:
-    """Write the plans and runs of ``specs`` as run folders to ``runs``, and return the ids of the runs that were not there.
-
-    A folder has what the evidence holds of its run: no weights, no labels, of the curves what pages read.
-
-    Raises:
-        UserError: there is no evidence of a spec.
-    """
-    new = []
-    for spec in specs:
-        path = evidence.plan_path(spec.name)
-        if not path.exists():
-            raise UserError(f"{path}: there is no evidence of {spec.name}.")
-        plan = read_json(path)
-        target.plans.mkdir(parents=True, exist_ok=True)
-        write_json(target.plan_path(spec.name), plan)
-        for run_id in dict.fromkeys(_run_ids(plan)):
-            if run_id in evidence.run_ids and not (runs / run_id / "status.json").exists():
-                _write_folder(evidence.record(run_id), evidence.columns(run_id), runs / run_id)
-                new.append(run_id)
-    return new
-
-
-def _write_folder(record: Record, columns: Columns, folder: Path) -> None:
-    rows = range(len(columns.get("epoch", [])))
-    lines = [{key: values[row] for key, values in columns.items() if values[row] is not None} for row in rows]
-    files = {f"{name}.json": json_text(record[name]) for name in PARTS} | {"metrics.jsonl": json_lines(lines)}
-    files["identity.json"] = json_text({"schema": 1, "run_id": record["run_id"], "fields": record["fields"]})
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        write_text(folder / name, text)
-    manifest.write_manifest(folder, {name: manifest.sha256(text.encode()) for name, text in files.items()})
-    # Only now does the folder say that the run is done.
-    write_json(folder / "status.json", record["status"])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: What LaTeX would read as a command, or has no letter for.
+import pandas as pd
+
+#: Signs that LaTeX's usual fonts have no letter for.
 _LATEX = str.maketrans(
-    {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "—": "---", "✓": "yes", "✗": "no"}
-    | {"†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "→": r"$\rightarrow$", "×": r"$\times$", "β": r"$\beta$", "α": r"$\alpha$"}
+    {"±": r"$\pm$", "—": "---", "✓": "yes", "✗": "no", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "→": r"$\rightarrow$"}
+    | {"×": r"$\times$", "β": r"$\beta$", "α": r"$\alpha$"}
 )
 
 
@@ -37,28 +38,12 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = ())
     return text.getvalue().encode()
 
 
-def escape(text: str) -> str:
-    """Return ``text`` as LaTeX shows it."""
-    return text.translate(_LATEX)
-
-
-def latex_table(name: str, caption: str, columns: Sequence[str], body: Sequence[tuple[str, Sequence[tuple[str, bool]]]]) -> str:
-    """Return a ``table`` environment with the rules of booktabs.
-
-    ``body`` is a row's label with its cells, each a text and whether it is bold.
-    """
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape(caption)}}}",
-        rf"\label{{tab:{name.replace('_', '-')}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-        r"\toprule",
-        " & ".join(["", *map(escape, columns)]) + r" \\",
-        r"\midrule",
-    ]
-    for label, cells in body:
-        texts = [rf"\textbf{{{escape(text)}}}" if bold else escape(text) for text, bold in cells]
-        lines.append(" & ".join([escape(label), *texts]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+def latex_table(name: str, caption: str, texts: pd.DataFrame, bold: pd.DataFrame) -> str:
+    """Return a ``table`` environment with the rules of booktabs; where ``bold`` is true, ``texts`` are."""
+    style = texts.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
+    style.apply(lambda cells: bold.map({True: "textbf:--rwrap", False: ""}.get), axis=None)
+    escaped = re.sub(r"([&%$#_{}])", r"\\\1", caption)
+    label = f"tab:{name.replace('_', '-')}"
+    columns = "l" + "r" * texts.shape[1]
+    tex = style.to_latex(hrules=True, position_float="centering", column_format=columns, caption=escaped, label=label)
+    return f"% needs \\usepackage{{booktabs}}\n{tex.translate(_LATEX)}"

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from analysis.reading.results import Cell, Results, command_name
 from analysis.reading.runs import MADE_WITH
 from analysis.tables.formats import csv_bytes, grid_lines, latex_table
@@ -83,11 +86,11 @@ def table_files(
     ``shown`` are the cells, row by row: a text and whether it is bold; ``beside`` are the lines of the comparison with what is published.
     """
     spec, scale = results.spec, results.scale
-    columns = [line.label for line in spec.column_lines]
-    body = [(line.label, shown[index * len(columns) :][: len(columns)]) for index, line in enumerate(spec.row_lines)]
-    grid = grid_lines(["", *columns], [[label, *(f"**{text}**" if bold else text for text, bold in cells)] for label, cells in body])
+    rows_of, columns = ([line.label for line in lines] for lines in (spec.row_lines, spec.column_lines))
+    texts, bold = (pd.DataFrame(np.reshape(part, (-1, len(columns))), rows_of, columns) for part in zip(*shown, strict=True))
+    grid = grid_lines(["", *columns], texts.mask(bold, "**" + texts + "**").reset_index().to_numpy().tolist())
     page = [*heading(spec, scale), *grid, "", *(["## Comparison with what is published", "", *beside, ""] if beside else []), *closing]
-    tex = latex_table(spec.name, one_line(f"{spec.title}. {scale.disclaimer} {spec.caption}"), columns, body)
+    tex = latex_table(spec.name, one_line(f"{spec.title}. {scale.disclaimer} {spec.caption}"), texts, bold)
     contents = {"md": ("\n".join(page) + "\n").encode(), "tex": tex.encode(), "cells.csv": csv_bytes(rows)}
     return Files(results, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
@@ -147,12 +150,11 @@ def _noted(cells: Iterable[Cell], what: str) -> list[str]:
 
 
 def _missing(results: Results) -> Iterator[str]:
-    """Yield what is missing, a line a cell; a row of which nothing is done is one line, and so is a page."""
+    """Yield what is missing, a line a cell; a row of which nothing is done is one line."""
     started = {cell.row for cell in results.cells if results.done(cell)}
     groups: defaultdict[str, set[str]] = defaultdict(set)
     for cell in results.cells:
-        label = cell.label if cell.row in started else f"{cell.row}, every column" if started else "every cell"
-        groups[label].update(cell.run_ids)
+        groups[cell.label if cell.row in started else f"{cell.row}, every column"].update(cell.run_ids)
     lines = []
     for label, run_ids in groups.items():
         states = Counter(results.states[run_id] for run_id in sorted(run_ids))

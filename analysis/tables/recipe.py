@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from analysis.reading.reported import read_reported
-from analysis.reading.results import Results, command_name
+from analysis.reading.results import Results
 from analysis.tables.formats import grid_lines
-from analysis.tables.page import Files, table_files
+from analysis.tables.page import Files, notes, table_files
 from sweeps.spec import PAPER
 
 
 def make_recipe(results: Results) -> Files:
     """Return the files of a table of settings."""
-    published = read_reported(results.spec)
-    rows = []
+    published, rows = read_reported(results.spec), []
     for cell in results.cells:
         item, text = published.get(cell.place), _text(cell.value)
-        verdict = None
+        row = {"spec": results.spec.name, "row": cell.row, "column": cell.column, "value": cell.value, "text": text}
+        row |= dict.fromkeys(("published", "verdict", "source")) | {"left_out": cell.skip}
         if item is not None:
             verdict = "another scale" if results.scale.name != PAPER else "same" if text == _text(item.mean) else "differs"
-        row = {"spec": results.spec.name, "row": cell.row, "column": cell.column, "value": cell.value, "text": text}
-        row |= {"published": item and _text(item.mean), "verdict": verdict, "source": item and item.source, "left_out": cell.skip}
+            row |= {"published": _text(item.mean), "verdict": verdict, "source": item.source}
         rows.append(row)
-    beside = [[str(row[key]) for key in ("row", "column", "text", "published", "verdict")] for row in rows if row["verdict"]]
-    name = command_name(results.spec, results.scale)
-    closing = [
-        "---",
-        "",
-        "- Ours: what `python -m repro` trains with when a spec says nothing else. What is not in the list is not published.",
-    ]
-    closing += [f"- Left out: {cell.label}: {cell.skip}" for cell in results.cells if cell.skip]
-    closing += [f"- Published: {source}." for source in dict.fromkeys(item.source for item in published.values())]
-    closing.append(f"- To rebuild this page: `python -m sweeps plan {name}`, then `python -m analysis tables {name}`.")
-    grid = grid_lines(["", "", "ours", "published", "verdict"], beside, left=2) if beside else []
-    return table_files(results, [(_text(cell.value), False) for cell in results.cells], grid, closing, rows)
+    body = [[str(row[key]) for key in ("row", "column", "text", "published", "verdict")] for row in rows if row["verdict"]]
+    beside = grid_lines(["", "", "ours", "published", "verdict"], body, left=2) if body else []
+    read = ["Ours: what `python -m repro` trains with when a spec says nothing else. What is not in the list is not published."]
+    read += [f"Published: {source}." for source in dict.fromkeys(item.source for item in published.values())]
+    closing = notes(results, read=read, doubt=[], command="tables")
+    return table_files(results, [(str(row["text"]), False) for row in rows], beside, closing, rows)
 
 
 def _text(value: object) -> str:

@@ -88,7 +88,7 @@ def make_table(results: Results) -> Files:
     sources = dict.fromkeys(item.published.source for item in filled if item.published and not item.published.own_run)
     copied = {source: f"[{index}]" for index, source in enumerate(sources, start=1)}
     shown = [(item.text + " †" * (item.p_value is not None and item.p_value < SIGNIFICANT), item.best) for item in filled]
-    read, doubt = _how_to_read(results, filled, copied), _what_to_doubt(results, filled)
+    read, doubt = _how_to_read(results, filled, copied), _what_to_doubt(filled)
     closing = notes(results, read=list(read), doubt=list(doubt), command="tables")
     files = table_files(results, shown, _beside(results.spec.value, filled, copied), closing, [_cell_row(results, item) for item in filled])
     more = {"runs.csv": csv_bytes(_run_rows(results, filled)), "provenance.json": provenance(results)}
@@ -169,15 +169,12 @@ def _how_to_read(results: Results, filled: Sequence[Filled], copied: Mapping[str
     yield from (f"Published: {source}." for source in dict.fromkeys(item.source for item in published if item.own_run))
 
 
-def _what_to_doubt(results: Results, filled: Sequence[Filled]) -> Iterator[str]:
+def _what_to_doubt(filled: Sequence[Filled]) -> Iterator[str]:
     if any(item.p_value is not None and item.summary.n == MIN_TESTED for item in filled):
         yield (
             "What n = 3 can show: two cells of equal spread must differ by 2.3 standard deviations to be marked, before any correction; no "
             f"mark does not mean no difference. Of exact reproductions, {OUTSIDE_BY_CHANCE} in 100 would be outside by chance."
         )
-    for item in filled:
-        if silent := len(results.done(item.cell)) - item.summary.n:
-            yield f"Not measured: {item.cell.label}: {silent} runs finished without `{results.spec.value.metric}` at that epoch."
 
 
 def _cell_row(results: Results, item: Filled) -> dict[str, Any]:

@@ -191,7 +191,8 @@ def test_the_findings_have_the_numbers_of_the_pages() -> None:
             for column, label in table["columns"].items():
                 page, *place = row if isinstance(row, list) else (table["page"], row, label)
                 cells = {(cell["row"], cell["column"]): cell["text"] for cell in page_rows(f"{page}.cells.csv")}
-                texts[name, column] = cells[tuple(place)]
+                # The tables stand for the runs that there are.
+                texts[name, column] = re.sub(r" \(\d+/\d+\)$", "", cells[tuple(place)])
         expected[tuple(table["header"])] = texts
     shown = {}
     for block in re.findall(r"^(?:\|.*\|\n)+", (ROOT / "docs" / "findings.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
