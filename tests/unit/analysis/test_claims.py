@@ -182,7 +182,7 @@ def gradient(rows: dict[str, str], columns: dict[str, list[str]]) -> dict[tuple[
 
 
 def test_the_findings_have_the_numbers_of_the_pages() -> None:
-    """The tables of docs/findings.md, and what README says of them, are cells of committed pages."""
+    """The tables of docs/findings.md are cells of committed pages."""
     sources = yaml.safe_load((ROOT / "tests" / "support" / "findings.yaml").read_text(encoding="utf-8"))
     expected = {tuple(sources["gradient"]["columns"]): gradient(**sources["gradient"])}
     for table in sources["tables"]:
@@ -199,6 +199,3 @@ def test_the_findings_have_the_numbers_of_the_pages() -> None:
         (_, *header), _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
         shown[tuple(header)] = {(name, column): text for name, *texts in body for column, text in zip(header, texts, strict=True)}
     assert shown == expected
-    for name in ("instance labels, with curriculum (the paper's)", "one-hot"):
-        text = next(texts[name, "test accuracy (%)"] for texts in shown.values() if (name, "test accuracy (%)") in texts)
-        assert f"{text}%" in (ROOT / "README.md").read_text(), name

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from label_runs import NOISY, digits, label_run, noisy, one_sided, true_hashes
 from matplotlib.figure import Figure
-from run_folders import Suite, change, csv_rows, done_run, ended_run
+from run_folders import Suite, csv_rows, done_run, ended_run
 
 from analysis.build import make_files
 from analysis.figures.labels import drawn_of
@@ -91,15 +91,13 @@ def test_images_are_drawn_among_those_of_every_done_run(tmp_path: Path, pictures
     assert "trained on (10)" in files.page
 
 
-@pytest.mark.parametrize("how", ["ended early", "loss", "labels"])
+@pytest.mark.parametrize("how", ["ended early", "labels"])
 def test_a_diverged_run_has_no_labels_to_show(tmp_path: Path, how: str) -> None:
     suite = figure_of(tmp_path, TOP)
     top_run(suite, 0, 0.2)
     true, folder = TRUE[INDICES], suite.folder("Ours", "", 1)
     final = one_sided(true, math.nan if how == "labels" else 0.5)
     label_run(folder, INDICES, [final], hashes=true_hashes(true), planned=10 if how == "ended early" else None)
-    if how == "loss":
-        change(folder, "final.json", {"train/loss": {"last": "NaN"}})
     assert "Not drawn: Other classes: a run diverged." in suite.make().page
 
 
