@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from label_runs import FIELDS
 from matplotlib.figure import Figure
-from run_folders import Suite, csv_rows, done_run, ended_run, made_twice
+from run_folders import Suite, csv_rows, done_run, ended_run
 
 from analysis.tables.page import Files
 
@@ -131,11 +131,3 @@ def test_a_line_for_each_chosen_class(tmp_path: Path, pictures: list[Figure], ch
     ]
     assert float(rows[0]["mean"]) == pytest.approx(0.05 * expected[0] + 0.01)
     assert legend(pictures[0]) == [f"Instance: class {k} (2/3)" for k in expected]
-
-
-def test_the_same_bytes_whatever_the_folder_locale_time_zone_and_settings(suite: Suite, tmp_path: Path) -> None:
-    fill(suite)
-    settings = "axes.facecolor: black\nfont.size: 20\nsavefig.dpi: 30\nsavefig.bbox: standard\npath.simplify: False\n"
-    made = made_twice(suite, "figures", ("C.UTF-8", "de_DE.UTF-8"), matplotlibrc=settings)
-    assert b"Date" not in made["tried.pdf"]
-    assert str(tmp_path).encode() not in b"".join(made.values())

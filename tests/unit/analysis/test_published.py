@@ -1,21 +1,17 @@
 """Tables beside published numbers, statistics, LaTeX and recipes."""
 
 import math
-import random
 import statistics
 from pathlib import Path
 
 import pytest
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
 from run_folders import Suite, csv_rows, done_run
 
 from analysis.build import make_files
 from analysis.reading.evidence import open_source
 from analysis.reading.stats import contrast, holm, interval, render, rounded, summarize, welch
 from analysis.tables.page import Files
-from analysis.tables.table import OUTSIDE_BY_CHANCE
 from repro.errors import UserError
 from sweeps.plan import make_plan, write_plans
 from sweeps.spec import load_scale, load_spec
@@ -142,26 +138,6 @@ def test_statistics_against_independent_ones() -> None:
     assert contrast([(1.0, summarize([1.0, 1.0], expected=2))], confidence=0.95) == 0.0
     assert render(one, factor=1.0, decimals=2, spread=False) == "2.33"
     assert [rounded(-0.0001, 100.0, 1), rounded(-0.01, 100.0, 1)] == ["0.0", "-1.0"]
-
-
-def test_what_the_page_says_of_chance_is_so() -> None:
-    """The interval covers what it says, and so many of 100 exact reproductions are outside the published spread."""
-    generator = random.Random(0)
-    hits = outside = 0
-    for _ in range(4000):
-        ours, theirs = (summarize([generator.gauss(0.7, 0.01) for _ in range(3)], expected=3) for _ in range(2))
-        low, high = interval(ours)
-        hits += low <= 0.7 <= high
-        outside += abs(ours.mean - theirs.mean) > theirs.sd
-    assert hits / 4000 == pytest.approx(0.95, abs=0.015)
-    assert outside / 4000 == pytest.approx(OUTSIDE_BY_CHANCE / 100, abs=0.02)
-
-
-@given(st.lists(st.floats(-10, 10), min_size=2, max_size=6), st.randoms())
-def test_a_summary_does_not_depend_on_the_order(values: list[float], random: random.Random) -> None:
-    shuffled = list(values)
-    random.shuffle(shuffled)
-    assert summarize(values, expected=6) == summarize(shuffled, expected=6)
 
 
 def test_latex_has_every_cell_and_no_character_that_it_would_read_as_a_command(tmp_path: Path) -> None:

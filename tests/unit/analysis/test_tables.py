@@ -10,9 +10,7 @@ import pytest
 from run_folders import Suite, change, csv_rows, done_run, ended_run, plan_by_hand
 
 from analysis.__main__ import main
-from analysis.tables.page import Files
 from repro.errors import UserError
-from sweeps.spec import load_scale
 
 SPEC = """\
 title: A table
@@ -109,15 +107,6 @@ def test_what_is_missing_is_one_line_a_cell_and_nothing_is_bold_in_its_column(su
     page = suite.make().page
     assert cell(page, "One-hot", 1) == "— (0/3)"
     assert "  - One-hot, every column: 6 missing\n" in page
-
-
-@pytest.mark.parametrize("state", ["failed", "preempted", "running"])
-def test_a_run_that_is_not_done_gives_no_number(suite: Suite, state: str) -> None:
-    fill(suite)
-    # Results of an earlier attempt are not looked at.
-    change(suite.folder("One-hot", "40%", 0), "status.json", {"state": state})
-    assert cell(suite.make().page, "One-hot", 2) == "91.5 ± 0.7 (2/3)"
-    assert f"  - One-hot, 40%: 2 done, 1 {state}\n" in suite.make().page
 
 
 def test_a_diverged_run_is_not_dropped(suite: Suite) -> None:
@@ -244,12 +233,3 @@ def test_the_command(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture
     ):
         assert main([*arguments, "--runs", str(suite.runs)]) == 2
         assert message in capsys.readouterr().err
-
-
-def test_each_scale_and_what_is_not_in_the_paper_has_a_folder(suite: Suite) -> None:
-    results = suite.results()
-    assert Files(results, {}).folder == Path("tried")
-    vars(results)["scale"] = load_scale("smoke")
-    assert Files(results, {}).folder == Path("smoke/tried")
-    vars(results.spec)["path"] = Path("table1.yaml")
-    assert Files(results, {}).folder == Path("smoke")
