@@ -14,7 +14,7 @@ from analysis.build import check, make_files, write
 from analysis.reading.evidence import FOLDER, open_evidence, open_source
 from analysis.reading.keep import add
 from analysis.reading.runs import curves_frame, runs_frame
-from analysis.tables.claims_page import PAGE, claims_files, short_table
+from analysis.tables.claims import PAGE, claims_files, short_table
 from analysis.tables.page import Files, write_files
 from repro.command import exit_code_of
 from repro.errors import UserError

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from analysis.reading.evidence import FOLDER, Source, open_evidence
 from analysis.reading.results import read_results
-from analysis.tables.claims_page import claims_files
+from analysis.tables.claims import claims_files
 from analysis.tables.formats import grid_lines
 from analysis.tables.page import Files, disclaimer_lines, write_files
-from analysis.tables.recipe import make_recipe
-from analysis.tables.table import make_table
+from analysis.tables.table import make_recipe, make_table
 from repro.errors import UserError
 from sweeps.spec import PAPER, Scale, Spec, known_specs, load_scale, load_spec
 

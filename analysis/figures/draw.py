@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from analysis.figures.curves import COLUMNS, Point
 from analysis.figures.labels import ImagePanel
-from analysis.figures.points import COLUMNS, Point
 from analysis.reading.results import Results
 from analysis.reading.stats import factor
 from repro.metric_names import definition_of

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from analysis.figures.curves import curve_points
+from analysis.figures.curves import COLUMNS, curve_points
 from analysis.figures.draw import draw
 from analysis.figures.labels import image_panels
-from analysis.figures.points import COLUMNS
 from analysis.reading.results import Results
 from analysis.tables.formats import csv_bytes
 from analysis.tables.page import Files, heading, notes, provenance, spread_note

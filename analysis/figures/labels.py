@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.figures.curves import curve_points
-from analysis.figures.points import cells_of, chosen, kept_of, make_point, marked
+from analysis.figures.curves import cells_of, chosen, curve_points, kept_of, make_point, marked
 from analysis.reading.images import Classes, TrainingSet, annotated_classes, is_right, training_set_of
 from analysis.reading.results import Cell, Results
 from analysis.reading.stats import factor, summarize

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from analysis.__main__ import main
 from analysis.reading.stats import summarize
-from analysis.tables.claims_page import claims_files, short_table
+from analysis.tables.claims import claims_files, short_table
 from sweeps.claims import load_claims
 from sweeps.spec import SpecError, load_scale, load_spec
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from run_folders import Suite, csv_rows, done_run, ended_run
 
 from analysis.build import make_files
+from analysis.figures.curves import chosen
 from analysis.figures.labels import drawn_of
-from analysis.figures.points import chosen
 from analysis.reading.evidence import open_evidence, open_source, write_evidence
 from analysis.reading.results import read_results
 from repro.files import read_json

@@ -17,8 +17,7 @@ from run_folders import Suite, change, done_run, ended_run, plan_by_hand
 from analysis.__main__ import main
 from analysis.reading.images import TrainingSet
 from analysis.report.labels import EPOCHS, select
-from analysis.report.markdown import render_markdown
-from analysis.report.page import make_report
+from analysis.report.page import make_report, render_markdown
 from repro.errors import UserError
 from repro.labels.trajectory import open_trajectory
 from sweeps.spec import load_spec
