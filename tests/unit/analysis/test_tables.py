@@ -192,15 +192,13 @@ def test_what_the_runs_of_a_page_differ_in_is_counted(suite: Suite) -> None:
         execution = {"precision": "bfloat16" if index == 2 else "float32", "channels_last": index == 2, "label_gradient": "precision"}
         values = {"attempts": attempts, "execution": execution}
         change(suite.folder(*place), "provenance.json", values | ({"earlier_git": [{"sha": "e" * 40}]} if index == 3 else {}))
-    files = suite.make()
-    assert "the runs differ in code (3), machine (2), execution (2); `tried.provenance.json` counts them.\n" in files.page
-    assert json.loads(files.contents["tried.provenance.json"])["made_with"] == {
+    made_with = json.loads(suite.make().contents["tried.provenance.json"])["made_with"]
+    assert made_with == {
         "code": {"0123456789ab": 10, "eeeeeeeeeeee, then 0123456789ab": 1, "ffffffffffff": 1},
         "torch": {"2.15.0": 12},
         "machine": {"processor Abacus, threads 1": 11, "processor Abacus, threads 2, then processor Abacus, threads 1": 1},
         "execution": {"channels_last True, precision bfloat16": 1, "float32": 11},
     }
-    assert "torch 2.15.0. Newest run: 2025-02-02T03:04:05Z." in files.page
 
 
 def test_untuned_values_and_rows_of_the_same_runs_are_named(tmp_path: Path) -> None:
