@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from repro.config import registry
 from repro.config.compose import compose, register_with_hydra, to_config
 from repro.config.identity import run_id, scientific_fields
 from repro.config.schema import Config
@@ -33,8 +34,9 @@ from sweeps.spec import PAPER, Scale, Settings, Spec, SpecError, known_specs, lo
 #: Raised when the layout of a plan file changes.
 SCHEMA = 1
 
-#: The settings without a dot that are choices of Hydra's.
-_CHOICES = frozenset(name for name, kind in get_type_hints(Config).items() if dataclasses.is_dataclass(kind))
+#: The settings without a dot, and those that are choices of Hydra's.
+_SECTIONS: dict[str, Any] = get_type_hints(Config)
+_CHOICES = frozenset(name for name, kind in _SECTIONS.items() if dataclasses.is_dataclass(kind))
 
 #: A text that Hydra takes for one as it is.
 _PLAIN = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
@@ -128,11 +130,27 @@ def make_plan(specs: Sequence[Spec], scale: Scale, folder: Path) -> Plan:
     for spec in specs:
         if spec.path != paths[spec.name]:
             raise UserError(f"{spec.path} and {paths[spec.name]} have one name, by which plans and tables go. Rename one file.")
+    with mistakes_of(scale.path, "rules: "):
+        _check_rules(scale)
     graph = Graph(folder)
     cells = [graph.planned(spec, cell) for spec in specs for cell in expand(spec, scale)]
     needed = {spec.name: with_inputs(graph.runs, runs_of(cell for cell in cells if cell.spec == spec.name)) for spec in specs}
     runs = {name: replace(run, specs=tuple(spec for spec in needed if name in needed[spec])) for name, run in graph.runs.items()}
     return Plan(folder, tuple(specs), scale, runs, cells)
+
+
+def _check_rules(scale: Scale) -> None:
+    """Check the names in rules that select: one that is misspelt never applies, and the runs would be others without a word."""
+    for rule in scale.rules:
+        for key, value in (rule.where | dict.fromkeys(rule.drop)).items():
+            section, _, name = key.partition(".")
+            kind = look_up(section, _SECTIONS, "there is no setting")
+            choices = registry.choices(section) if section in registry.GROUPS else {}
+            if name:
+                kinds = [choice.config for choice in choices.values()] or [kind]
+                look_up(name, {field.name: field for one in kinds for field in dataclasses.fields(one)}, f"{section} has no setting")
+            elif choices and value is not None:
+                look_up(value, choices, f"there is no {section}")
 
 
 class Graph:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +26,6 @@ from analysis.figures.curves import COLUMNS, Point
 from analysis.figures.labels import ImagePanel
 from analysis.reading.results import Results
 from analysis.reading.stats import factor
-from repro.metric_names import definition_of
 from sweeps.spec import Panel
 
 _STYLE = {
@@ -68,12 +66,11 @@ _LETTERS = 32
 def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]) -> dict[str, bytes]:
     """Return the picture by format: the legend, curve panels in pairs, then images with their charts; nothing where there are none."""
     frame = pd.DataFrame(points, columns=[*COLUMNS, "label"])
-    spread = results.spec.cell.spread != "none"
     looks: dict[str, Any] = {
         label: {"color": _COLORS[index % 7], "linestyle": _DASHES[index % 4]} for index, label in enumerate(frame["label"].unique())
     }
     drawings: list[Callable[[Axes], None]] = [
-        functools.partial(_draw_curves, panel=panel, column=str(column), points=lines, looks=looks, spread=spread)
+        functools.partial(_draw_curves, panel=panel, column=str(column), points=lines, looks=looks)
         for panel in results.spec.panels
         for column, lines in frame[frame["panel"] == panel.label].groupby("column", sort=False)
     ]
@@ -81,10 +78,8 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
     drawings += [Axes.remove] * (len(drawings) % 2)
     inches = [2.7] * (len(drawings) // 2)
     for made in images:
-        titles = [made["title"], *[""] * len(made["tiles"])]
         drawings += [
-            functools.partial(_draw_tile, tile=tile, heading=title, spread=spread)
-            for tile, title in zip(made["tiles"], titles, strict=False)
+            functools.partial(_draw_tile, tile=tile, heading="" if index else made["title"]) for index, tile in enumerate(made["tiles"])
         ]
         drawings += [Axes.remove] * (len(drawings) % 2)
     if not drawings:
@@ -112,26 +107,20 @@ def _save(figure: Figure, kind: str) -> bytes:
     return content.getvalue()
 
 
-def _draw_curves(axes: Axes, *, panel: Panel, column: str, points: pd.DataFrame, looks: Mapping[str, dict[str, Any]], spread: bool) -> None:
+def _draw_curves(axes: Axes, *, panel: Panel, column: str, points: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
     """Draw one panel: its lines, each as ``looks`` has it."""
     scale = factor(panel.scale)
-    # No run could be beyond.
-    is_fraction = definition_of(panel.metric.replace("{k}", "000")).unit == "fraction"
-    limits = (0.0, scale) if is_fraction else (-math.inf, math.inf)
     for label, line in points.groupby("label", sort=False):
         mean, sd = scale * line["mean"].astype(float), scale * line["sd"].astype(float)
         epochs = line["epoch"].astype(int)
         axes.plot(epochs, mean, label=label, **looks[str(label)])
-        if spread:
-            low, high = (mean - sd).clip(*limits), (mean + sd).clip(*limits)
-            axes.fill_between(epochs, low, high, color=looks[str(label)]["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(epochs, mean - sd, mean + sd, color=looks[str(label)]["color"], alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
-    label = panel.label if len(panel.label) <= _LETTERS else panel.label.replace(", ", ",\n", 1)
-    axes.set(title=column, xlabel="Epoch", ylabel=label)
+    axes.set(title=column, xlabel="Epoch", ylabel=textwrap.fill(panel.label, _LETTERS))
 
 
-def _draw_tile(axes: Axes, *, tile: Mapping[str, Any], heading: str, spread: bool) -> None:
+def _draw_tile(axes: Axes, *, tile: Mapping[str, Any], heading: str) -> None:
     """Draw an image and beside it the chart of its label, as two parts of ``axes``."""
     axes.set_axis_off()
     axes.set_title(heading, loc="left", pad=18)
@@ -144,7 +133,7 @@ def _draw_tile(axes: Axes, *, tile: Mapping[str, Any], heading: str, spread: boo
     height = 0.8 / len(groups)
     for index, (epoch, group) in enumerate(groups):
         places = np.arange(len(group)) + (index - (len(groups) - 1) / 2) * height
-        whiskers = group["sd"].astype(float) if spread else None
+        whiskers = group["sd"].astype(float)
         look = {"linewidth": 0.6, "label": f"epoch {epoch}" if len(groups) > 1 else None} | _BARS[index - len(groups)]
         chart.barh(places, group["mean"], height, xerr=whiskers, error_kw={"elinewidth": 0.8, "capsize": 2}, **look)
     chart.set_yticks(range(len(group)), group["label"])

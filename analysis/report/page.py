@@ -52,7 +52,7 @@ def make_report(pages: Sequence[Files], *, deviations: str, command: str, runs_l
         .render(
             sections=sections,
             everything=_counts(pd.concat([page.results.runs for page in pages]).drop_duplicates("run_id")),
-            disclaimers=dict.fromkeys(page.results.scale.disclaimer for page in pages if page.results.scale.disclaimer),
+            disclaimer=pages[0].results.scale.disclaimer,
             deviations=render_markdown(deviations, name="deviations", images={})[0],
             data=browse([page.results for page in pages]),
             command=command,
@@ -84,7 +84,8 @@ def render_markdown(text: str, *, name: str, images: Mapping[str, bytes]) -> tup
     """
     text = re.sub(r"^#", "##", re.sub(r"\A# .*\n", "", text), flags=re.MULTILINE)
     text = re.sub(r"(?<!!)\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
-    text = re.sub(r"(!\[[^\]]*\])\((.*?)\)", lambda found: f"{found[1]}(data:image/png;base64,{_base64(images[found[2]])})", text)
+    for file, content in images.items():
+        text = text.replace(f"]({file})", f"](data:image/png;base64,{base64.b64encode(content).decode()})")
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     # In the tab order, so that the box can be scrolled from the keyboard.
     box = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(f"Table: {name}")}"><table>\n'
@@ -92,7 +93,3 @@ def render_markdown(text: str, *, name: str, images: Mapping[str, bytes]) -> tup
     parser.add_render_rule("table_close", lambda *arguments: "</table></div>\n")
     results, _, notes = text.partition("\n---\n")
     return Markup(parser.render(results)), Markup(parser.render(notes))
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")

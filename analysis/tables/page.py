@@ -95,11 +95,11 @@ def table_files(
     return Files(results, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
-def provenance(results: Results, **more: Any) -> bytes:
-    """Return the JSON of what a page was made from: the runs of each cell, what they were made with, and ``more``."""
+def provenance(results: Results) -> bytes:
+    """Return the JSON of what a page was made from: the runs of each cell, and what they were made with."""
     document = {"schema": 2, "spec": results.spec.name, "scale": results.scale.name, "spec_sha256": results.spec_sha256}
     cells = [{"row": cell.row, "column": cell.column, "runs": cell.run_ids} for cell in results.cells]
-    return json_text(document | {"cells": cells, "made_with": _made_with(results), **more}).encode()
+    return json_text(document | {"cells": cells, "made_with": _made_with(results)}).encode()
 
 
 def spread_note(results: Results) -> str:

@@ -42,7 +42,7 @@ def table_lines(results: Results) -> list[Line]:
         UserError: a published number is in another unit.
     """
     spec, reading, reported = results.spec, results.spec.value, read_reported(results.spec)
-    spread, lines = spec.cell.spread != "none", []
+    lines = []
     first: dict[str, Summary] = {}
     p_values: dict[int, float] = {}
     for index, cell in enumerate(results.cells):
@@ -52,7 +52,7 @@ def table_lines(results: Results) -> list[Line]:
         low, high = interval(summary) or (None, None)
         if low is not None and high is not None and definition_of(reading.metric).unit == "fraction":
             low, high = max(low, 0.0), min(high, 1.0)
-        text = render(summary, factor=factor(reading.scale), decimals=reading.decimals, spread=spread)
+        text = render(summary, factor=factor(reading.scale), decimals=reading.decimals)
         published = reported.get(cell.place)
         gap, verdict = _compare(results, summary, published) if reported else (None, None)
         line = {"spec": spec.name, "row": cell.row, "column": cell.column, "metric": reading.metric, "epoch_rule": rule, **vars(summary)}
@@ -61,7 +61,7 @@ def table_lines(results: Results) -> list[Line]:
         line |= {f"published_{key}": getattr(published, key, None) for key in ("mean", "sd", "unit", "own_run", "source")}
         lines.append(line | {"left_out": cell.skip})
         p_value = welch(summary, first.setdefault(cell.column, summary))
-        if cell.row != results.cells[0].row and p_value is not None and spread and reading.better != "neither":
+        if cell.row != results.cells[0].row and p_value is not None and reading.better != "neither":
             p_values[index] = p_value
     for index, adjusted in zip(p_values, holm(list(p_values.values())), strict=True):
         lines[index]["p_from_first_row"] = adjusted

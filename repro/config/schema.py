@@ -37,10 +37,6 @@ class DatasetConfig:
 
     name: str = MISSING
 
-    def contradictions(self, config: Config) -> list[str]:
-        """Return what in these settings contradicts the rest of the run's, a sentence each."""
-        return []
-
 
 @dataclass
 class ModelConfig:
@@ -257,12 +253,10 @@ def check(config: Config) -> None:
 
 def _contradictions(config: Config) -> Iterator[str]:
     for group in registry.GROUPS:
-        name = getattr(config, group).name
-        if type(getattr(config, group)) is not registry.get(group, name).config:
-            yield f"{group}.name={name}: the name follows the choice. Write {group}={name}."
-            return
+        settings = getattr(config, group)
+        if type(settings) is not registry.get(group, settings.name).config:
+            yield f"{group}.name={settings.name}: the name follows the choice. Write {group}={settings.name}."
     yield from config.method.contradictions(config)
-    yield from config.dataset.contradictions(config)
     split, optim = config.split, config.optim
     method = registry.get("method", config.method.name).build
     for name, needed_by in (("fold", "fold"), ("meta_size", "clean_meta")):

@@ -33,6 +33,7 @@ from repro.runs.manifest import read_bytes, sha256, verify
 from repro.runs.provenance import provenance
 from repro.runs.state import corruption, read_state
 from repro.tracker import track
+from repro.training.allocator import keep_freed_memory
 from repro.training.build import build, summarize
 from repro.training.monitor import Monitor
 
@@ -100,6 +101,8 @@ def _execute(config: Config, path: Path, requests: Sequence[int]) -> None:
     config = dataclasses.replace(config, exec=execution)
     make_deterministic(threads=execution.threads, allow_tf32=execution.allow_tf32)
     data = prepare(config, device)
+    # Only now: what reading the files took goes back to the system.
+    keep_freed_memory()
     folder = RunFolder(
         path,
         heartbeat_s=execution.heartbeat_s,

@@ -15,6 +15,13 @@ from repro.engine.lookahead import coefficient_gradient, recorded_forward
 from repro.engine.network import Network
 
 
+def tied() -> nn.Module:
+    """Return two convolutions that share a weight, and a bias that does not train."""
+    first, second = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.ReLU(), frozen(second, "bias"))
+
+
 def changed_in_place(features: Tensor) -> Tensor:
     """Return a tensor, and not what the operations that change it return."""
     doubled = features + features
@@ -38,6 +45,7 @@ def frozen(module: nn.Module, *names: str) -> nn.Module:
 #: What has a rule.
 FOLLOWED: dict[str, Callable[[], nn.Module]] = {
     "nothing": nn.Identity,
+    "shared weight": tied,
     "batch norm, no parameters": lambda: nn.BatchNorm2d(6, affine=False),
     "convolution whose bias alone trains": lambda: frozen(nn.Conv2d(6, 6, 3), "weight"),
     "grouped, strided convolution": lambda: nn.Conv2d(6, 6, 3, padding=2, stride=2, dilation=2, groups=3),

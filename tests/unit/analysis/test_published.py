@@ -10,7 +10,7 @@ from run_folders import Suite, csv_rows, done_run
 
 from analysis.build import make_files
 from analysis.reading.evidence import open_source
-from analysis.reading.stats import contrast, holm, interval, render, rounded, summarize, welch
+from analysis.reading.stats import contrast, holm, interval, rounded, summarize, welch
 from analysis.tables.page import Files
 from repro.errors import UserError
 from sweeps.plan import make_plan, write_plans
@@ -136,7 +136,6 @@ def test_statistics_against_independent_ones() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert contrast([(1.0, summarize([1.0], expected=1))], confidence=0.95) is None
     assert contrast([(1.0, summarize([1.0, 1.0], expected=2))], confidence=0.95) == 0.0
-    assert render(one, factor=1.0, decimals=2, spread=False) == "2.33"
     assert [rounded(-0.0001, 100.0, 1), rounded(-0.01, 100.0, 1)] == ["0.0", "-1.0"]
 
 

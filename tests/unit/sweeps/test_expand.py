@@ -48,6 +48,8 @@ def test_an_input_takes_over_what_its_reader_trains_on(tmp_path: Path) -> None:
     own = {"method": "instance_labels", "split": "fold", "split.fold": 1, "trajectory.dtype": "float32", "method.learning_rate": 50.0}
     assert fold.settings == teacher.settings | own
     assert fold.name == "folds, trajectory.dtype=float32, split.fold=1"
+    without = cells_of(tmp_path, "{method: fixed_labels, split: full}", "{method: fixed_labels}")
+    assert "split" not in first(without["Taught", "Clean"]).inputs["teacher"][0].settings
 
 
 def test_an_input_with_a_model_of_its_own_brings_its_own_recipe(tmp_path: Path) -> None:
@@ -79,6 +81,13 @@ def test_chosen_values_stand_in_the_place_of_otherwise(tmp_path: Path) -> None:
     tuned(tmp_path, {"method.momentum": 0.9})
     with pytest.raises(SpecError, match="has not the keys of its grid"):
         cells_of(tmp_path)
+
+
+def test_two_tunings_of_one_setting_are_refused(tmp_path: Path) -> None:
+    grid = "grid: {method.learning_rate: [1.0]}, otherwise: {method.learning_rate: 1.0}"
+    text = TABLE.replace("tuned: rate", "tuned: [rate, also]").replace("tuning:\n", f"tuning:\n  also: {{{grid}}}\n")
+    with pytest.raises(SpecError, match="method.learning_rate is tuned by 'also' and also set"):
+        cells_of(tmp_path, text=text)
 
 
 def test_a_recipe_shows_settings_without_runs_of_its_own(tmp_path: Path) -> None:
@@ -136,6 +145,9 @@ def test_a_tuned_recipe_stays_where_a_rule_replaces_the_model(tmp_path: Path) ->
     text = TABLE.replace("grid: {method.learning_rate: [5.0, 25.0, 50.0]}\n    otherwise: {method.learning_rate: 50.0}", grid)
     settings = first(cells_of(tmp_path, text=text, scale=scale)["Final", "Clean"]).inputs["labels"][0].settings
     assert settings["optim.learning_rate"] == 0.1
+    said = load_scale(write(tmp_path, SCALE.replace("rules:\n", "rules:\n  - set: {optim.learning_rate: 0.5}\n"), "said.yaml"))
+    settings = first(cells_of(tmp_path, text=text, scale=said)["Final", "Clean"]).inputs["labels"][0].settings
+    assert "optim.learning_rate" not in settings, "a rule says it, and a later one brings another recipe"
     settings = first(cells_of(tmp_path, "optim.epochs: 3", "optim.learning_rate: 0.2", scale)["Final", "Clean"]).settings
     assert "optim.learning_rate" not in settings
 

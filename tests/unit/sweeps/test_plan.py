@@ -76,6 +76,23 @@ def test_a_setting_that_means_nothing_is_told_with_its_place(old: str, new: str,
     assert str(raised.value).count("\n") < 5
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("{drop: [augmnt]}", "there is no setting 'augmnt'. Did you mean 'augment'?"),
+        ("{where: {modle: resnet18}}", "there is no setting 'modle'. Did you mean 'model'?"),
+        ("{where: {model: resnet81}}", "there is no model 'resnet81'. Did you mean 'resnet18'?"),
+        ("{where: {model.dpeth: 32}}", "model has no setting 'dpeth'. Did you mean 'depth'?"),
+        ("{drop: [optim.epoch]}", "optim has no setting 'epoch'. Did you mean 'epochs'?"),
+    ],
+)
+def test_a_rule_that_never_applies_is_refused(rule: str, message: str, folder: Path) -> None:
+    scale = load_scale(write(folder.parent, f"title: tiny\ndisclaimer: Tiny.\nrules: [{rule}]", "tiny.yaml"))
+    with pytest.raises(UserError) as raised:
+        make_plan([spec_of(folder.parent)], scale, folder)
+    assert f"tiny.yaml: rules: {message}" in str(raised.value)
+
+
 def test_a_run_without_a_seed_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="seed"):
         plan_of(folder, "repeats: {seed: [0, 1]}", "repeats: {split.num_folds: [3, 4]}")

@@ -70,7 +70,6 @@ def test_a_dataset_brings_its_model_and_a_model_its_recipe(
         ([*GOOD, "optim.algorithm=adam", "optim.momentum=0.9"], "is a step of SGD"),
         ([*PLAIN, "optim.algorithm=adam"], "use optim.momentum=0.9"),
         ([*GOOD, "trajectory.gradient=true", "exec.compile=true"], "trajectory.gradient=true contradicts exec.compile"),
-        ([*GOOD, "dataset=cifar10", "dataset.num_classes=11"], "dataset.num_classes=11: must be"),
     ],
 )
 def test_refused_in_few_lines(overrides: list[str], message: str) -> None:

@@ -123,20 +123,6 @@ def test_draws_cover_every_crop_and_both_sides_evenly_and_each_can_be_had_alone_
 
 
 @pytest.mark.parametrize(
-    ("name", "mean", "std"),
-    [
-        ("dataset", MEAN, STD),
-        ("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        ("meta_weight_net", (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
-        ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    ],
-)
-def test_statistics(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    wanted = (pixels(2).numpy() / 255.0 - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
-    np.testing.assert_allclose(transform(normalization=name)(pixels(2), None).numpy(), wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize(
     ("shape", "config", "words"),
     [
         ((1, 8, 8), {"normalization": "cifar10"}, r"augment.normalization=cifar10.*3 channels.*1\. Use augment.normalization=dataset"),

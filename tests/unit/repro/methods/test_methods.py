@@ -10,7 +10,6 @@ from torch import Tensor
 
 from repro.config import registry
 from repro.engine.method import Batch, Method
-from repro.methods.learned.instance_labels import project_onto_simplex
 
 ROWS = torch.arange(NUM_INSTANCES)
 
@@ -116,15 +115,3 @@ def test_curriculum_weights(curriculum: str, expected: list[float]) -> None:
     torch.testing.assert_close(weights(rows, curriculum_normalized=False), torch.tensor(expected), atol=1e-6, rtol=1e-5)
     assert weights(rows).mean() == pytest.approx(1.0)
     assert torch.isfinite(weights(ROWS[1:])).all()
-
-
-def test_projection_onto_the_simplex() -> None:
-    """The projection is a distribution, leaves distributions alone, and no other distribution is nearer."""
-    torch.manual_seed(0)
-    points: Tensor = 3 * torch.randn(50, NUM_CLASSES)
-    projected = project_onto_simplex(points)
-    torch.testing.assert_close(projected.sum(1), torch.ones(50))
-    assert (projected >= 0).all()
-    torch.testing.assert_close(project_onto_simplex(projected), projected)
-    nearest = torch.cdist(points, torch.distributions.Dirichlet(torch.ones(NUM_CLASSES)).sample((500,))).min(1).values
-    assert ((points - projected).norm(dim=1) <= nearest + 1e-6).all()

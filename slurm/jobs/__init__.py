@@ -1,1 +1,0 @@
-"""Jobs on a cluster: submitting them, what they do, and how far they are."""
