@@ -18,7 +18,7 @@ from sweeps.claims import load_claims
 from sweeps.spec import Scale, Spec, load_spec
 
 #: What evidence leaves out: where a run lies and on which machines it ran.
-_ELSEWHERE = {"place", "run_id", "host", "hosts", "pid", "token", "heartbeat", "slurm_job"}
+_ELSEWHERE = {"host", "hosts", "pid", "token", "heartbeat", "slurm_job"}
 
 
 def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict[str, str]:
@@ -54,10 +54,11 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
                     curves[run_id] = columns | curves.get(run_id, {})
             elif state != "missing":
                 left_out[run_id] = f"{state} {source.record(run_id)['status'].get('error') or ''}"
+    given = {spec.name: spec for spec in specs}
     read: defaultdict[str, set[str]] = defaultdict(set)
     for name, plan in plans.items():
         for run_id in _run_ids(plan):
-            read[run_id] |= _metrics(load_spec(name))
+            read[run_id] |= _metrics(given.get(name) or load_spec(name))
     left_out |= dict.fromkeys(sorted(records.keys() - read.keys()), "no plan names it any more")
     kept = {run_id: _kept(record) for run_id, record in records.items() if run_id in read}
     shown = {
@@ -74,7 +75,8 @@ def _run_ids(plan: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _kept(record: Record) -> Record:
-    kept: Record = json.loads(json.dumps(record), object_hook=lambda part: {key: part[key] for key in part if key not in _ELSEWHERE})
+    of_run = {key: value for key, value in record.items() if key != "place"}
+    kept: Record = json.loads(json.dumps(of_run), object_hook=lambda part: {key: part[key] for key in part if key not in _ELSEWHERE})
     return kept
 
 
