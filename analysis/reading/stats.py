@@ -116,7 +116,9 @@ def welch(one: Summary, other: Summary) -> float | None:
 
     ``None`` where it says nothing: fewer than three complete runs in either, or no spread in both.
     """
-    if not (one.complete and other.complete and min(one.n, other.n) >= MIN_TESTED) or one.sd == other.sd == 0.0:
+    if one.mean is None or one.sd is None or other.mean is None or other.sd is None or one.sd == other.sd == 0.0:
+        return None
+    if not (one.complete and other.complete and min(one.n, other.n) >= MIN_TESTED):
         return None
     from scipy.stats import ttest_ind_from_stats
 

@@ -118,12 +118,11 @@ def _compared(claim: Claim, comparison: Comparison, confidence: float) -> Outcom
         return Outcome(comparison.label, done, len(runs), comparison.published)
     terms = [(weight, summarize([value for _, value in of if value is not None], expected=len(of))) for of, weight in weights.items()]
     difference = math.fsum(weight * (summary.mean or 0.0) for weight, summary in terms) - comparison.constant
-    bounds: list[float] = []
-    for level in (_CONFIDENCE, confidence):
-        half = contrast(terms, confidence=level)
-        bounds += [] if half is None else [difference - half, difference + half]
-    verdict = _verdict(claim, *bounds[2:]) if bounds else UNDECIDED
-    return Outcome(comparison.label, done, len(runs), comparison.published, verdict, difference, *bounds)
+    half, adjusted = (contrast(terms, confidence=level) for level in (_CONFIDENCE, confidence))
+    if half is None or adjusted is None:
+        return Outcome(comparison.label, done, len(runs), comparison.published, UNDECIDED, difference)
+    bounds = difference - half, difference + half, difference - adjusted, difference + adjusted
+    return Outcome(comparison.label, done, len(runs), comparison.published, _verdict(claim, *bounds[2:]), difference, *bounds)
 
 
 def _verdict(claim: Claim, low: float, high: float) -> str:
