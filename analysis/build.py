@@ -11,8 +11,7 @@ from pathlib import Path
 from analysis.reading.evidence import FOLDER, Source, open_evidence
 from analysis.reading.results import read_results
 from analysis.tables.claims import claims_files
-from analysis.tables.formats import grid_lines
-from analysis.tables.page import Files, disclaimer_lines, write_files
+from analysis.tables.page import Files, disclaimer_lines, grid_lines, write_files
 from analysis.tables.table import make_recipe, make_table
 from sweeps.spec import PAPER, Scale, Spec, load_scale, load_spec
 
@@ -43,7 +42,7 @@ def make_files(spec: Spec, scale: Scale, source: Source) -> Files:
     if spec.kind == "recipe":
         return make_recipe(results)
     # matplotlib takes a second to import.
-    from analysis.figures.figure import make_figure
+    from analysis.figures.draw import make_figure
 
     return make_figure(results)
 

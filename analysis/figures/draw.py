@@ -1,4 +1,4 @@
-"""Draws a figure from its points, as PNG, SVG and PDF.
+"""A figure: its page, the numbers that are plotted as CSV, and its picture as PNG, SVG and PDF.
 
 The same points give the same bytes: no date, no program version and no random id goes into a file, the user's own matplotlib settings are
 not read, and no part is placed by a solver.
@@ -22,10 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from analysis.figures.curves import COLUMNS, Point
-from analysis.figures.labels import ImagePanel
+from analysis.figures.curves import COLUMNS, Point, curve_points
+from analysis.figures.labels import ImagePanel, image_panels
 from analysis.reading.results import Results
 from analysis.reading.stats import factor
+from analysis.tables.page import Files, csv_bytes, heading, notes, provenance, spread_note
 from sweeps.spec import Panel
 
 _STYLE = {
@@ -143,3 +144,31 @@ def _draw_tile(axes: Axes, *, tile: Mapping[str, Any], heading: str) -> None:
     chart.xaxis.set_major_locator(MaxNLocator(2))  # numbers such as 0.0025 are as long as the chart is wide
     if len(groups) > 1:
         chart.set_xlim(0.0, 1.0)
+
+
+_CURVES = (
+    "Lines: means over the runs after each completed epoch; epoch 0 is the untrained model. Bands: mean ± spread.",
+    "(2/3): of the three runs of a line two are done and have the metric. div (1/3): one diverged, where the line ends.",
+)
+
+
+def make_figure(results: Results) -> Files:
+    """Return the files of a figure."""
+    spec = results.spec
+    curves, images = curve_points(results), image_panels(results)
+    points = [*curves, *(bar for made in images for tile in made["tiles"] for bar in tile["bars"])]
+    contents = draw(results, curves, images)
+    read = [made["note"] for made in images if made["tiles"]]
+    if any(panel.type == "curve" for panel in spec.panels):
+        read = [*_CURVES, *read, spread_note(results)]
+    doubt = [f"Not drawn: {made['panel']['label']}: {made['reason']}. {made['note']}" for made in images if not made["tiles"]]
+    shown = {point["panel"] for point in curves}
+    doubt += [f"Not drawn: {one.label}: no run has it." for one in spec.panels if one.type == "curve" and one.label not in shown]
+    picture = f"![{spec.title}]({spec.name}.png)" if contents else "No picture."
+    page = [*heading(spec, results.scale), picture, "", *notes(results, read=read, doubt=doubt, command="figures")]
+    contents |= {
+        "csv": csv_bytes([{name: point[name] for name in COLUMNS} for point in points], columns=COLUMNS),
+        "md": ("\n".join(page) + "\n").encode(),
+        "provenance.json": provenance(results),
+    }
+    return Files(results, {f"{spec.name}.{kind}": content for kind, content in contents.items()})

@@ -24,8 +24,7 @@ from analysis.reading.evidence import open_source
 from analysis.reading.reported import read_reported
 from analysis.reading.results import Results, read_results
 from analysis.reading.stats import contrast, factor, rounded, summarize
-from analysis.tables.formats import csv_bytes, grid_lines
-from analysis.tables.page import disclaimer_lines
+from analysis.tables.page import csv_bytes, disclaimer_lines, grid_lines
 from sweeps.claims import Claim, Claims, Test, load_claims
 from sweeps.spec import Scale, load_scale, load_spec
 

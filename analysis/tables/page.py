@@ -5,6 +5,8 @@ Nothing here looks at a clock, a path or a locale: the same runs give the same b
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +19,6 @@ import pandas as pd
 
 from analysis.reading.results import Cell, Results, command_name
 from analysis.reading.runs import MADE_WITH
-from analysis.tables.formats import csv_bytes, grid_lines, latex_table
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
 from sweeps.expand import same_runs
@@ -162,3 +163,42 @@ def _missing(results: Results) -> Iterator[str]:
             lines.append(f"  - {label}: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}")
     if lines:
         yield "\n".join(["**Not all runs are done**:", *lines])
+
+
+#: Signs that LaTeX's usual fonts have no letter for.
+_LATEX = str.maketrans(
+    {"±": r"$\pm$", "—": "---", "✓": "yes", "✗": "no", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "→": r"$\rightarrow$"}
+    | {"×": r"$\times$", "β": r"$\beta$", "α": r"$\alpha$"}
+)
+
+
+def grid_lines(header: Sequence[str], body: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Return a Markdown table, its columns padded to one width; all but the first ``left`` columns stand to the right."""
+    lines = [[text.replace("|", "\\|") for text in line] for line in (header, *body)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width if index < left else "-" * (width - 1) + ":" for index, width in enumerate(widths)])
+    padded = [
+        [text.ljust(width) if index < left else text.rjust(width) for index, (text, width) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    ]
+    return [f"| {' | '.join(line)} |" for line in padded]
+
+
+def csv_bytes(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = ()) -> bytes:
+    """Return ``rows`` as CSV: numbers at full precision, ``None`` as an empty field; ``columns`` is the header where there is no row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def latex_table(name: str, caption: str, texts: pd.DataFrame, bold: pd.DataFrame) -> str:
+    """Return a ``table`` environment with the rules of booktabs; where ``bold`` is true, ``texts`` are."""
+    style = texts.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
+    style.apply(lambda cells: bold.map({True: "textbf:--rwrap", False: ""}.get), axis=None)
+    escaped = re.sub(r"([&%$#_{}])", r"\\\1", caption)
+    label = f"tab:{name.replace('_', '-')}"
+    columns = "l" + "r" * texts.shape[1]
+    tex = style.to_latex(hrules=True, position_float="centering", column_format=columns, caption=escaped, label=label)
+    return f"% needs \\usepackage{{booktabs}}\n{tex.translate(_LATEX)}"

@@ -9,8 +9,7 @@ from analysis.reading.reported import Reported, read_reported
 from analysis.reading.results import Results
 from analysis.reading.runs import FACTS
 from analysis.reading.stats import MIN_TESTED, Summary, factor, holm, interval, render, rounded, summarize, welch
-from analysis.tables.formats import csv_bytes, grid_lines
-from analysis.tables.page import Files, notes, provenance, spread_note, table_files
+from analysis.tables.page import Files, csv_bytes, grid_lines, notes, provenance, spread_note, table_files
 from repro.errors import UserError
 from repro.metric_names import definition_of
 from sweeps.spec import PAPER, Reading
