@@ -34,7 +34,7 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
     """
     target = open_evidence(path)
     records = {run_id: target.record(run_id) for run_id in target.run_ids}
-    curves = {run_id: columns for run_id in target.run_ids if (columns := target.columns(run_id))}
+    curves = {run_id: target.columns(run_id) for run_id in target.run_ids}
     plans = {plan.stem: read_json(plan) for plan in target.plans.glob("*.json")}
     left_out = {}
     for spec in specs:
@@ -44,14 +44,11 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
         for run_id, state in results.states.items():
             if state == "done":
                 record, columns = source.record(run_id), source.columns(run_id)
-                if run_id in records:
-                    _check_same(record | columns, records[run_id] | curves.get(run_id, {}))
-                    record = records[run_id]
+                kept, shown = records.get(run_id, {}), curves.get(run_id, {})
+                _check_same(record | columns, kept | shown)
+                records[run_id], curves[run_id] = record | kept, columns | shown
                 if run_id in drawn:
-                    record["drawn"] = record.get("drawn", {}) | {spec.name: drawn[run_id]}
-                records[run_id] = record
-                if columns:
-                    curves[run_id] = columns | curves.get(run_id, {})
+                    records[run_id]["drawn"] = records[run_id].get("drawn", {}) | {spec.name: drawn[run_id]}
             elif state != "missing":
                 left_out[run_id] = f"{state} {source.record(run_id)['status'].get('error') or ''}"
     given = {spec.name: spec for spec in specs}
@@ -60,13 +57,13 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
         for run_id in _run_ids(plan):
             read[run_id] |= _metrics(given.get(name) or load_spec(name))
     left_out |= dict.fromkeys(sorted(records.keys() - read.keys()), "no plan names it any more")
-    kept = {run_id: _kept(record) for run_id, record in records.items() if run_id in read}
-    shown = {
-        run_id: {key: curves[run_id][key] for key in curves[run_id] if _family(key) in {"epoch", *read[run_id]}}
-        for run_id in kept.keys() & curves.keys()
-        if read[run_id]
+    records = {run_id: _kept(record) for run_id, record in records.items() if run_id in read}
+    curves = {
+        run_id: {key: values for key, values in curves[run_id].items() if _family(key) in {"epoch", *read[run_id]}}
+        for run_id in records
+        if read[run_id] and curves[run_id]
     }
-    write_evidence(path, plans, kept, shown)
+    write_evidence(path, plans, records, curves)
     return left_out
 
 
