@@ -17,7 +17,6 @@ from analysis.reading.runs import MADE_WITH
 from analysis.tables.formats import csv_bytes, grid_lines, latex_table
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
-from sweeps.expand import same_runs
 from sweeps.spec import PAPER, Scale, Spec
 
 
@@ -113,8 +112,6 @@ def notes(results: Results, *, read: Sequence[str], doubt: Sequence[str], comman
     doubt = [*doubt, *_missing(results)]
     doubt += [f"**Not tuned yet**, so with the values that the spec declares until it is: {text}." for text in _noted(cells, "untuned")]
     doubt += [f"At the end of its grid, so that a better value may lie beyond: {text}." for text in _noted(cells, "at_end")]
-    same = same_runs(spec, [(cell.row, cell.column, cell.run_ids) for cell in cells])
-    doubt += [f"**The same runs**, so that nothing is compared between them: {text}." for text in same]
     made_with = _made_with(results)
     if mixed := [f"{what} ({len(counts)})" for what, counts in made_with.items() if len(counts) > 1]:
         doubt.append(f"**Not all made alike**: the runs differ in {', '.join(mixed)}; `{spec.name}.provenance.json` counts them.")
