@@ -21,7 +21,6 @@ from analysis.reading.results import Cell, Results, command_name
 from analysis.reading.runs import MADE_WITH
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
-from sweeps.expand import same_runs
 from sweeps.spec import PAPER, Scale, Spec
 
 
@@ -115,12 +114,8 @@ def notes(results: Results, *, read: Sequence[str], doubt: Sequence[str], comman
     spec, cells, name = results.spec, results.cells, command_name(results.spec, results.scale)
     done = results.runs[results.runs["state"] == "done"]
     doubt = [*doubt, *_missing(results)]
-    for warning, texts in (
-        ("**Not tuned yet**, so with the values that the spec declares until it is", _noted(cells, "untuned")),
-        ("At the end of its grid, so that a better value may lie beyond", _noted(cells, "at_end")),
-        ("**The same runs**, so that nothing is compared between them", same_runs(spec, [(*cell.place, cell.run_ids) for cell in cells])),
-    ):
-        doubt += [f"{warning}: {text}." for text in texts]
+    doubt += [f"**Not tuned yet**, so with the values that the spec declares until it is: {text}." for text in _noted(cells, "untuned")]
+    doubt += [f"At the end of its grid, so that a better value may lie beyond: {text}." for text in _noted(cells, "at_end")]
     made_with = _made_with(results)
     if mixed := [f"{what} ({len(counts)})" for what, counts in made_with.items() if len(counts) > 1]:
         doubt.append(f"**Not all made alike**: the runs differ in {', '.join(mixed)}; `{spec.name}.provenance.json` counts them.")

@@ -143,7 +143,7 @@ def test_nothing_run_is_said_and_the_page_names_every_claim(tmp_path: Path, caps
     [
         (
             {"tests": [TEST | {"rows": ["Ours (Instanse)"]}]},
-            r"claims\[1\].tests\[0\]: rows: table1 has no label 'Ours \(Instanse\)'. Did you",
+            r"claims\[1\].tests\[0\]: table1 has no row 'Ours \(Instanse\)'. Did you",
         ),
         ({"tests": [TEST | {"above": 1.0}]}, r"a test has exactly one of over, .* this one has over, above"),
         ({"direction": "up"}, r"claims\[1\].direction: "),
