@@ -1,4 +1,4 @@
-"""``python -m sweeps plan|run|status|retry|tune|verify``: which runs a table or figure needs, how far they are, running them here."""
+"""``python -m sweeps plan|run|status|tune|verify``: which runs a table or figure needs, how far they are, running them here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ _COMMANDS = {
     "plan": "count the runs that are needed, shared, done, missing, failed, and estimate their hours; nothing is started",
     "run": "run what is missing; the same command resumes",
     "status": "show the grid of rows and columns, cell by cell",
-    "retry": "queue failed, lost and corrupted runs again, for the next run to take; their checkpoints stay",
     "tune": "run the grids of the specs' tunings, and note the values that are best on validation images",
     "verify": "read every file of the finished runs, and say which are not what the runs wrote; without SPEC, of all runs",
 }
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--minutes", type=positive, default=math.inf, metavar="M", help=_MINUTES)
             command.add_argument("--set", type=_execution, action="append", default=[], metavar="KEY=VALUE", help=_SET)
         if name == "run":
-            command.add_argument("--retry", action="store_true", help="run those again that failed before")
+            command.add_argument("--retry", action="store_true", help="train failed and corrupted runs again, from their checkpoints")
             add_options(command)
         if name == "tune":
             command.add_argument("--again", action="store_true", help="train the grids and choose again though scores are kept")
@@ -92,7 +91,6 @@ def _command(args: argparse.Namespace, began: float) -> int:
     scale = load_scale(args.scale)
     specs = [load_spec(name) for name in dict.fromkeys(args.spec)]
     # With these comes PyTorch, which `--help` and a mistake in a spec do without.
-    from repro.runs.state import requeue
     from sweeps import report
     from sweeps.launch import start_server
     from sweeps.plan import make_plan, plan_document, write_plans
@@ -106,9 +104,6 @@ def _command(args: argparse.Namespace, began: float) -> int:
         return report.print_verified(args.runs, plan.runs if specs else None)
     if args.command == "status":
         report.print_status(plan)
-    elif args.command == "retry":
-        queued = [run.place for run in plan.runs.values() if requeue(plan.folder / run.run_id)]
-        print(f"{len(queued)} failed, lost and corrupted runs are queued again; the next `python -m sweeps run` takes them.")
     else:
         write_plans(plan)
         if args.command == "run":

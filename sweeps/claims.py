@@ -78,15 +78,12 @@ class Test(Model):
             )
         look_up(self.spec, known_specs(), "spec: there is no spec")
         spec = load_spec(self.spec)
-        for key, lines in (
-            ("rows", spec.row_lines),
-            ("over", spec.row_lines),
-            ("columns", spec.column_lines),
-            ("over_columns", spec.column_lines),
-        ):
-            for label in getattr(self, key):
-                look_up(label, {line.label: line for line in lines}, f"{key}: {self.spec} has no label")
-        return self if self.columns else self.model_copy(update={"columns": [line.label for line in spec.column_lines]})
+        rows, columns = ({line.label: line for line in lines} for lines in (spec.row_lines, spec.column_lines))
+        for label in (*self.rows, *self.over):
+            look_up(label, rows, f"{self.spec} has no row")
+        for label in (*self.columns, *self.over_columns):
+            look_up(label, columns, f"{self.spec} has no column")
+        return self if self.columns else self.model_copy(update={"columns": list(columns)})
 
 
 class Claim(Model):

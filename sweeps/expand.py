@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ NOT_INHERITED = ("method", "split", "inputs")
 _RECIPE: Settings = {"method": "one_hot", "seed": 0}
 
 #: The tuning that the values of a grid come from while none of them has been chosen.
-_TRIED: Key = ("", "", "")
+TRIED: Key = ("", "", "")
 
 #: The tuning that chose a setting, by the name of the setting.
 Origins = dict[str, Key]
@@ -56,7 +55,8 @@ class Variant:
         inputs: role -> the runs it reads, sorted by role.
         repeat: what tells it from the others of its cell, such as ``{"seed": 0}``; empty for a run that others read.
         name: which named run it is, with its values of ``each``; empty for a run of a cell.
-        uses: the tunings whose values it has, not those of its inputs.
+        uses: the tunings that it names, not those of its inputs.
+        origins: which tuning chose which of its settings, also where it takes them over from its reader.
     """
 
     settings: Settings
@@ -64,6 +64,7 @@ class Variant:
     repeat: Settings
     name: str
     uses: list[Use]
+    origins: Origins
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +97,12 @@ class Cell:
         return list(dict.fromkeys(f"{value} ({use})" for use in uses_of(self.variants) if use.chosen for value in use.chosen.at_end))
 
 
-def uses_of(variants: Iterable[Variant], seen: set[Variant] | None = None) -> Iterator[Use]:
-    """Return the tunings of ``variants`` and of all that they read, those of inputs first, leaving out runs in ``seen``."""
-    seen = set() if seen is None else seen
+def uses_of(variants: Iterable[Variant]) -> list[Use]:
+    """Return the tunings of ``variants`` and of all that they read, those of inputs first."""
+    uses: dict[Use, None] = {}
     for variant in variants:
-        if variant not in seen:
-            seen.add(variant)
-            for read in variant.inputs.values():
-                yield from uses_of(read, seen)
-            yield from variant.uses
+        uses |= dict.fromkeys([*uses_of(chain(*variant.inputs.values())), *variant.uses])
+    return list(uses)
 
 
 def expand(spec: Spec, scale: Scale) -> list[Cell]:
@@ -130,26 +128,6 @@ def digest(cells: Sequence[Cell]) -> str:
 
 def _sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def same_runs(spec: Spec, cells: Sequence[tuple[str, str, Iterable[str]]]) -> list[str]:
-    """Return in words which ``cells`` (row, column, run ids) have the same runs, read at the same epoch: between them nothing is compared.
-
-    It happens where a scale undoes what tells rows or columns apart, and where what is chosen for one is what another has.
-    """
-    epochs = {row.label: row.epoch for row in spec.row_lines}
-    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-    # Rows that are one in a column, then columns that are one in a row.
-    for axis in (0, 1):
-        groups: defaultdict[tuple[str, frozenset[str], str | None], list[str]] = defaultdict(list)
-        for row, column, run_ids in cells:
-            place = (row, column)
-            groups[place[1 - axis], frozenset(run_ids), epochs[row]].append(place[axis])
-        for (where, names, _), labels in groups.items():
-            if names and len(labels) > 1:
-                alike[tuple(labels)].append(where)
-    named = {" and ".join(map(repr, labels)): "; ".join(filter(None, places)) for labels, places in alike.items()}
-    return [f"{labels} ({places})" if places else labels for labels, places in named.items()]
 
 
 def on_top(base: Settings, added: Settings) -> Settings:
@@ -214,30 +192,22 @@ class Expansion:
                 cells.append(self._cell(row, column))
         return cells
 
-    def base(self, use: Use) -> tuple[Settings, Origins]:
-        """Return what the runs of the grid of ``use`` have in common, before the scale, and which tunings chose what of it.
-
-        They begin with the settings of the run that needs the values, as an input does with those of its reader.
-        """
-        own = self.tunings[use.key[0]].settings
-        base = on_top(without(use.settings, NOT_INHERITED), own)
-        return base, {key: origin for key, origin in use.origins.items() if key in base and key not in own}
-
     def grid(self, use: Use) -> list[tuple[Settings, Variant]]:
         """Return each point of the grid of ``use``, with its run.
+
+        It begins with the settings of the run that needs the values, as an input does with those of its reader.
 
         Raises:
             SpecError: as :func:`expand`.
         """
-        tuning = self.tunings[use.key[0]]
-        base, origins = self.base(use)
+        tuning, name = self.tunings[use.key[0]], f"tuning.{use.key[0]}"
+        inherited = without(use.settings, NOT_INHERITED)
         points = []
         for values in combinations({key: self.scale.subsampled(axis) for key, axis in tuning.grid.items()}):
-            tried = origins | dict.fromkeys(values, _TRIED)
-            with mistakes_of(self.spec.path, f"tuning.{use.key[0]}: "):
-                points.append(
-                    (values, self._variant(on_top(base, values), tuning, tried, fixed={}, name=_named(f"tuning {use.key[0]}", values)))
-                )
+            with mistakes_of(self.spec.path, f"{name}: "):
+                own = join([("set", tuning.settings), ("grid", values)])
+                origins = without(use.origins, tuple(tuning.settings)) | dict.fromkeys(values, TRIED)
+                points.append((values, self._variant(on_top(inherited, own), tuning, origins, fixed={}, name=_named(name, values))))
         return points
 
     def _cell(self, row: Line, column: Line) -> Cell:
@@ -282,7 +252,7 @@ class Expansion:
         uses = [Use(key, settings, origins, chosen) for key, chosen in needed]
         inherited = without(settings, NOT_INHERITED)
         inputs: dict[str, list[Variant]] = {role: self._inputs(role, ref, inherited, origins) for role, ref in sorted(part.inputs.items())}
-        return Variant(self._scaled(settings, origins), inputs, repeat or {}, name, uses)
+        return Variant(self._scaled(settings, origins), inputs, repeat or {}, name, uses, origins)
 
     def _inputs(self, role: str, ref: Input, inherited: Settings, origins: Origins) -> list[Variant]:
         same = repr((role, ref, sorted(inherited.items()), sorted(origins.items())))
@@ -293,8 +263,9 @@ class Expansion:
                 raise ValueError(f"inputs.{role}: {len(chosen)} runs of '{ref.run}' match where; one is needed, of labels one or more.")
             found = []
             for each in chosen:
-                own = on_top(on_top(run.settings, ref.settings), each)
-                found.append(self._variant(on_top(inherited, own), run, origins, fixed=own, name=_named(ref.run, ref.settings | each)))
+                own = join([("set", on_top(run.settings, ref.settings)), ("each", each)])
+                name = _named(ref.run, ref.settings | each)
+                found.append(self._variant(on_top(inherited, own), run, origins, fixed=own, name=name))
             self._read[same] = found
         return self._read[same]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,27 +18,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repro.config import registry
-from repro.config.compose import compose, register_with_hydra, to_config
+from repro.config.compose import compose, known_settings, register_with_hydra, to_config
 from repro.config.identity import run_id, scientific_fields
 from repro.config.schema import Config
-from repro.errors import UserError
+from repro.errors import UserError, did_you_mean
 from repro.files import write_json
 from repro.runs.code import differs
 from repro.runs.inputs import check_inputs
 from repro.runs.state import read_state
 from sweeps.expand import Cell, Variant, digest, expand
-from sweeps.selection import runs_of, with_inputs
 from sweeps.spec import PAPER, Scale, Settings, Spec, SpecError, known_specs, look_up, mistakes_of, shown
 
 #: Raised when the layout of a plan file changes.
 SCHEMA = 1
 
-#: The settings without a dot, and those that are choices of Hydra's.
-_SECTIONS: dict[str, Any] = get_type_hints(Config)
-_CHOICES = frozenset(name for name, kind in _SECTIONS.items() if dataclasses.is_dataclass(kind))
-
-#: A text that Hydra takes for one as it is.
-_PLAIN = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
+#: The settings without a dot that are choices of Hydra's.
+_CHOICES = frozenset(name for name, kind in get_type_hints(Config).items() if dataclasses.is_dataclass(kind))
 
 
 @dataclass(frozen=True)
@@ -87,20 +81,32 @@ class Plan:
     @cached_property
     def spared(self) -> frozenset[str]:
         """The runs that are not done and need not be: no cell shows them, and every run that reads them is done or spared itself."""
-        needed: set[str] = set()
         read = {name for run in self.runs.values() for name in run.inputs}
-        waiting = [*runs_of(self.cells), *(self.runs.keys() - read)]
-        while waiting:
-            name = waiting.pop()
-            if name not in needed:
-                needed.add(name)
-                waiting += self.runs[name].inputs if self.runs[name].state != "done" else ()
+        needed = {name for cell in self.cells for name in cell.run_ids} | (self.runs.keys() - read)
+        # Readers come after what they read.
+        for name, run in reversed(self.runs.items()):
+            if name in needed and run.state != "done":
+                needed.update(run.inputs)
         return frozenset(name for name, run in self.runs.items() if name not in needed and run.state != "done")
 
     @property
     def untuned(self) -> list[str]:
         """The tunings that have not been done, each for a dataset and a model; their values are those of ``otherwise``."""
         return list(dict.fromkeys(name for cell in self.cells for name in cell.untuned))
+
+    def with_inputs(self, names: Iterable[str]) -> dict[str, PlannedRun]:
+        """Return the runs called ``names`` in that order, each after all that it reads."""
+        found: dict[str, PlannedRun] = {}
+        for name in names:
+            if name not in found:
+                found |= self.with_inputs(self.runs[name].inputs)
+                found[name] = self.runs[name]
+        return found
+
+    def part(self, cells: Sequence[Cell], first: Iterable[str] = ()) -> Plan:
+        """Return the plan of ``cells`` alone; of its runs those called ``first`` come first."""
+        names = [name for cell in cells for name in cell.run_ids]
+        return replace(self, runs=self.with_inputs([*first, *names]), cells=list(cells))
 
 
 def planned_state(folder: Path) -> str:
@@ -109,9 +115,8 @@ def planned_state(folder: Path) -> str:
 
 
 def override(key: str, value: Any) -> str:
-    """Return a setting in the notation of Hydra's command line, ``key=value``, quoted where it needs to be."""
-    plain = isinstance(value, str) and _PLAIN.fullmatch(value)
-    return f"{key}={value if plain else json.dumps(value, separators=(',', ':'), ensure_ascii=False)}"
+    """Return a setting in the notation of Hydra's command line, which takes values as JSON has them: ``key=value``."""
+    return f"{key}={json.dumps(value, separators=(',', ':'), ensure_ascii=False)}"
 
 
 def overrides_of(settings: Settings) -> tuple[str, ...]:
@@ -134,23 +139,21 @@ def make_plan(specs: Sequence[Spec], scale: Scale, folder: Path) -> Plan:
         _check_rules(scale)
     graph = Graph(folder)
     cells = [graph.planned(spec, cell) for spec in specs for cell in expand(spec, scale)]
-    needed = {spec.name: with_inputs(graph.runs, runs_of(cell for cell in cells if cell.spec == spec.name)) for spec in specs}
+    plan = Plan(folder, tuple(specs), scale, graph.runs, cells)
+    needed = {spec: plan.part([cell for cell in cells if cell.spec == spec]).runs for spec in paths}
     runs = {name: replace(run, specs=tuple(spec for spec in needed if name in needed[spec])) for name, run in graph.runs.items()}
-    return Plan(folder, tuple(specs), scale, runs, cells)
+    return replace(plan, runs=runs)
 
 
 def _check_rules(scale: Scale) -> None:
     """Check the names in rules that select: one that is misspelt never applies, and the runs would be others without a word."""
+    known = known_settings()
     for rule in scale.rules:
         for key, value in (rule.where | dict.fromkeys(rule.drop)).items():
-            section, _, name = key.partition(".")
-            kind = look_up(section, _SECTIONS, "there is no setting")
-            choices = registry.choices(section) if section in registry.GROUPS else {}
-            if name:
-                kinds = [choice.config for choice in choices.values()] or [kind]
-                look_up(name, {field.name: field for one in kinds for field in dataclasses.fields(one)}, f"{section} has no setting")
-            elif choices and value is not None:
-                look_up(value, choices, f"there is no {section}")
+            if key not in known:
+                raise ValueError(f"there is no setting '{key}'.{did_you_mean(key, known)}")
+            if key in registry.GROUPS and value is not None:
+                registry.get(key, value)
 
 
 class Graph:
@@ -223,22 +226,20 @@ class Graph:
         overrides = overrides_of(settings)
         if overrides not in self._configs:
             try:
-                self._configs[overrides] = self._with_choices(settings)
+                tree = copy.deepcopy(self._chosen(overrides_of({key: settings[key] for key in settings.keys() & _CHOICES})))
+                for key in settings.keys() - _CHOICES:
+                    OmegaConf.update(tree, key, settings[key])
+                self._configs[overrides] = to_config(tree)
             except (HydraException, OmegaConfBaseException):
                 # What a single run is composed with says what is wrong, with the nearest name.
                 self._configs[overrides] = compose(overrides)
         return self._configs[overrides]
 
-    def _with_choices(self, settings: Settings) -> Config:
-        choices = overrides_of({key: value for key, value in settings.items() if key in _CHOICES})
+    def _chosen(self, choices: tuple[str, ...]) -> DictConfig:
         if choices not in self._trees:
             with initialize_config_module("repro.conf", version_base="1.3"):
                 self._trees[choices] = hydra_compose("train", list(choices))
-        tree = copy.deepcopy(self._trees[choices])
-        for key, value in settings.items():
-            if key not in _CHOICES:
-                OmegaConf.update(tree, key, value)
-        return to_config(tree)
+        return self._trees[choices]
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from repro.command import print_table
 from repro.runs.manifest import FILE, verify
 from repro.runs.state import ENDED_BADLY, STATES, corruption
 from sweeps.cost import estimate
-from sweeps.expand import Cell, same_runs
+from sweeps.expand import Cell
 from sweeps.launch import Outcome
 from sweeps.plan import Plan, PlannedRun
 from sweeps.spec import Chosen, Scale
@@ -33,8 +33,6 @@ def print_plan(plan: Plan, tune: str) -> None:
         shared = sum(len(run.specs) > 1 for run in runs)
         needed = f"{_number(len(cells), 'cell')} ({left_out} left out), {_number(len(runs), 'run')} ({shared} shared with other specs)"
         print(f"{spec.name}: {needed}, {_states(runs)}")
-        for same in same_runs(spec, [(cell.row, cell.column, cell.run_ids) for cell in cells]):
-            print(f"{spec.name}: the same runs, so that nothing is compared between them: {same}")
     if len(plan.specs) > 1:
         print(f"together: {_number(len(plan.runs), 'run')}, {_states(plan.runs.values())}")
     stages = Counter(run.stage for run in plan.runs.values())
@@ -154,5 +152,5 @@ def print_verified(runs: Path, names: Collection[str] | None = None) -> int:
             print(f"{folder.name}: {problem}")
     print(f"{len(folders)} finished runs in {runs}, {corrupted} of them corrupted")
     if corrupted:
-        print("Put their files back from a copy, or train them again: `python -m sweeps retry SPEC` queues a run that lacks a file.")
+        print("Put their files back from a copy, or train them again: `python -m sweeps run SPEC --retry`.")
     return 1 if corrupted else 0

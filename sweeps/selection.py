@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from repro.errors import UserError, did_you_mean, one_of
-from sweeps.expand import Cell
 
 if TYPE_CHECKING:
-    from sweeps.plan import Plan, PlannedRun
+    from sweeps.plan import Plan
 
 #: States of runs that have begun and not ended: they are resumed before others begin.
 BEGUN = ("running", "preempted", "lost", "queued")
@@ -31,26 +30,6 @@ def seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def runs_of(cells: Iterable[Cell]) -> Iterator[str]:
-    """Return the ids of the runs of ``cells``, cell by cell."""
-    return (name for cell in cells for name in cell.run_ids)
-
-
-def with_inputs(runs: Mapping[str, PlannedRun], names: Iterable[str]) -> dict[str, PlannedRun]:
-    """Return the runs called ``names`` in that order, each after all that it reads."""
-    found: dict[str, PlannedRun] = {}
-
-    def visit(name: str) -> None:
-        if name not in found:
-            for read in runs[name].inputs:
-                visit(read)
-            found[name] = runs[name]
-
-    for name in names:
-        visit(name)
-    return found
-
-
 def select(plan: Plan, *, only: Sequence[str] = (), seeds: Collection[int] = ()) -> Plan:
     """Return the part of ``plan`` that consists of the chosen cells, their runs, and all that these read; what has begun comes first.
 
@@ -68,12 +47,10 @@ def select(plan: Plan, *, only: Sequence[str] = (), seeds: Collection[int] = ())
         cells = [cell for cell in cells if cell.row in meant or cell.column in meant]
         if not cells:
             raise UserError(f"--only {text}: there is no such cell.{did_you_mean(text, labels)} Labels: {'; '.join(labels)}.")
-    known = {plan.runs[name].fields["seed"] for name in runs_of(cells)}
+    known = {plan.runs[name].fields["seed"] for cell in cells for name in cell.run_ids}
     if wrong := set(seeds) - known:
         raise UserError(f"--seeds {min(wrong)}: none of these cells has a run with that seed. There are: {one_of(map(str, known))}.")
-    kept = [
-        replace(cell, run_ids=[name for name in cell.run_ids if not seeds or plan.runs[name].fields["seed"] in seeds]) for cell in cells
-    ]
-    runs = with_inputs(plan.runs, runs_of(kept))
-    begun = [name for name, run in runs.items() if run.state in BEGUN]
-    return replace(plan, runs=with_inputs(plan.runs, [*begun, *runs]), cells=kept)
+    part = plan.part(
+        [replace(cell, run_ids=[name for name in cell.run_ids if not seeds or plan.runs[name].fields["seed"] in seeds]) for cell in cells]
+    )
+    return plan.part(part.cells, [name for name, run in part.runs.items() if run.state in BEGUN])

@@ -189,11 +189,6 @@ class Run(Part):
 
     each: Axes = {}
 
-    @model_validator(mode="after")
-    def _set_once(self) -> Self:
-        join([("set", self.settings), ("each", self.each)])
-        return self
-
 
 class Grid(Model):
     """What a tuning searches: for each setting its values, and what it is until it is tuned."""
@@ -210,11 +205,6 @@ class Grid(Model):
 
 class Tuning(Part, Grid):
     """A grid of settings, of which the best on the validation set is chosen; ``otherwise`` holds until then."""
-
-    @model_validator(mode="after")
-    def _set_once(self) -> Self:
-        join([("set", self.settings), ("grid", self.grid)])
-        return self
 
 
 class Used(Part):
@@ -295,7 +285,7 @@ class CellFormat(Model):
     """How the runs of a cell are summarized; ``sample_sd`` has n - 1 in the denominator."""
 
     statistic: Literal["mean"] = "mean"
-    spread: Literal["sample_sd", "none"] = "sample_sd"
+    spread: Literal["sample_sd"] = "sample_sd"
 
 
 class ReportedFile(Model):

@@ -132,9 +132,8 @@ def tunings_of(specs: Iterable[Spec], scale: Scale, tuned: Mapping[Key, Chosen])
                 raise SpecError(f"{files} mean different tunings by '{name}'. Keep one, in a file that both specs share.")
         if use.key not in found:
             grid = expansion.grid(use)
-            below = list(uses_of(variant for _, variant in grid))
-            _, origins = expansion.base(use)
-            taken_over = {origin for setting, origin in origins.items() if setting not in tuning.grid}
+            below = uses_of(variant for _, variant in grid)
+            taken_over = {origin for _, variant in grid for origin in variant.origins.values()}
             found[use.key] = Needed(use, expansion, grid, frozenset(taken_over | {each.key for each in below}))
             # The first cell that needs a tuning says for what, so what grids need comes after all cells.
             queue += [(each, expansion) for each in below]

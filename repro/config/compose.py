@@ -80,7 +80,7 @@ def mistakes_explained() -> Iterator[None]:
 
 def nearest_setting(name: str) -> str:
     """Return where the setting called ``name`` is to be found, or one that is spelt much like it, as the end of a message."""
-    known = _settings()
+    known = known_settings()
     if known.get(name):
         return f" {name} is a setting of {', '.join(known[name])}."
     same_kind = [setting for setting in known if "." in setting or "." not in name]
@@ -88,7 +88,7 @@ def nearest_setting(name: str) -> str:
 
 
 @cache
-def _settings() -> dict[str, list[str]]:
+def known_settings() -> dict[str, list[str]]:
     """Return every setting, dotted, with the choices that have it: ``{"noise.rate": ["noise=flip", ...]}``; none where all runs have it."""
     settings: dict[str, list[str]] = {}
     for section, kind in get_type_hints(Config).items():

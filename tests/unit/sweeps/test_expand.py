@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_specs import FIGURE, RECIPE, SCALE, TABLE, spec_of, write
+from made_specs import RECIPE, SCALE, TABLE, spec_of, write
 
-from sweeps.expand import Cell, Variant, digest, expand, same_runs
+from sweeps.expand import Cell, Variant, digest, expand
 from sweeps.spec import Scale, SpecError, load_scale
 
 PAPER = load_scale("paper")
@@ -103,6 +103,8 @@ def test_a_recipe_shows_settings_without_runs_of_its_own(tmp_path: Path) -> None
         ("use: final", "use: folds", "'folds' is several runs, one for each split.fold"),
         ("{labels: folds}", "{labels: fold}", "inputs.labels: there is no run 'fold'. Did you mean 'folds'?"),
         ("{labels: folds}", "{labels: final}", "recursion"),
+        ("split: fold}\n    each", "split: fold, split.fold: 1}\n    each", "split.fold is set by set and by each"),
+        ("where: {split.fold: 1}, set: {", "where: {split.fold: 1}, set: {split.fold: 2, ", "split.fold is set by set and by each"),
         ("teacher: first", "teacher: folds", "inputs.teacher: 3 runs of 'folds' match where"),
         ("where: {split.fold: 1}", "where: {split.fold: 9}", "inputs.labels: 0 runs of 'folds' match where"),
         ("tuned: rate", "tuned: rat", "tuned: there is no tuning 'rat'. Did you mean 'rate'?"),
@@ -197,14 +199,3 @@ def test_the_digest_changes_with_whatever_decides_which_runs_there_are(tmp_path:
     changed += [of("split.fold: 1}", "split.fold: 2}"), of(scale=load_scale(write(tmp_path, SCALE, "tiny.yaml")))]
     tuned(tmp_path, {"method.learning_rate": 25.0})
     assert len({before, of(), *changed}) == 7
-
-
-def test_rows_and_columns_with_the_same_runs_are_named(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path)
-    cells = [("Final", "Clean", ["a"]), ("Taught", "Clean", ["a"]), ("Final", "40%", ["b"]), ("Taught", "40%", [])]
-    assert same_runs(spec, cells) == []
-    rows = [("One-hot, last", "Clean", ["a"]), ("Final", "Clean", ["a"]), ("One-hot, last", "40%", ["b"]), ("Final", "40%", ["b"])]
-    assert same_runs(spec, rows) == ["'One-hot, last' and 'Final' (Clean; 40%)"]
-    assert same_runs(spec, [("Final", "Clean", ["a"]), ("Final", "40%", ["a"])]) == ["'Clean' and '40%' (Final)"]
-    figure = spec_of(tmp_path, FIGURE, "rows: [", "rows: [{label: Other}, ")
-    assert same_runs(figure, [("Labels", "", ["a"]), ("Other", "", ["a"])]) == ["'Labels' and 'Other'"]

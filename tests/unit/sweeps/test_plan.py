@@ -81,9 +81,9 @@ def test_a_setting_that_means_nothing_is_told_with_its_place(old: str, new: str,
     [
         ("{drop: [augmnt]}", "there is no setting 'augmnt'. Did you mean 'augment'?"),
         ("{where: {modle: resnet18}}", "there is no setting 'modle'. Did you mean 'model'?"),
-        ("{where: {model: resnet81}}", "there is no model 'resnet81'. Did you mean 'resnet18'?"),
-        ("{where: {model.dpeth: 32}}", "model has no setting 'dpeth'. Did you mean 'depth'?"),
-        ("{drop: [optim.epoch]}", "optim has no setting 'epoch'. Did you mean 'epochs'?"),
+        ("{where: {model: resnet81}}", "model=resnet81: there is no such model. Did you mean 'resnet18'?"),
+        ("{where: {model.dpeth: 32}}", "there is no setting 'model.dpeth'. Did you mean 'model.depth'?"),
+        ("{drop: [optim.epoch]}", "there is no setting 'optim.epoch'. Did you mean 'optim.epochs'?"),
     ],
 )
 def test_a_rule_that_never_applies_is_refused(rule: str, message: str, folder: Path) -> None:

@@ -20,8 +20,6 @@ REFUSED = [
     ("seed: [0, 1]", "seed: []", "repeats.seed: List should have at least 1 item"),
     ("seed: [0, 1]", "seed: 0", "repeats.seed: Input should be a valid list"),
     ("otherwise: {method.learning_rate: 50.0}", "otherwise: {method.momentum: 0.9}", "tuning.rate: otherwise must have the keys of grid"),
-    ("split.fold: 0, seed: 7}", "split.fold: 0, method.learning_rate: 5.0}", "method.learning_rate is set by set and by grid"),
-    ("split: fold}\n    each", "split: fold, split.fold: 1}\n    each", "runs.folds: split.fold is set by set and by each"),
     ("epoch: best_val", "epoch: best_vale", "rows[1].epoch: there is no epoch rule 'best_vale'. Did you mean 'best_val'?"),
     ("epoch: best_val", "epoch: epoch 0", "rows[1].epoch: there is no epoch rule 'epoch 0'"),
     ("label: Taught", "label: Final", "the label 'Final' is given twice"),

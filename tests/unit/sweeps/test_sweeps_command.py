@@ -60,7 +60,6 @@ def test_a_plan_of_another_scale_says_so(call: Command, tmp_path: Path) -> None:
     printed = call("plan", call.spec, write(tmp_path, RECIPE, "recipe.yaml"), "--scale", scale)
     assert "scale tiny: These numbers mean nothing." in printed
     assert "together: 16 runs, 16 missing" in printed
-    assert "the same runs, so that nothing is compared between them: 'Clean' and '40%' (Final" in printed
 
 
 def test_the_grid_of_states(call: Command, tmp_path: Path) -> None:
@@ -72,14 +71,6 @@ def test_the_grid_of_states(call: Command, tmp_path: Path) -> None:
     assert "- Taught, 40%: makes no sense" in printed
     assert "their inputs: 3/16" in printed
     assert "60" in call("status", write(tmp_path, RECIPE, "recipe.yaml"))
-
-
-def test_failed_runs_are_queued_again(call: Command) -> None:
-    name = call.names[0]
-    (call.runs / name).mkdir()
-    write_json(call.runs / name / "status.json", {"state": "failed", "error": "broken"})
-    assert call("retry").startswith("1 failed, lost and corrupted runs are queued again")
-    assert "1 queued" in call("plan")
 
 
 def test_files_that_changed_are_found(call: Command) -> None:

@@ -111,6 +111,8 @@ def test_tunings_that_cannot_be_done_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(SpecError, match="mean different tunings by 'rate'"):
         tunings_of([one, two], PAPER, {})
+    with pytest.raises(SpecError, match=r"tuning.rate: method.learning_rate is set by set and by grid"):
+        call(tmp_path, Trainer(rate), TABLE.replace("split.fold: 0, seed: 7}", "split.fold: 0, method.learning_rate: 5.0}"))
     circle = TWO.replace("inputs: {labels: {from: folds, where: {split.fold: 1}, set: {trajectory.dtype: float32}}}\n", "tuned: heat\n")
     with pytest.raises(SpecError, match=r"heat.*tuned by|wait for each other's values"):
         call(tmp_path, Trainer(rate), circle)
