@@ -234,9 +234,13 @@ class _Queue:
         execution = [override("paths.runs", str(self.folder)), f"exec.threads={threads}", f"exec.on_changed_code={self.changed_code}"]
         overrides = [*self.plan.runs[name].overrides, *execution, *self.settings]
         sharing = min(self.jobs, 1 + len(self.running) + len(self.ready))
-        self.running[name] = self.context.Process(target=_enter, args=(self.worker, overrides, self._log(name), sharing), name=name)
-        self.running[name].start()
-        self.began[name] = time.monotonic()
+        process = self.context.Process(target=_enter, args=(self.worker, overrides, self._log(name), sharing), name=name)
+        try:
+            process.start()
+        except (OSError, EOFError):
+            self._end(name, "failed", "the server that runs are forked from was killed; the same command trains it")
+        else:
+            self.running[name], self.began[name] = process, time.monotonic()
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
