@@ -476,7 +476,7 @@ class Chosen(Model):
     def at_end(self) -> list[str]:
         """The chosen numbers at an end of three or more, where none inside does as well: a better one may lie beyond."""
         found = []
-        best = max((point.score for point in self.grid if math.isfinite(point.score)), default=math.nan)
+        best = next((point.score for point in self.grid if point.values == self.chosen), math.nan)
         for key, value in self.chosen.items():
             tried = {point.values[key] for point in self.grid}
             inside = [point.score for point in self.grid if point.values[key] not in (min(tried), max(tried))]
