@@ -54,7 +54,7 @@ test-slow: $(READY) ## run the tests that take minutes
 	$(PYTEST) -m slow
 
 # File by file, so that each process starts one SLURM at a time.
-test-slurm: $(READY) ## run the tests on a real SLURM that they start here: some 15 minutes
+test-slurm: $(READY) ## run the tests on a real SLURM that they start here: some 10 minutes
 	$(PYTEST) -m slurm --dist loadfile tests/integration/slurm
 
 # On a CUDA GPU, or where REPRO_NULL_CUDA names the folder of a CUDA driver that does nothing, on that.

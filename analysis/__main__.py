@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.build import LEFT_OVER, check, make_files, write
+from analysis.build import check, make_files, write
 from analysis.reading.evidence import FOLDER, open_evidence, open_source
-from analysis.reading.keep import add, restore
-from analysis.tables.claims_page import PAGE, claims_files, short_table
+from analysis.reading.keep import add
+from analysis.reading.runs import curves_frame, runs_frame
+from analysis.tables.claims import PAGE, claims_files, short_table
 from analysis.tables.page import Files, write_files
 from repro.command import exit_code_of
 from repro.errors import UserError
@@ -44,16 +45,15 @@ def _print_files(paths: Sequence[Path]) -> None:
 
 
 def _collect(chosen: argparse.Namespace) -> None:
-    from analysis.reading.collect import write_tables
-
     if not chosen.runs.is_dir():
         raise UserError(f"{chosen.runs}: there is no such folder. Set --runs or $REPRO_RUNS to the folder of the run folders.")
-    target = chosen.out or chosen.runs / "collected"
-    runs = write_tables(open_source(chosen.runs, load_scale(chosen.scale)), target)
-    others = runs[runs["state"] != "done"]
-    print(
-        f"{len(runs) - len(others)} runs", *(f"left out: {run.run_id}: {run.state} {run.problem}" for run in others.itertuples()), sep="\n"
-    )
+    source, target = open_source(chosen.runs, load_scale(chosen.scale)), chosen.out or chosen.runs / "collected"
+    runs = runs_frame(map(source.record, source.run_ids))
+    done, others = runs[runs["state"] == "done"], runs[runs["state"] != "done"]
+    target.mkdir(parents=True, exist_ok=True)
+    done.to_csv(target / "runs.csv", index=False)
+    curves_frame({run_id: source.columns(run_id) for run_id in done.index}).to_csv(target / "curves.csv.gz", index=False)
+    print(f"{len(done)} runs", *(f"left out: {run.run_id}: {run.state} {run.problem}" for run in others.itertuples()), sep="\n")
     _print_files([target / "runs.csv", target / "curves.csv.gz"])
 
 
@@ -99,11 +99,8 @@ def _made_pages(chosen: argparse.Namespace) -> list[Files]:
 
 def _evidence(chosen: argparse.Namespace) -> None:
     scale = load_scale(chosen.scale)
-    path, source = chosen.out / FOLDER / scale.name, open_source(chosen.runs, scale)
-    if chosen.restore:
-        print(f"{len(restore(_specs(chosen), open_evidence(path), source, chosen.runs))} runs restored in {chosen.runs}")
-        return
-    for name, problem in add(_specs(chosen), scale, source, path).items():
+    path = chosen.out / FOLDER / scale.name
+    for name, problem in add(_specs(chosen), scale, open_source(chosen.runs, scale), path).items():
         print(f"left out: {name}: {problem}", file=sys.stderr)
     print(f"{len(open_evidence(path).run_ids)} runs in {path}")
 
@@ -127,7 +124,7 @@ def _check(chosen: argparse.Namespace) -> int:
     for path, what in differences.items():
         print(f"{what}: {chosen.out / path}", file=sys.stderr)
     if differences:
-        remedy = "Call: python -m analysis build" + ("; delete what is left over." if LEFT_OVER in differences.values() else "")
+        remedy = "Call: python -m analysis build; delete what is left over."
         print(f"error: {len(differences)} files are not what {chosen.out}/evidence makes. {remedy}", file=sys.stderr)
         return 1
     print(f"{chosen.out}: every file is what the evidence makes")
@@ -135,22 +132,15 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 _PAGES = Path("paper_tables")
+_OF_PAGES = ("spec", "--scale", "--runs", "--out")
 
 #: What each command does, and its options.
-_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, tuple[str, ...]]] = {
-    "collect": (_collect, "write finished runs and their curves as tables, runs.csv and curves.csv.gz", ("--scale", "--runs", "--out")),
-    "tables": (_pages, "write tables as Markdown, CSV and LaTeX, and print them", ("spec", "--scale", "--runs", "--out")),
-    "figures": (_pages, "write figures as PNG, SVG and PDF, with what is plotted as CSV", ("spec", "--scale", "--runs", "--out")),
-    "report": (
-        _report,
-        "write one HTML page of tables, figures and labels that opens without a network",
-        ("spec", "--scale", "--runs", "--out"),
-    ),
-    "evidence": (
-        _evidence,
-        "add what pages need of finished runs to what is committed",
-        ("spec", "--scale", "--runs", "--out", "--restore"),
-    ),
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, Sequence[str]]] = {
+    "collect": (_collect, "write finished runs and their curves as tables, runs.csv and curves.csv.gz", _OF_PAGES[1:]),
+    "tables": (_pages, "write tables as Markdown, CSV and LaTeX, and print them", _OF_PAGES),
+    "figures": (_pages, "write figures as PNG, SVG and PDF, with what is plotted as CSV", _OF_PAGES),
+    "report": (_report, "write one HTML page of tables, figures and labels that opens without a network", _OF_PAGES),
+    "evidence": (_evidence, "add what pages need of finished runs to what is committed", _OF_PAGES),
     "claims": (_claims, "test the claims of the paper, write the page and the table, and print them", ("--runs", "--out", "--short")),
     "build": (_build, "make every page of paper_tables from the evidence", ("--out",)),
     "check": (_check, "fail if a file of paper_tables is not what the evidence makes", ("--out",)),
@@ -160,12 +150,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "spec": {"nargs": "*", "metavar": "SPEC", "help": "a name such as demo, or the path of a .yaml file (default: all that have a plan)"},
     "--scale": {"default": PAPER, "metavar": "NAME", "help": "how large: a name or the path of a .yaml file (default: %(default)s)"},
     "--runs": {"type": Path, "metavar": "DIR", "help": "run folders, or evidence (default: $REPRO_RUNS or runs; of claims: the evidence)"},
-    "--out": {
-        "type": Path,
-        "metavar": "PATH",
-        "help": "where files go (default: beside the run folders; of what is committed: paper_tables)",
-    },
-    "--restore": {"action": "store_true", "help": "write evidence as run folders to --runs; runs that are there stay"},
+    "--out": {"type": Path, "metavar": "PATH", "help": "where files go (default: beside the runs; of what is committed: paper_tables)"},
     "--short": {"metavar": "SCALE", "help": "print the claims at one scale in short, as the README has them; write nothing"},
 }
 

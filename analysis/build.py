@@ -10,13 +10,10 @@ from pathlib import Path
 
 from analysis.reading.evidence import FOLDER, Source, open_evidence
 from analysis.reading.results import read_results
-from analysis.tables.claims_page import claims_files
-from analysis.tables.formats import grid_lines
-from analysis.tables.page import Files, disclaimer_lines, write_files
-from analysis.tables.recipe import make_recipe
-from analysis.tables.table import make_table
-from repro.errors import UserError
-from sweeps.spec import PAPER, Scale, Spec, known_specs, load_scale, load_spec
+from analysis.tables.claims import claims_files
+from analysis.tables.page import Files, disclaimer_lines, grid_lines, write_files
+from analysis.tables.table import make_recipe, make_table
+from sweeps.spec import PAPER, Scale, Spec, load_scale, load_spec
 
 #: Files under ``paper_tables`` that are written by hand, or are not made from a spec.
 _BY_HAND = ("reported", FOLDER)
@@ -45,7 +42,7 @@ def make_files(spec: Spec, scale: Scale, source: Source) -> Files:
     if spec.kind == "recipe":
         return make_recipe(results)
     # matplotlib takes a second to import.
-    from analysis.figures.figure import make_figure
+    from analysis.figures.draw import make_figure
 
     return make_figure(results)
 
@@ -61,8 +58,6 @@ def build(tables: Path) -> dict[Path, bytes]:
     # The paper's scale first.
     for path in sorted((tables / FOLDER).glob("*/plans"), key=lambda path: (path.parent.name != PAPER, path)):
         scale, source = load_scale(path.parent.name), open_evidence(path.parent)
-        if unknown := {plan.stem for plan in path.iterdir()} - known_specs().keys():
-            raise UserError(f"{path}: no spec called {', '.join(sorted(unknown))} comes with the suite. Remove its plan.")
         pages = [make_files(load_spec(plan.stem), scale, source) for plan in sorted(path.iterdir())]
         contents |= {files.folder / name: content for files in pages for name, content in files.contents.items()}
         index += _index(scale, pages)
@@ -100,12 +95,8 @@ def _index(scale: Scale, pages: Sequence[Files]) -> list[str]:
     body = []
     for files in pages:
         results = files.results
-        whole = sum(len(results.done(cell)) == len(cell.run_ids) for cell in results.cells if cell.run_ids)
-        counts = [
-            f"{list(results.states.values()).count('done')} of {len(results.runs)}",
-            f"{whole} of {sum(bool(cell.run_ids) for cell in results.cells)}",
-        ]
-        body.append([f"[{files.name}]({(files.folder / files.name).as_posix()}.md)", results.spec.title, *counts])
+        done = f"{list(results.states.values()).count('done')} of {len(results.runs)}"
+        body.append([f"[{files.name}]({(files.folder / files.name).as_posix()}.md)", results.spec.title, done])
     title = "At full scale" if scale.name == PAPER else f"Scale: {scale.name}"
-    grid = grid_lines(["page", "what it shows", "runs done", "whole cells"], body, left=2)
+    grid = grid_lines(["page", "what it shows", "runs done"], body, left=2)
     return [f"## {title}", "", *disclaimer_lines(scale), *grid, ""]

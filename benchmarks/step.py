@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 from benchmarks.peers import PEERS, installed
 from repro.command import exit_code_of
 from repro.config import registry
-from repro.doctor import Sizes, distance, movement, random_training, timed
+from repro.doctor import Sizes, distance, movement, random_training
 from repro.errors import UserError
 from repro.randomness import make_deterministic
 from repro.runs.provenance import device_name, versions
@@ -88,6 +88,15 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     live = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
     return float(live.max(initial=0)) / 2**20
+
+
+def timed(call: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds that a call takes, with what it gives the device to do."""
+    start = clock()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
 
 
 def measure(

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _execution(text: str) -> str:
     """Return a setting that changes no result: any other would train runs that no plan has."""
-    if not text.startswith(("exec.", "exec=", "tracker.", "tracker=", "paths.data=", "paths.scratch=")):
+    if not text.startswith(("exec.", "exec=", "tracker.", "tracker=", "paths.data=")):
         raise argparse.ArgumentTypeError(f"'{text}' must be exec.NAME=VALUE, tracker.NAME=VALUE or paths.data=DIR; the rest is the spec's")
     return text
 

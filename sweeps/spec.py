@@ -280,7 +280,7 @@ class CellFormat(Model):
     """How the runs of a cell are summarized; ``sample_sd`` has n - 1 in the denominator."""
 
     statistic: Literal["mean"] = "mean"
-    spread: Literal["sample_sd", "none"] = "sample_sd"
+    spread: Literal["sample_sd"] = "sample_sd"
 
 
 class ReportedFile(Model):

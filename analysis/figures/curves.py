@@ -1,17 +1,64 @@
-"""What the curve panels show: mean and spread over the runs, epoch by epoch, of a line for each row or for each class of a row."""
+"""What curve panels show, as the lines of the figure's CSV: mean and spread over the runs, of a line for each row or each of its classes.
+
+**What is drawn.** ``{count: 3, seed: 0}`` takes 3 of the candidates: numpy's PCG64 with that seed gives each candidate, in ascending
+order, one raw 64-bit number, and those with the smallest are taken, without replacement. They are shown in ascending order. Where there
+are fewer candidates, all are taken.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis.figures.points import Point, cells_of, chosen, kept_of, make_point, marked
+import numpy as np
+
 from analysis.reading.images import training_set_of
-from analysis.reading.reported import read_reported
 from analysis.reading.results import Cell, Results
-from analysis.reading.stats import summarize
+from analysis.reading.stats import Summary, summarize
 from repro.errors import UserError
-from sweeps.spec import PAPER, Panel
+from sweeps.spec import Panel, Sample
+
+#: The columns of a figure's CSV. Classes are numbers from 0; ``instance`` is a position in the published training set.
+COLUMNS = (
+    *("spec", "panel", "row", "column", "metric", "class", "class_name", "instance", "annotated", "true", "repeat", "epoch"),
+    *("mean", "sd", "n", "expected", "diverged"),
+)
+
+#: One plotted number: :data:`COLUMNS`, and ``label``, what its line or bar is called in the picture.
+Point = dict[str, Any]
+
+
+def make_point(results: Results, panel: Panel, cell: Cell, summary: Summary | None, **more: Any) -> Point:
+    """Return the point of ``summary``, if there is one; ``more`` are its other columns."""
+    place = {"spec": results.spec.name, "panel": panel.label, "row": cell.row, "column": cell.column}
+    return dict.fromkeys(COLUMNS) | place | (vars(summary) if summary else {}) | more
+
+
+def cells_of(results: Results, panel: Panel) -> list[Cell]:
+    """Return the cells that ``panel`` draws."""
+    return [cell for cell in results.cells if cell.run_ids and (not panel.rows or cell.row in panel.rows)]
+
+
+def chosen(wanted: Sample | Sequence[int], candidates: Iterable[int]) -> list[int]:
+    """Return the listed ones of ``candidates``, or those drawn by the rule of this module."""
+    ordered = sorted(set(candidates))
+    if not isinstance(wanted, Sample):
+        return [number for number in wanted if number in ordered]
+    numbers = np.random.PCG64(wanted.seed).random_raw(len(ordered))
+    return sorted(ordered[index] for index in np.argsort(numbers, kind="stable")[: wanted.count])
+
+
+def marked(label: str, *, n: int, expected: int, diverged: int) -> str:
+    """Return ``label``, with ``(2/3)`` where runs are missing or have nothing to show, and ``div (1/3)`` where one diverged."""
+    return label + (f" div ({diverged}/{n})" if diverged else "") + (f" ({n}/{expected})" if n < expected else "")
+
+
+def kept_of(results: Results, run_id: str) -> dict[str, Any]:
+    """Return what evidence keeps of the labels of a run for this figure; nothing where runs are read from their folders."""
+    kept: dict[str, Any] = results.source.record(run_id).get("drawn", {}).get(results.spec.name, {})
+    return kept
+
 
 #: Classes that a panel shows where its spec says nothing.
 MOST_CLASSES = 10
@@ -28,7 +75,7 @@ def curve_points(results: Results) -> list[Point]:
             for number, name in _classes(results, panel, cell).items():
                 metric = panel.metric.replace("{k}", f"{number:03d}")
                 points += _line(results, panel, cell, metric, **{"class": number, "class_name": name})
-    return points + (_published(results) if results.scale.name == PAPER else [])
+    return points
 
 
 def _line(results: Results, panel: Panel, cell: Cell, metric: str, **of_class: Any) -> list[Point]:
@@ -59,16 +106,3 @@ def _classes(results: Results, panel: Panel, cell: Cell) -> dict[int, str]:
             names = training_set_of(results.source.record(run_id)).class_names
             return {number: names[number] for number in numbers}
     return {number: f"class {number}" for number in numbers}
-
-
-def _published(results: Results) -> list[Point]:
-    """Return the published numbers as fractions; a figure's are those at the end of its curves."""
-    published = read_reported(results.spec)
-    points = []
-    for panel in results.spec.panels:
-        for cell in cells_of(results, panel):
-            if item := published.get((cell.row, panel.label)):
-                number = {"mean": item.mean * (0.01 if item.unit == "percent" else 1.0), "sd": item.sd}
-                more = {"metric": panel.metric, "epoch": "end", "source": "published", "label": "published"}
-                points.append(make_point(results, panel, cell, None, **more, **number))
-    return points

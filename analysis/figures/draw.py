@@ -1,4 +1,4 @@
-"""Draws a figure from its points, as PNG, SVG and PDF.
+"""A figure: its page, the numbers that are plotted as CSV, and its picture as PNG, SVG and PDF.
 
 The same points give the same bytes: no date, no program version and no random id goes into a file, the user's own matplotlib settings are
 not read, and no part is placed by a solver.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,11 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from analysis.figures.labels import ImagePanel
-from analysis.figures.points import COLUMNS, Point
+from analysis.figures.curves import COLUMNS, Point, curve_points
+from analysis.figures.labels import ImagePanel, image_panels
 from analysis.reading.results import Results
 from analysis.reading.stats import factor
-from repro.metric_names import definition_of
+from analysis.tables.page import Files, csv_bytes, heading, notes, provenance, spread_note
 from sweeps.spec import Panel
 
 _STYLE = {
@@ -58,7 +57,6 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 #: Lines differ in their dashes too: for print in gray, and where two curves coincide.
 _DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 2, 1.2, 2)))
 _GRAY = "#555555"
-_PUBLISHED: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "none", "markeredgecolor": _GRAY, "linestyle": "none"}
 #: The bars of the first and of the last epoch; where there is one, it is the last.
 _BARS: tuple[dict[str, Any], ...] = ({"facecolor": "#E3E3E3", "edgecolor": _GRAY}, {"facecolor": _COLORS[0], "edgecolor": _COLORS[0]})
 
@@ -69,24 +67,20 @@ _LETTERS = 32
 def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]) -> dict[str, bytes]:
     """Return the picture by format: the legend, curve panels in pairs, then images with their charts; nothing where there are none."""
     frame = pd.DataFrame(points, columns=[*COLUMNS, "label"])
-    runs, spread = frame[frame["source"] == "runs"], results.spec.cell.spread != "none"
     looks: dict[str, Any] = {
-        label: {"color": _COLORS[index % 7], "linestyle": _DASHES[index % 4]} for index, label in enumerate(runs["label"].unique())
+        label: {"color": _COLORS[index % 7], "linestyle": _DASHES[index % 4]} for index, label in enumerate(frame["label"].unique())
     }
     drawings: list[Callable[[Axes], None]] = [
-        functools.partial(_draw_curves, panel=panel, column=str(column), points=lines, looks=looks, spread=spread)
+        functools.partial(_draw_curves, panel=panel, column=str(column), points=lines, looks=looks)
         for panel in results.spec.panels
         for column, lines in frame[frame["panel"] == panel.label].groupby("column", sort=False)
-        if "runs" in set(lines["source"])
     ]
     # Two beside each other; what belongs together begins on the left.
     drawings += [Axes.remove] * (len(drawings) % 2)
     inches = [2.7] * (len(drawings) // 2)
     for made in images:
-        titles = [made["title"], *[""] * len(made["tiles"])]
         drawings += [
-            functools.partial(_draw_tile, tile=tile, heading=title, spread=spread)
-            for tile, title in zip(made["tiles"], titles, strict=False)
+            functools.partial(_draw_tile, tile=tile, heading="" if index else made["title"]) for index, tile in enumerate(made["tiles"])
         ]
         drawings += [Axes.remove] * (len(drawings) % 2)
     if not drawings:
@@ -114,30 +108,20 @@ def _save(figure: Figure, kind: str) -> bytes:
     return content.getvalue()
 
 
-def _draw_curves(axes: Axes, *, panel: Panel, column: str, points: pd.DataFrame, looks: Mapping[str, dict[str, Any]], spread: bool) -> None:
-    """Draw one panel: its lines, each as ``looks`` has it, and a hollow marker at the edge for a published number."""
+def _draw_curves(axes: Axes, *, panel: Panel, column: str, points: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Draw one panel: its lines, each as ``looks`` has it."""
     scale = factor(panel.scale)
-    # No run could be beyond.
-    is_fraction = definition_of(panel.metric.replace("{k}", "000")).unit == "fraction"
-    limits = (0.0, scale) if is_fraction else (-math.inf, math.inf)
     for label, line in points.groupby("label", sort=False):
         mean, sd = scale * line["mean"].astype(float), scale * line["sd"].astype(float)
-        if label == "published":
-            # At the edge: the published runs have as many epochs as the paper's, whatever these have.
-            axes.plot([1.0], mean, transform=axes.get_yaxis_transform(), clip_on=False, zorder=5, label=label, **_PUBLISHED)
-            continue
         epochs = line["epoch"].astype(int)
         axes.plot(epochs, mean, label=label, **looks[str(label)])
-        if spread:
-            low, high = (mean - sd).clip(*limits), (mean + sd).clip(*limits)
-            axes.fill_between(epochs, low, high, color=looks[str(label)]["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(epochs, mean - sd, mean + sd, color=looks[str(label)]["color"], alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
-    label = panel.label if len(panel.label) <= _LETTERS else panel.label.replace(", ", ",\n", 1)
-    axes.set(title=column, xlabel="Epoch", ylabel=label)
+    axes.set(title=column, xlabel="Epoch", ylabel=textwrap.fill(panel.label, _LETTERS))
 
 
-def _draw_tile(axes: Axes, *, tile: Mapping[str, Any], heading: str, spread: bool) -> None:
+def _draw_tile(axes: Axes, *, tile: Mapping[str, Any], heading: str) -> None:
     """Draw an image and beside it the chart of its label, as two parts of ``axes``."""
     axes.set_axis_off()
     axes.set_title(heading, loc="left", pad=18)
@@ -150,7 +134,7 @@ def _draw_tile(axes: Axes, *, tile: Mapping[str, Any], heading: str, spread: boo
     height = 0.8 / len(groups)
     for index, (epoch, group) in enumerate(groups):
         places = np.arange(len(group)) + (index - (len(groups) - 1) / 2) * height
-        whiskers = group["sd"].astype(float) if spread else None
+        whiskers = group["sd"].astype(float)
         look = {"linewidth": 0.6, "label": f"epoch {epoch}" if len(groups) > 1 else None} | _BARS[index - len(groups)]
         chart.barh(places, group["mean"], height, xerr=whiskers, error_kw={"elinewidth": 0.8, "capsize": 2}, **look)
     chart.set_yticks(range(len(group)), group["label"])
@@ -160,3 +144,31 @@ def _draw_tile(axes: Axes, *, tile: Mapping[str, Any], heading: str, spread: boo
     chart.xaxis.set_major_locator(MaxNLocator(2))  # numbers such as 0.0025 are as long as the chart is wide
     if len(groups) > 1:
         chart.set_xlim(0.0, 1.0)
+
+
+_CURVES = (
+    "Lines: means over the runs after each completed epoch; epoch 0 is the untrained model. Bands: mean ± spread.",
+    "(2/3): of the three runs of a line two are done and have the metric. div (1/3): one diverged, where the line ends.",
+)
+
+
+def make_figure(results: Results) -> Files:
+    """Return the files of a figure."""
+    spec = results.spec
+    curves, images = curve_points(results), image_panels(results)
+    points = [*curves, *(bar for made in images for tile in made["tiles"] for bar in tile["bars"])]
+    contents = draw(results, curves, images)
+    read = [made["note"] for made in images if made["tiles"]]
+    if any(panel.type == "curve" for panel in spec.panels):
+        read = [*_CURVES, *read, spread_note(results)]
+    doubt = [f"Not drawn: {made['panel']['label']}: {made['reason']}. {made['note']}" for made in images if not made["tiles"]]
+    shown = {point["panel"] for point in curves}
+    doubt += [f"Not drawn: {one.label}: no run has it." for one in spec.panels if one.type == "curve" and one.label not in shown]
+    picture = f"![{spec.title}]({spec.name}.png)" if contents else "No picture."
+    page = [*heading(spec, results.scale), picture, "", *notes(results, read=read, doubt=doubt, command="figures")]
+    contents |= {
+        "csv": csv_bytes([{name: point[name] for name in COLUMNS} for point in points], columns=COLUMNS),
+        "md": ("\n".join(page) + "\n").encode(),
+        "provenance.json": provenance(results),
+    }
+    return Files(results, {f"{spec.name}.{kind}": content for kind, content in contents.items()})

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.figures.curves import curve_points
-from analysis.figures.points import Point, cells_of, chosen, kept_of, make_point, marked
+from analysis.figures.curves import cells_of, chosen, curve_points, kept_of, make_point, marked
 from analysis.reading.images import Classes, TrainingSet, annotated_classes, is_right, training_set_of
 from analysis.reading.results import Cell, Results
 from analysis.reading.stats import factor, summarize
@@ -36,7 +33,7 @@ class Learned:
 
     Attributes:
         annotated, true: classes (N,).
-        last: labels (N, K) at the last visit; NaN where the run diverged.
+        last: labels (N, K) at the last visit.
     """
 
     run_id: str
@@ -80,19 +77,18 @@ def drawn_of(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def _image_panel(results: Results, panel: Panel, cell: Cell) -> ImagePanel:
-    empty: ImagePanel = {"run_ids": [], "title": "", "note": "", "tiles": []}
+    made: ImagePanel = {"run_ids": [], "title": "", "note": "", "tiles": [], "reason": "no wrong label was corrected"}
     try:
         learned = [one for run_id in results.done(cell) if (one := _read(results, run_id))]
     except UserError as error:
-        return empty | {"reason": " ".join(str(error).split())}
+        return made | {"reason": " ".join(str(error).split())}
     if not learned:
-        return empty | {"reason": "no done run has instance labels"}
-    if not all(np.isfinite(one.last).all() for one in learned):
-        return empty | {"reason": "a run diverged"}
+        return made | {"reason": "no done run has instance labels"}
+    if not all(one.labels.epochs == one.labels.planned and np.isfinite(one.last).all() for one in learned):
+        return made | {"reason": "a run diverged"}
     note, tiles = (_top_classes if panel.type == "top_classes" else _examples)(results, panel, cell, learned)
     title = f"{panel.label}: {marked(cell.label, n=len(learned), expected=len(cell.run_ids), diverged=0)}"
-    run_ids = [one.run_id for one in learned]
-    return {"run_ids": run_ids, "title": title, "note": f"{title}: {note}", "tiles": tiles, "reason": "no wrong label was corrected"}
+    return made | {"run_ids": [one.run_id for one in learned], "title": title, "note": f"{title}: {note}", "tiles": tiles}
 
 
 def _read(results: Results, run_id: str) -> Learned | None:
@@ -105,11 +101,8 @@ def _read(results: Results, run_id: str) -> Learned | None:
     if labels is None or labels.kind != "instance" or not labels.epochs:
         return None
     training_set = training_set_of(record)
-    last = labels.block(labels.epochs - 1)
-    if labels.epochs < labels.planned or not math.isfinite(float(record["final"].get("train/loss", {}).get("last", 0.0))):
-        last = np.full_like(last, math.nan)
-    annotated = annotated_classes(record, training_set, labels.indices)
-    return Learned(run_id, labels, training_set, annotated, training_set.labels[labels.indices], last)
+    annotated, true = annotated_classes(record, training_set, labels.indices), training_set.labels[labels.indices]
+    return Learned(run_id, labels, training_set, annotated, true, labels.block(labels.epochs - 1))
 
 
 def _top_classes(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned]) -> tuple[str, list[dict[str, Any]]]:
@@ -122,23 +115,16 @@ def _top_classes(results: Results, panel: Panel, cell: Cell, learned: Sequence[L
         last = np.array([one.last[row] for one, row in rows], dtype=np.float64)
         annotated = sorted({int(one.annotated[row]) for one, row in rows})
         others = [k for k in np.argsort(-last.mean(axis=0), kind="stable").tolist() if k not in annotated]
-        point: Callable[..., Point] = functools.partial(
-            make_point, results, panel, cell, metric="label_probability", instance=position, epoch="last"
-        )
-        bars = []
-        for k in (*annotated, *others[:TOP]):
-            # The annotated class stands above the chart.
-            more = {
-                "class": k,
-                "class_name": names[k],
-                "annotated": " ".join(map(str, annotated)),
-                "label": "" if k in annotated else names[k],
-            }
-            bars.append(point(summarize(last[:, k].tolist(), expected=len(cell.run_ids)), **more))
-        title = "annotated: " + " / ".join(
-            f"{bar['class_name']}, {bar['mean'] * factor(panel.scale):#.3g}" for bar in bars if not bar["label"]
-        )
-        tiles.append({"instance": position, "image": training_set.png(position), "title": title, "bars": bars})
+        given = {"metric": "label_probability", "instance": position, "epoch": "last", "annotated": " ".join(map(str, annotated))}
+        bars = [
+            make_point(results, panel, cell, summarize(last[:, k].tolist(), expected=len(cell.run_ids)), **given)
+            | {"class": k, "class_name": names[k], "label": "" if k in annotated else names[k]}
+            for k in (*annotated, *others[:TOP])
+        ]
+        # The annotated class stands above the chart.
+        title = " / ".join(f"{names[k]}, {bar['mean'] * factor(panel.scale):#.3g}" for k, bar in zip(annotated, bars, strict=False))
+        image = training_set.png(position)
+        tiles.append({"instance": position, "image": image, "title": f"annotated: {title}", "bars": bars})
     note = f"the {TOP} most probable classes but the annotated one at the last visit, of images that every run trained on ({len(common)}); "
     return note + "means over the runs, each chart with an axis of its own; whiskers: ± spread.", tiles
 
@@ -149,21 +135,16 @@ def _examples(results: Results, panel: Panel, cell: Cell, learned: Sequence[Lear
     wrong, names = run.annotated != run.true, run.training_set.class_names
     corrected = run.labels.indices[wrong & is_right(run.last, run.true)].tolist()
     repeat = ", ".join(f"{key}={value}" for key, value in cell.repeats[cell.run_ids.index(run.run_id)].items())
+    epochs = ((1, run.labels.block(0)), (run.labels.epochs, run.last))
     for position in chosen(panel.instances or Sample(count=8, seed=0), corrected):
         row = run.row(position)
-        pair: dict[str, Any] = {"annotated": int(run.annotated[row]), "true": int(run.true[row])}
-        point: Callable[..., Point] = functools.partial(
-            make_point, results, panel, cell, metric="label_probability", instance=position, repeat=repeat, **pair
-        )
+        pair = {"annotated": int(run.annotated[row]), "true": int(run.true[row])}
+        given = {"metric": "label_probability", "instance": position, "repeat": repeat, **pair}
         bars = [
-            point(
-                summarize([float(labels[row, k])], expected=1),
-                epoch=epoch,
-                label=f"{names[k]}\n({kind})",
-                **{"class": k, "class_name": names[k]},
-            )
+            make_point(results, panel, cell, summarize([float(labels[row, k])], expected=1), **given)
+            | {"class": k, "class_name": names[k], "epoch": epoch, "label": f"{names[k]}\n({kind})"}
             for kind, k in pair.items()
-            for epoch, labels in ((1, run.labels.block(0)), (run.labels.epochs, run.last))
+            for epoch, labels in epochs
         ]
         tiles.append({"instance": position, "image": run.training_set.png(position), "title": "", "bars": bars})
     note = (

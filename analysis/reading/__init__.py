@@ -19,5 +19,5 @@ Of labels, evidence keeps what figures draw: ``analysis.figures.labels.drawn_of(
 run_id -> JSON (names of classes, chosen labels and images, by panel), for the runs that it has something of. When the page is made from
 evidence, ``source.record(run_id)["drawn"][spec.name]`` has it.
 
-Pages are made with ``analysis.tables.page`` (``Files``, ``heading``, ``notes``) and ``analysis.tables.formats`` (``csv_bytes``).
+Pages are made with ``analysis.tables.page``.
 """

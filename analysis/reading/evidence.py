@@ -8,7 +8,7 @@ a run a line, ``curves.jsonl`` with those of its curves that a page or a claim r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,16 +78,12 @@ def write_evidence(path: Path, plans: Mapping[str, Any], records: Mapping[str, R
     """Write the evidence of a scale: plans by spec, records and curves by run."""
     files = {f"plans/{name}.json": json_text(plan) for name, plan in plans.items()}
     for name, items in (("runs.jsonl", records), ("curves.jsonl", curves)):
-        files[name] = json_lines({"run_id": run_id, **items[run_id]} for run_id in sorted(items))
+        lines = ({"run_id": run_id, **items[run_id]} for run_id in sorted(items))
+        files[name] = "".join(json.dumps(jsonable(line), sort_keys=True, allow_nan=False) + "\n" for line in lines)
     (path / "plans").mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write_text(path / name, text)
     write_json(path / _SHA256, {name: manifest.sha256(text.encode()) for name, text in files.items()})
-
-
-def json_lines(items: Iterable[Mapping[str, Any]]) -> str:
-    """Return a line of sorted JSON for each of ``items``."""
-    return "".join(json.dumps(jsonable(dict(item)), sort_keys=True, allow_nan=False) + "\n" for item in items)
 
 
 def _read_lines(path: Path) -> dict[str, dict[str, Any]]:

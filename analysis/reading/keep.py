@@ -1,4 +1,4 @@
-"""Adds finished runs to evidence, and writes evidence back as run folders."""
+"""Adds finished runs to evidence."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.reading.evidence import Source, json_lines, open_evidence, write_evidence
+from analysis.reading.evidence import Source, open_evidence, write_evidence
 from analysis.reading.results import Results, read_results
-from analysis.reading.runs import PARTS, Columns, Record
+from analysis.reading.runs import Record
 from repro.errors import UserError
-from repro.files import json_text, read_json, write_json, write_text
-from repro.runs import manifest
+from repro.files import json_text, read_json
 from sweeps.claims import load_claims
 from sweeps.spec import Scale, Spec, load_spec
 
 #: What evidence leaves out: where a run lies and on which machines it ran.
-_ELSEWHERE = {"place", "run_id", "host", "hosts", "pid", "token", "heartbeat", "slurm_job"}
+_ELSEWHERE = {"host", "hosts", "pid", "token", "heartbeat", "slurm_job"}
 
 
 def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict[str, str]:
@@ -35,7 +34,7 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
     """
     target = open_evidence(path)
     records = {run_id: target.record(run_id) for run_id in target.run_ids}
-    curves = {run_id: columns for run_id in target.run_ids if (columns := target.columns(run_id))}
+    curves = {run_id: target.columns(run_id) for run_id in target.run_ids}
     plans = {plan.stem: read_json(plan) for plan in target.plans.glob("*.json")}
     left_out = {}
     for spec in specs:
@@ -45,28 +44,26 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
         for run_id, state in results.states.items():
             if state == "done":
                 record, columns = source.record(run_id), source.columns(run_id)
-                if run_id in records:
-                    _check_same(record | columns, records[run_id] | curves.get(run_id, {}))
-                    record = records[run_id]
+                kept, shown = records.get(run_id, {}), curves.get(run_id, {})
+                _check_same(record | columns, kept | shown)
+                records[run_id], curves[run_id] = record | kept, columns | shown
                 if run_id in drawn:
-                    record["drawn"] = record.get("drawn", {}) | {spec.name: drawn[run_id]}
-                records[run_id] = record
-                if columns:
-                    curves[run_id] = columns | curves.get(run_id, {})
+                    records[run_id]["drawn"] = records[run_id].get("drawn", {}) | {spec.name: drawn[run_id]}
             elif state != "missing":
                 left_out[run_id] = f"{state} {source.record(run_id)['status'].get('error') or ''}"
+    given = {spec.name: spec for spec in specs}
     read: defaultdict[str, set[str]] = defaultdict(set)
     for name, plan in plans.items():
         for run_id in _run_ids(plan):
-            read[run_id] |= _metrics(load_spec(name))
+            read[run_id] |= _metrics(given.get(name) or load_spec(name))
     left_out |= dict.fromkeys(sorted(records.keys() - read.keys()), "no plan names it any more")
-    kept = {run_id: _kept(record) for run_id, record in records.items() if run_id in read}
-    shown = {
-        run_id: {key: curves[run_id][key] for key in curves[run_id] if _family(key) in {"epoch", *read[run_id]}}
-        for run_id in kept.keys() & curves.keys()
-        if read[run_id]
+    records = {run_id: _kept(record) for run_id, record in records.items() if run_id in read}
+    curves = {
+        run_id: {key: values for key, values in curves[run_id].items() if _family(key) in {"epoch", *read[run_id]}}
+        for run_id in records
+        if read[run_id] and curves[run_id]
     }
-    write_evidence(path, plans, kept, shown)
+    write_evidence(path, plans, records, curves)
     return left_out
 
 
@@ -75,7 +72,8 @@ def _run_ids(plan: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _kept(record: Record) -> Record:
-    kept: Record = json.loads(json.dumps(record), object_hook=lambda part: {key: part[key] for key in part if key not in _ELSEWHERE})
+    of_run = {key: value for key, value in record.items() if key != "place"}
+    kept: Record = json.loads(json.dumps(of_run), object_hook=lambda part: {key: part[key] for key in part if key not in _ELSEWHERE})
     return kept
 
 
@@ -105,39 +103,3 @@ def _metrics(spec: Spec) -> set[str]:
 
 def _family(metric: str) -> str:
     return re.sub(r"/\d+$", "/{k}", metric)
-
-
-def restore(specs: Sequence[Spec], evidence: Source, target: Source, runs: Path) -> list[str]:
-    """Write the plans and runs of ``specs`` as run folders to ``runs``, and return the ids of the runs that were not there.
-
-    A folder has what the evidence holds of its run: no weights, no labels, of the curves what pages read.
-
-    Raises:
-        UserError: there is no evidence of a spec.
-    """
-    new = []
-    for spec in specs:
-        path = evidence.plan_path(spec.name)
-        if not path.exists():
-            raise UserError(f"{path}: there is no evidence of {spec.name}.")
-        plan = read_json(path)
-        target.plans.mkdir(parents=True, exist_ok=True)
-        write_json(target.plan_path(spec.name), plan)
-        for run_id in dict.fromkeys(_run_ids(plan)):
-            if run_id in evidence.run_ids and not (runs / run_id / "status.json").exists():
-                _write_folder(evidence.record(run_id), evidence.columns(run_id), runs / run_id)
-                new.append(run_id)
-    return new
-
-
-def _write_folder(record: Record, columns: Columns, folder: Path) -> None:
-    rows = range(len(columns.get("epoch", [])))
-    lines = [{key: values[row] for key, values in columns.items() if values[row] is not None} for row in rows]
-    files = {f"{name}.json": json_text(record[name]) for name in PARTS} | {"metrics.jsonl": json_lines(lines)}
-    files["identity.json"] = json_text({"schema": 1, "run_id": record["run_id"], "fields": record["fields"]})
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        write_text(folder / name, text)
-    manifest.write_manifest(folder, {name: manifest.sha256(text.encode()) for name, text in files.items()})
-    # Only now does the folder say that the run is done.
-    write_json(folder / "status.json", record["status"])

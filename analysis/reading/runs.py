@@ -23,11 +23,6 @@ Record = dict[str, Any]
 #: Curves of a run: ``epoch`` and each metric -> a value for each evaluation, ``None`` where it has none.
 Columns = dict[str, list[Any]]
 
-#: The files of a run folder that are a part of its record as they are.
-PARTS = ("final", "cost", "provenance")
-
-_CURVES = "metrics.jsonl"
-
 #: Where a run comes from and what it cost, as every table of runs shows it.
 FACTS = ("run_id", "state", "problem", "git_sha", "dirty_sha256", "torch", "device", "ended", "wall_s", "gpu_hours", "peak_gib")
 
@@ -51,7 +46,8 @@ def read_record(folder: Path) -> Record:
             if identity["run_id"] != folder.name:
                 raise UserError(f"{folder} holds another run, {identity['run_id']}")
             read_columns(folder)
-            record |= {"fields": identity["fields"], **{name: manifest.read_json(folder, f"{name}.json") for name in PARTS}}
+            record |= {name: manifest.read_json(folder, f"{name}.json") for name in ("final", "cost", "provenance")}
+            record["fields"] = identity["fields"]
     except FileNotFoundError:
         record["status"] = {"state": "missing"}
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
@@ -60,10 +56,8 @@ def read_record(folder: Path) -> Record:
 
 
 def read_columns(folder: Path) -> Columns:
-    """Return the curves of the run in ``folder``, which is done; nothing where it was restored from evidence that has none."""
-    if _CURVES not in manifest.listed_files(folder):
-        return {}
-    rows = [json.loads(line) for line in manifest.read_bytes(folder, _CURVES).splitlines()]
+    """Return the curves of the run in ``folder``, which is done."""
+    rows = [json.loads(line) for line in manifest.read_bytes(folder, "metrics.jsonl").splitlines()]
     names = sorted({name for row in rows for name in row} - {"epoch"})
     return {name: [row.get(name) for row in rows] for name in ("epoch", *names)}
 
@@ -79,7 +73,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     Values are as the run has them, ``None`` where it has none: NaN is the result of a run that diverged.
     """
     rows = [_row(record) for record in records]
-    names = dict.fromkeys(name for row in rows for name in row) or dict.fromkeys(FACTS)
+    names = dict.fromkeys(name for row in rows for name in row) or dict.fromkeys((*FACTS, *MADE_WITH))
     columns = {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names}
     return pd.DataFrame(columns).set_index("run_id", drop=False)
 

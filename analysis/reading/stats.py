@@ -51,7 +51,7 @@ def summarize(values: Sequence[float], *, expected: int) -> Summary:
     )
 
 
-def render(summary: Summary, *, factor: float, decimals: int, spread: bool) -> str:
+def render(summary: Summary, *, factor: float, decimals: int) -> str:
     """Return a cell's text: ``91.2 ± 0.3``; no ± at n = 1; ``(2/3)`` when runs are missing; ``div (1/3)`` when one diverged; ``—``.
 
     ``factor`` is 100 for percent.
@@ -62,7 +62,7 @@ def render(summary: Summary, *, factor: float, decimals: int, spread: bool) -> s
     if summary.diverged:
         return f"div ({summary.diverged}/{summary.n}){',' if filled else ''}{filled}"
     text = rounded(summary.mean, factor, decimals)
-    if spread and summary.sd is not None:
+    if summary.sd is not None:
         text += f" ± {rounded(summary.sd, factor, decimals)}"
     return text + filled
 
@@ -116,12 +116,10 @@ def welch(one: Summary, other: Summary) -> float | None:
 
     ``None`` where it says nothing: fewer than three complete runs in either, or no spread in both.
     """
-    if not (one.complete and other.complete and min(one.n, other.n) >= MIN_TESTED) or one.sd == other.sd == 0.0:
+    if one.mean is None or one.sd is None or other.mean is None or other.sd is None or one.sd == other.sd == 0.0:
         return None
-    assert one.mean is not None
-    assert other.mean is not None
-    assert one.sd is not None
-    assert other.sd is not None
+    if not (one.complete and other.complete and min(one.n, other.n) >= MIN_TESTED):
+        return None
     from scipy.stats import ttest_ind_from_stats
 
     return float(ttest_ind_from_stats(one.mean, one.sd, one.n, other.mean, other.sd, other.n, equal_var=False).pvalue)

@@ -35,19 +35,19 @@ def browse(pages: Sequence[Results]) -> dict[str, Any]:
     problems: dict[str, None] = {}
     firsts = [(results, cell, run_id) for results in pages for cell in results.cells for run_id in results.done(cell)[:1]]
     for results, cell, run_id in firsts:
-        for name in (run_id, *(results.source.record(run_id)["fields"].get("inputs.labels") or ())):
-            try:
-                labels = None if name in shown else results.source.labels(name)
-            except UserError as error:
-                problems[str(error)] = None
-                break
-            if labels is not None and labels.epochs:
+        try:
+            names = (run_id, *(results.source.record(run_id)["fields"].get("inputs.labels") or ()))
+            read = ((name, results.source.labels(name)) for name in names)
+            name, labels = next(((name, labels) for name, labels in read if labels is not None and labels.epochs), (run_id, None))
+        except UserError as error:
+            problems[str(error)] = None
+            continue
+        if labels is not None:
+            if name not in shown:
                 shown[name] = {"id": name, "places": []} | _shown(results.source.record(name), labels, images, problems)
-            if name in shown:
-                repeat = [f"{key}={value}" for key, value in cell.repeats[cell.run_ids.index(run_id)].items()]
-                title = ", ".join(filter(None, (cell.label, *repeat))) + (f" (labels of {name})" if name != run_id else "")
-                shown[name]["places"].append({"page": results.spec.name, "title": title})
-                break
+            repeat = [f"{key}={value}" for key, value in cell.repeats[cell.run_ids.index(run_id)].items()]
+            title = ", ".join(filter(None, (cell.label, *repeat))) + f" (labels of {name})" * (name != run_id)
+            shown[name]["places"].append({"page": results.spec.name, "title": title})
     return {"pages": [one.spec.name for one in pages], "runs": list(shown.values()), "images": list(images), "problems": list(problems)}
 
 

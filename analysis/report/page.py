@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
 from importlib.resources import files as package_files
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from analysis.report.labels import browse
-from analysis.report.markdown import render_markdown
 from analysis.tables.page import Files
 from repro.errors import UserError
 
@@ -49,7 +52,7 @@ def make_report(pages: Sequence[Files], *, deviations: str, command: str, runs_l
         .render(
             sections=sections,
             everything=_counts(pd.concat([page.results.runs for page in pages]).drop_duplicates("run_id")),
-            disclaimers=dict.fromkeys(page.results.scale.disclaimer for page in pages if page.results.scale.disclaimer),
+            disclaimer=pages[0].results.scale.disclaimer,
             deviations=render_markdown(deviations, name="deviations", images={})[0],
             data=browse([page.results for page in pages]),
             command=command,
@@ -70,3 +73,23 @@ def _counts(runs: pd.DataFrame) -> dict[str, Any]:
     """Return how far runs are, and what those that are done cost."""
     done, states = runs[runs["state"] == "done"], runs["state"].value_counts().sort_index().to_dict()
     return {"total": len(runs), "states": states, "hours": done["wall_s"].sum() / 3600, "gpu_hours": done["gpu_hours"].sum()}
+
+
+def render_markdown(text: str, *, name: str, images: Mapping[str, bytes]) -> tuple[Markup, Markup]:
+    """Return the HTML of a Markdown text for a section with a heading of level 2, and that of its notes, what follows a rule (``---``).
+
+    Its own heading of level 1 is left out, HTML inside it is shown as text. An image is put into the page as the PNG of its name in
+    ``images``. A link to a file is replaced by its text: the page does not know where it will lie. ``name`` is what its tables are called
+    for those who hear the page.
+    """
+    text = re.sub(r"^#", "##", re.sub(r"\A# .*\n", "", text), flags=re.MULTILINE)
+    text = re.sub(r"(?<!!)\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+    for file, content in images.items():
+        text = text.replace(f"]({file})", f"](data:image/png;base64,{base64.b64encode(content).decode()})")
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    # In the tab order, so that the box can be scrolled from the keyboard.
+    box = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(f"Table: {name}")}"><table>\n'
+    parser.add_render_rule("table_open", lambda *arguments: box)
+    parser.add_render_rule("table_close", lambda *arguments: "</table></div>\n")
+    results, _, notes = text.partition("\n---\n")
+    return Markup(parser.render(results)), Markup(parser.render(notes))

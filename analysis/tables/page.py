@@ -5,6 +5,8 @@ Nothing here looks at a clock, a path or a locale: the same runs give the same b
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from analysis.reading.results import Cell, Results, command_name
 from analysis.reading.runs import MADE_WITH
-from analysis.tables.formats import csv_bytes, grid_lines, latex_table
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
 from sweeps.spec import PAPER, Scale, Spec
@@ -82,20 +86,20 @@ def table_files(
     ``shown`` are the cells, row by row: a text and whether it is bold; ``beside`` are the lines of the comparison with what is published.
     """
     spec, scale = results.spec, results.scale
-    columns = [line.label for line in spec.column_lines]
-    body = [(line.label, shown[index * len(columns) :][: len(columns)]) for index, line in enumerate(spec.row_lines)]
-    grid = grid_lines(["", *columns], [[label, *(f"**{text}**" if bold else text for text, bold in cells)] for label, cells in body])
+    rows_of, columns = ([line.label for line in lines] for lines in (spec.row_lines, spec.column_lines))
+    texts, bold = (pd.DataFrame(np.reshape(part, (-1, len(columns))), rows_of, columns) for part in zip(*shown, strict=True))
+    grid = grid_lines(["", *columns], texts.mask(bold, "**" + texts + "**").reset_index().to_numpy().tolist())
     page = [*heading(spec, scale), *grid, "", *(["## Comparison with what is published", "", *beside, ""] if beside else []), *closing]
-    tex = latex_table(spec.name, one_line(f"{spec.title}. {scale.disclaimer} {spec.caption}"), columns, body)
+    tex = latex_table(spec.name, one_line(f"{spec.title}. {scale.disclaimer} {spec.caption}"), texts, bold)
     contents = {"md": ("\n".join(page) + "\n").encode(), "tex": tex.encode(), "cells.csv": csv_bytes(rows)}
     return Files(results, {f"{spec.name}.{kind}": content for kind, content in contents.items()})
 
 
-def provenance(results: Results, **more: Any) -> bytes:
-    """Return the JSON of what a page was made from: the runs of each cell, what they were made with, and ``more``."""
+def provenance(results: Results) -> bytes:
+    """Return the JSON of what a page was made from: the runs of each cell, and what they were made with."""
     document = {"schema": 2, "spec": results.spec.name, "scale": results.scale.name, "spec_sha256": results.spec_sha256}
     cells = [{"row": cell.row, "column": cell.column, "runs": cell.run_ids} for cell in results.cells]
-    return json_text(document | {"cells": cells, "made_with": _made_with(results), **more}).encode()
+    return json_text(document | {"cells": cells, "made_with": _made_with(results)}).encode()
 
 
 def spread_note(results: Results) -> str:
@@ -144,12 +148,11 @@ def _noted(cells: Iterable[Cell], what: str) -> list[str]:
 
 
 def _missing(results: Results) -> Iterator[str]:
-    """Yield what is missing, a line a cell; a row of which nothing is done is one line, and so is a page."""
+    """Yield what is missing, a line a cell; a row of which nothing is done is one line."""
     started = {cell.row for cell in results.cells if results.done(cell)}
     groups: defaultdict[str, set[str]] = defaultdict(set)
     for cell in results.cells:
-        label = cell.label if cell.row in started else f"{cell.row}, every column" if started else "every cell"
-        groups[label].update(cell.run_ids)
+        groups[cell.label if cell.row in started else f"{cell.row}, every column"].update(cell.run_ids)
     lines = []
     for label, run_ids in groups.items():
         states = Counter(results.states[run_id] for run_id in sorted(run_ids))
@@ -157,3 +160,42 @@ def _missing(results: Results) -> Iterator[str]:
             lines.append(f"  - {label}: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}")
     if lines:
         yield "\n".join(["**Not all runs are done**:", *lines])
+
+
+#: Signs that LaTeX's usual fonts have no letter for.
+_LATEX = str.maketrans(
+    {"±": r"$\pm$", "—": "---", "✓": "yes", "✗": "no", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "→": r"$\rightarrow$"}
+    | {"×": r"$\times$", "β": r"$\beta$", "α": r"$\alpha$"}
+)
+
+
+def grid_lines(header: Sequence[str], body: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Return a Markdown table, its columns padded to one width; all but the first ``left`` columns stand to the right."""
+    lines = [[text.replace("|", "\\|") for text in line] for line in (header, *body)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width if index < left else "-" * (width - 1) + ":" for index, width in enumerate(widths)])
+    padded = [
+        [text.ljust(width) if index < left else text.rjust(width) for index, (text, width) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    ]
+    return [f"| {' | '.join(line)} |" for line in padded]
+
+
+def csv_bytes(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = ()) -> bytes:
+    """Return ``rows`` as CSV: numbers at full precision, ``None`` as an empty field; ``columns`` is the header where there is no row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def latex_table(name: str, caption: str, texts: pd.DataFrame, bold: pd.DataFrame) -> str:
+    """Return a ``table`` environment with the rules of booktabs; where ``bold`` is true, ``texts`` are."""
+    style = texts.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
+    style.apply(lambda cells: bold.map({True: "textbf:--rwrap", False: ""}.get), axis=None)
+    escaped = re.sub(r"([&%$#_{}])", r"\\\1", caption)
+    label = f"tab:{name.replace('_', '-')}"
+    columns = "l" + "r" * texts.shape[1]
+    tex = style.to_latex(hrules=True, position_float="centering", column_format=columns, caption=escaped, label=label)
+    return f"% needs \\usepackage{{booktabs}}\n{tex.translate(_LATEX)}"

@@ -78,7 +78,10 @@ class AugmentConfig:
     """What happens to a training image, drawn at each visit (A5, A6)."""
 
     name: str = setting("none", help="name of the preset")
-    padding: int = setting(0, help="pixels added on each side before a random crop to the original size; 0: no crop", at_least=0)
+    # Offsets up to twice the padding are kept as uint8.
+    padding: int = setting(
+        0, help="pixels added on each side before a random crop to the original size; 0: no crop", at_least=0, at_most=127
+    )
     padding_mode: str = setting("zeros", help="what the added pixels hold", choices=("zeros", "reflect"))
     horizontal_flip: bool = setting(False, help="mirror each image with probability 1/2")
     normalization: str = setting(
@@ -210,14 +213,10 @@ class TrackerConfig:
 
 @dataclass
 class PathsConfig:
-    """The two big folders, and a disk of the node."""
+    """The two big folders."""
 
     runs: str = setting("${oc.env:REPRO_RUNS,runs}", help="where run folders go; $REPRO_RUNS")
     data: str = setting("${oc.env:REPRO_DATA,data}", help="where datasets lie; $REPRO_DATA")
-    scratch: str | None = setting(
-        "${oc.env:REPRO_SCRATCH,null}",
-        help="folder on a disk of the node, to which the files of the dataset are copied before they are read; null: none; $REPRO_SCRATCH",
-    )
 
 
 @dataclass

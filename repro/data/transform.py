@@ -17,14 +17,8 @@ from repro.randomness import Stream
 #: Mean and standard deviation per channel of pixels in [0, 1] that stand in for a dataset's own (A6).
 _STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "meta_weight_net": (
-        (125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0),
-        (63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0),
-    ),
+    "meta_weight_net": ((125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0), (63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0)),
 }
-
-#: Offsets up to twice the padding are kept as uint8.
-_MAX_PADDING = 127
 
 
 class Transform:
@@ -58,8 +52,6 @@ class Transform:
                 f"augment.normalization={config.normalization}: has {len(mean)} channels, and the dataset's images {channels}. "
                 "Use augment.normalization=dataset."
             )
-        if config.padding > _MAX_PADDING:
-            raise UserError(f"augment.padding={config.padding}: must be at most {_MAX_PADDING}.")
         if config.padding_mode == "reflect" and config.padding >= min(height, width):
             raise UserError(
                 f"augment.padding={config.padding}: with augment.padding_mode=reflect it must be below the {min(height, width)} pixels "
@@ -69,8 +61,7 @@ class Transform:
         self._reflect = config.padding_mode == "reflect"
         self._flip = config.horizontal_flip
         self._device = device
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, channels, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(1, channels, 1, 1)
+        self._mean, self._std = (torch.tensor(of, dtype=torch.float32, device=device).view(1, channels, 1, 1) for of in (mean, std))
         self._rows = torch.arange(height, device=device)
         self._columns = torch.arange(width, device=device)
 

@@ -87,13 +87,12 @@ def processor() -> str:
 
 def facts(device: torch.device) -> dict[str, Any]:
     """Return what decides the last bits of a training on ``device`` beside its settings."""
-    found: dict[str, Any] = {"device": device.type, "torch": torch.__version__}
+    kind = {"device": device.type, "torch": torch.__version__}
     if device.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        found |= {"gpu": device_name(device), "cuda": torch.version.cuda, "cudnn": cudnn, "triton": versions().get("triton")}
-        return found
+        return {**kind, "gpu": device_name(device), "cuda": torch.version.cuda, "cudnn": cudnn, "triton": versions().get("triton")}
     capability = torch.backends.cpu.get_cpu_capability()
-    return found | {"processor": processor(), "cpu_capability": capability, "threads": torch.get_num_threads()}
+    return {**kind, "processor": processor(), "cpu_capability": capability, "threads": torch.get_num_threads()}
 
 
 def provenance(device: torch.device, execution: Any, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.command import exit_code_of, positive
+from repro.command import exit_code_of
 from repro.errors import UserError
 from repro.tracker.mirror import isolate
 
@@ -34,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     folders = _folders(options)
-    if options.new_id and len(folders) > 1:
-        raise UserError("--as names one W&B run, so it goes with one run folder.")
     from repro.tracker.contents import Contents
     from repro.tracker.server import Server
     from repro.tracker.sync import sync
@@ -49,12 +47,11 @@ def _sync(options: argparse.Namespace) -> int:
             target = {}  # sync itself says what is wrong, and the next folder's turn comes
         server = connected(options.project or target.get("project") or PROJECT, options.entity or target.get("entity"))
         try:
-            outcome = sync(folder, server, limit_s=options.limit, again=options.again, new_id=options.new_id)
+            outcome = sync(folder, server)
         except (UserError, OSError) as error:
             outcome = f"failed ({error})"
         failed += outcome.startswith("failed")
-        if not (options.quiet and outcome.startswith(("up to date", "waiting"))):
-            print(f"{folder.name}: {outcome}", flush=True)
+        print(f"{folder.name}: {outcome}", flush=True)
     return 1 if failed else 0
 
 
@@ -87,10 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     sync = verb("sync", _sync, "upload the epochs that are missing on the server and compare them; may be repeated, and run from cron")
     runs = os.environ.get("REPRO_RUNS", "runs")
     sync.add_argument("folders", nargs="*", default=[runs], metavar="RUN", help=f"run folders, or folders of them (default: {runs})")
-    sync.add_argument("--limit", type=positive, default=300.0, metavar="SECONDS", help="time for one run (default: %(default)g)")
-    sync.add_argument("--again", action="store_true", help="ask the server also about runs that the ledger says are complete")
-    sync.add_argument("--quiet", action="store_true", help="name only runs that were sent or failed")
-    sync.add_argument("--as", dest="new_id", metavar="NEW_ID", help="send the whole run as a new W&B run, where the old one was spoilt")
     workspace = verb("workspace", _workspace, "save the dashboards to a project")
     workspace.add_argument("action", choices=("save",))
     workspace.add_argument("--url", help="a saved view to write over (default: a new view)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from repro.config.schema import NOT_SCIENTIFIC
 from repro.errors import UserError
 from repro.files import jsonable, number, try_read
 from repro.runs.folder import parse_metrics
-from repro.runs.manifest import read_bytes
+from repro.runs.manifest import read_bytes, sha256
 from repro.runs.state import corruption, read_state
 
 #: Which value of a metric in ``final.json`` -> the first word of its name in the summary.
@@ -74,19 +73,11 @@ class Contents:
         except FileNotFoundError:
             return b""
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of ``metrics.jsonl``, so far."""
-        return parse_metrics(self.metrics())
-
-    def results(self) -> dict[str, dict[str, Any]]:
-        """Return what ``final.json`` of a finished run holds."""
-        return dict(json.loads(self._bytes("final.json")))
-
     def summary(self) -> dict[str, Any]:
         """Return the summary of a finished run: each result under one plain name, and what its rows are checked by."""
-        metrics = self.metrics()
-        results = {summary_name(metric, rule): number(value) for metric, values in self.results().items() for rule, value in values.items()}
-        return results | {"metrics_rows": len(parse_metrics(metrics)), "metrics_sha256": sha256_of(metrics), "attempts": self.attempt}
+        metrics, final = self.metrics(), json.loads(self._bytes("final.json"))
+        results = {summary_name(metric, rule): number(value) for metric, values in final.items() for rule, value in values.items()}
+        return results | {"metrics_rows": len(parse_metrics(metrics)), "metrics_sha256": sha256(metrics), "attempts": self.attempt}
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
@@ -97,11 +88,6 @@ def _in_words(settings: Mapping[str, Any]) -> str:
     if fold is not None:
         parts.append(f"fold {fold}")
     return ", ".join([*parts, f"seed {settings['seed']}"])
-
-
-def sha256_of(metrics: bytes) -> str:
-    """Return what the rows of a finished run are known by on the server."""
-    return hashlib.sha256(metrics).hexdigest()
 
 
 def summary_name(metric: str, rule: str) -> str:

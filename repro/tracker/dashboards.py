@@ -6,14 +6,11 @@ Built with ``wandb-workspaces``, the only public way to write a saved view; it c
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro.errors import UserError
 from repro.tracker.contents import summary_name
 from repro.tracker.server import Server, described
-
-if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Workspace
 
 #: What distinguishes runs, from coarse to fine: the runs table is grouped by these.
 GROUPED_BY = ("dataset.name", "method.name", "noise.name", "noise.rate", "split.fold", "seed")
@@ -23,36 +20,6 @@ _BEST = summary_name("test/accuracy", "best_val")
 
 #: Columns of the runs table beside the name of the run.
 _COLUMNS = (_BEST, "final_test_accuracy", "final_noise_label_error", "best_val_epoch")
-
-
-def build(server: Server) -> Workspace:
-    """Return the workspace for a project; nothing is sent.
-
-    Raises:
-        UserError: ``wandb-workspaces`` is not installed.
-    """
-    try:
-        from wandb_workspaces import expr
-        from wandb_workspaces import workspaces as ws
-    except ImportError as error:
-        raise UserError(
-            f"dashboards need the package wandb-workspaces, which is not installed ({error}). "
-            "Install it with: pip install 'soft-labels-repro[dashboards]'"
-        ) from error
-    return ws.Workspace(
-        entity=server.entity,
-        project=server.project,
-        name="Soft labels",
-        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in _panels().items()],
-        # 50 runs a panel: more lines than anybody tells apart.
-        settings=ws.WorkspaceSettings(x_axis="epoch", group_by_prefix="first", max_runs=50, ignore_outliers=False),
-        runset_settings=ws.RunsetSettings(
-            groupby=[expr.Config(name) for name in GROUPED_BY],
-            order=[expr.Ordering(expr.Summary(_BEST), ascending=False)],
-            pinned_columns=[f"summary:{name}" for name in _COLUMNS],
-        ),
-        auto_generate_panels=False,
-    )
 
 
 def _panels() -> dict[str, list[Any]]:
@@ -122,16 +89,29 @@ def save(server: Server, url: str | None = None) -> str:
     Raises:
         UserError: the package is missing, there is no such view, or the server refuses.
     """
-    workspace = build(server)
     try:
-        if url is not None:
-            saved = type(workspace).from_url(url)
-            # Section by section into the view that is there: its identity stays, and with it everybody's bookmarks.
-            for name in ("name", "sections", "settings", "runset_settings"):
-                setattr(saved, name, getattr(workspace, name))
-            workspace = saved
-        workspace.save()  # type: ignore[no-untyped-call]
+        from wandb_workspaces import expr
+        from wandb_workspaces import workspaces as ws
+    except ImportError as error:
+        raise UserError(
+            f"dashboards need the package wandb-workspaces, which is not installed ({error}). "
+            "Install it with: pip install 'soft-labels-repro[dashboards]'"
+        ) from error
+    try:
+        # Written into the view that is there, its identity stays, and with it everybody's bookmarks.
+        new = ws.Workspace(entity=server.entity, project=server.project, sections=[], auto_generate_panels=False)
+        view: Any = new if url is None else ws.Workspace.from_url(url)
+        view.name = "Soft labels"
+        view.sections = [ws.Section(name=name, panels=panels, is_open=True) for name, panels in _panels().items()]
+        # 50 runs a panel: more lines than anybody tells apart.
+        view.settings = ws.WorkspaceSettings(x_axis="epoch", group_by_prefix="first", max_runs=50, ignore_outliers=False)
+        view.runset_settings = ws.RunsetSettings(
+            groupby=[expr.Config(name) for name in GROUPED_BY],
+            order=[expr.Ordering(expr.Summary(_BEST), ascending=False)],
+            pinned_columns=[f"summary:{name}" for name in _COLUMNS],
+        )
+        view.save()
     except Exception as error:  # the client passes on whatever its service and its HTTP library raise
         hint = "" if url is None else f" {url} must be an address that `workspace save` printed."
         raise UserError(f"the workspace is not saved: {described(error)}.{hint}") from error
-    return str(workspace.url)
+    return str(view.url)

@@ -14,7 +14,7 @@ from typing import Any
 
 from repro.config.schema import Config
 from repro.errors import Interrupted, UserError
-from repro.metric_names import METRICS
+from repro.metric_names import METRICS, MIRROR_ONLY
 from repro.runs.lock import acquire
 from repro.tracker.contents import Contents, as_logged
 from repro.tracker.pictures import heatmap
@@ -119,10 +119,10 @@ class WandbTracker(Tracker):
 
 
 @contextlib.contextmanager
-def track(config: Config, run_id: str, folder: Path) -> Iterator[Tracker]:
+def track(config: Config, folder: Path) -> Iterator[Tracker]:
     """Yield the tracker that ``config.tracker`` names, and close it however the block ends."""
     with contextlib.ExitStack() as locks:
-        tracker = Tracker() if config.tracker.name == "none" else _start(config, run_id, folder, locks)
+        tracker = Tracker() if config.tracker.name == "none" else _start(config, folder, locks)
         exit_code, preempted = 1, False
         try:
             yield tracker
@@ -134,8 +134,8 @@ def track(config: Config, run_id: str, folder: Path) -> Iterator[Tracker]:
             tracker.end(exit_code, preempted=preempted)
 
 
-def _start(config: Config, run_id: str, folder: Path, locks: contextlib.ExitStack) -> Tracker:
-    target: dict[str, Any] = {"project": config.tracker.project, "entity": config.tracker.entity, "run_id": run_id, "directory": folder}
+def _start(config: Config, folder: Path, locks: contextlib.ExitStack) -> Tracker:
+    target: dict[str, Any] = {"project": config.tracker.project, "entity": config.tracker.entity, "directory": folder}
     try:
         # Without it W&B would take the system's temporary folder, and raise nothing.
         (folder / "wandb").mkdir(exist_ok=True)
@@ -197,11 +197,10 @@ def open_run(
     mode: str,
     project: str,
     entity: str | None,
-    run_id: str,
     directory: Path,
     finish_timeout_s: float | None = None,
 ) -> Any:
-    """Open the W&B run ``run_id`` for a run folder, its files under ``directory``; ``mode`` is ``online`` or ``offline``.
+    """Open the W&B run of a run folder, its files under ``directory``; ``mode`` is ``online`` or ``offline``.
 
     Its end waits ``finish_timeout_s`` seconds for the server; unless that is given, :data:`FINISH_TIMEOUT_S`.
 
@@ -234,7 +233,7 @@ def open_run(
     run = wandb.init(
         project=project,
         entity=entity,
-        id=run_id,
+        id=contents.run_id,
         name=contents.title,
         group=contents.group,
         job_type="train",
@@ -251,6 +250,6 @@ def open_run(
     for metric in METRICS:
         # Series per class and pictures would double what a row takes if they stood in the summary too. No name may match two
         # definitions: which of them counts would be chance.
-        rule = "none" if metric.mirror_only or "{k}" in metric.name else "last"
+        rule = "none" if metric.name in MIRROR_ONLY or "{k}" in metric.name else "last"
         run.define_metric(metric.name.replace("{k}", "*"), step_metric="epoch", summary=rule)
     return run

@@ -14,10 +14,6 @@ from repro.files import number
 #: Pixels that a heat map is at least high and wide, as far as whole pixels a cell allow.
 _HEIGHT, _WIDTH = 320, 640
 
-#: Colours of 0, 1/4, 1/2, 3/4 and 1, dark to light, in order of brightness also when printed grey; grey: an epoch still to come.
-_COLOURS = np.array([(52, 8, 82), (58, 76, 138), (31, 142, 140), (108, 203, 88), (251, 232, 40)], dtype=np.float64)
-_GREY = 128
-
 _CLASS_SERIES = "class_target_probability/"
 
 
@@ -33,7 +29,10 @@ def heatmap(rows: Sequence[dict[str, Any]], *, epochs: int) -> npt.NDArray[np.ui
     shares = np.full((len(names), epochs + 1), np.nan)
     for row in rows:
         shares[:, int(row["epoch"])] = [number(row.get(name, math.nan)) for name in names]
-    levels = np.linspace(0.0, 1.0, len(_COLOURS))
-    colours = np.stack([np.interp(shares, levels, channel) for channel in _COLOURS.T], axis=-1)
-    drawn: npt.NDArray[np.uint8] = np.nan_to_num(colours, nan=_GREY).round().astype(np.uint8)
+    # Imported when it is needed: it takes as long as an epoch of a small run.
+    import matplotlib
+
+    # Grey: an epoch still to come.
+    colours = matplotlib.colormaps["viridis"].with_extremes(bad="grey")
+    drawn: npt.NDArray[np.uint8] = np.asarray(colours(shares, bytes=True))[..., :3]
     return drawn.repeat(max(1, _HEIGHT // len(names)), axis=0).repeat(max(1, _WIDTH // (epochs + 1)), axis=1)

@@ -14,12 +14,16 @@ from repro.errors import UserError
 from repro.files import number, try_read, write_json
 from repro.runs.folder import parse_metrics
 from repro.runs.lock import HeldError
+from repro.runs.manifest import sha256
 from repro.runs.state import now
-from repro.tracker.contents import Contents, mismatch, sha256_of
+from repro.tracker.contents import Contents, mismatch
 from repro.tracker.mirror import DATA, WandbTracker, isolate, open_run, upload_lock
 from repro.tracker.server import Remote, Server, described
 
 LEDGER = "sync.json"
+
+#: Seconds that the upload of one run may take.
+UPLOAD_TIMEOUT_S = 300
 
 #: Seconds between looks at rows that were sent and do not show yet: a server may take a moment to show what it has taken.
 SETTLING_S = (1.0, 2.0, 4.0)
@@ -27,11 +31,10 @@ SETTLING_S = (1.0, 2.0, 4.0)
 _RESUMES = "the same command resumes"
 
 
-def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, new_id: str | None = None) -> str:
-    """Bring the server up to date with a run folder, and compare; ``again``: also if the ledger says that it is.
+def sync(folder: Path, server: Server) -> str:
+    """Bring the server up to date with a run folder, and compare, unless the ledger says that it is.
 
-    An upload takes at most ``limit_s`` seconds. Of a run that is under way, the rows so far are sent. With ``new_id`` the run goes to a W&B
-    run of that id, now and from then on.
+    Of a run that is under way, the rows so far are sent.
 
     Returns:
         What became of the run: ``synced``, ``up to date`` (nothing was sent) or ``waiting`` (for its turn or its first row), with details.
@@ -42,31 +45,25 @@ def sync(folder: Path, server: Server, *, limit_s: float, again: bool = False, n
     contents = Contents(folder)
     # After the state: what is written in between is sent, and asked about once more the next time.
     metrics = contents.metrics()
-    mark = [sha256_of(metrics), contents.state]
+    mark = [sha256(metrics), contents.state]
     if not parse_metrics(metrics):
         return "waiting (no row yet)"
     ledger = try_read(folder / LEDGER)
-    # A ledger that cannot be read, or that of another place, knows nothing, and everything is asked again.
-    known = ledger if isinstance(ledger, dict) and ledger.get("place") == server.place and "run_id" in ledger else {}
-    if not again and known.get("mark") == mark and new_id in (None, known["run_id"]):
+    # A ledger that cannot be read, or that of another place, knows nothing, and the server is asked again.
+    if isinstance(ledger, dict) and (ledger.get("place"), ledger.get("mark")) == (server.place, mark):
         return "up to date"
     (folder / "wandb").mkdir(exist_ok=True)
     try:
         with upload_lock(folder):
-            if new_id not in (None, known.get("run_id")) and server.look(str(new_id)) is not None:
-                raise UserError(f"{server.place} has a run {new_id} already. Choose another id.")
-            ledger = {"place": server.place, "run_id": new_id or known.get("run_id", contents.run_id)}
-            # Before the first row, so that a call that is cut short is resumed.
-            write_json(folder / LEDGER, ledger)
-            sent = _bring_up_to_date(contents, metrics, server, ledger["run_id"], limit_s)
-            write_json(folder / LEDGER, ledger | {"mark": mark, "at": now()})
+            sent = _bring_up_to_date(contents, metrics, server)
+            write_json(folder / LEDGER, {"place": server.place, "mark": mark, "at": now()})
     except HeldError:
         return "waiting (another process is sending it)"
     rows = f"{len(parse_metrics(metrics))} rows on {server.place}" + ("" if contents.state == "done" else f", the run is {contents.state}")
     return f"{'synced' if sent else 'up to date'} ({rows})"
 
 
-def _bring_up_to_date(contents: Contents, metrics: bytes, server: Server, run_id: str, limit_s: float) -> bool:
+def _bring_up_to_date(contents: Contents, metrics: bytes, server: Server) -> bool:
     """Send what the server lacks of ``metrics`` and of the results, and say whether that was anything."""
     rows, done = parse_metrics(metrics), contents.state == "done"
 
@@ -75,26 +72,26 @@ def _bring_up_to_date(contents: Contents, metrics: bytes, server: Server, run_id
             return "the run is not there"
         if len(remote.rows) < len(rows):
             return f"{len(rows) - len(remote.rows)} rows are not there"
-        if done and remote.summary.get("metrics_sha256") != sha256_of(metrics):
+        if done and remote.summary.get("metrics_sha256") != sha256(metrics):
             return "the results are not in the summary"
         return mismatch(rows, remote.rows, finished=done)
 
-    remote = server.look(run_id)
+    remote = server.look(contents.run_id)
     present = [] if remote is None else remote.rows
     if problem := mismatch(rows, present, finished=done):
-        raise UserError(f"{problem}. That cannot be mended there; `sync --as NEW_ID` sends the whole run as a new W&B run.")
+        raise UserError(f"{problem}. That cannot be mended there; `sync --project OTHER` sends the whole run to another project.")
     if remote is not None and lacking(remote) is None and (not done or remote.state == "finished"):
         return False
-    _send(contents, rows, server, run_id, after=int(number(present[-1]["epoch"])) if present else -1, limit_s=limit_s)
+    _send(contents, rows, server, after=int(number(present[-1]["epoch"])) if present else -1)
     for wait_s in (*SETTLING_S, 0.0):
-        problem = lacking(server.look(run_id))
+        problem = lacking(server.look(contents.run_id))
         if problem is None:
             return True
         time.sleep(wait_s)
     raise UserError(f"{problem}; {_RESUMES}")
 
 
-def _send(contents: Contents, rows: list[dict[str, Any]], server: Server, run_id: str, *, after: int, limit_s: float) -> None:
+def _send(contents: Contents, rows: list[dict[str, Any]], server: Server, *, after: int) -> None:
     """Log the rows after epoch ``after``, and the results of a finished run."""
     import wandb
 
@@ -103,9 +100,9 @@ def _send(contents: Contents, rows: list[dict[str, Any]], server: Server, run_id
     data.mkdir(exist_ok=True)
     # The client's own files are needed until the rows have arrived.
     with tempfile.TemporaryDirectory(dir=data, prefix="sending-", ignore_cleanup_errors=True) as directory:
-        place: dict[str, Any] = {"project": server.project, "entity": server.entity, "run_id": run_id, "directory": Path(directory)}
+        place: dict[str, Any] = {"project": server.project, "entity": server.entity, "directory": Path(directory)}
         try:
-            run = open_run(contents, mode="online", finish_timeout_s=limit_s, **place)
+            run = open_run(contents, mode="online", finish_timeout_s=UPLOAD_TIMEOUT_S, **place)
         except Exception as error:
             wandb.teardown()
             raise UserError(f"W&B could not start: {described(error)}") from error

@@ -51,14 +51,12 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
         make_network=lambda name: make_network("init", name),
     )
     method: Method = registry.get("method", config.method.name).build(config.method, context)
-    training = Training(config, data, model, make_optimizer(model, config.optim), method, recorder=None)
+    recorder = None
     if method.trajectory is not None and config.trajectory.record:
-        rows = len(data.observed) if method.trajectory == "instance" else training.num_batches
-        layout = Layout(
-            kind=method.trajectory, epochs=config.optim.epochs, rows=rows, num_classes=data.num_classes, precision=config.trajectory.dtype
-        )
-        training.recorder = Recorder(folder / "labels", layout, method, when=config.trajectory.when)
-    return training
+        rows = len(data.observed) if method.trajectory == "instance" else context.steps_per_epoch
+        layout = Layout(method.trajectory, config.optim.epochs, rows, data.num_classes, config.trajectory.dtype)
+        recorder = Recorder(folder / "labels", layout, method, when=config.trajectory.when)
+    return Training(config, data, model, make_optimizer(model, config.optim), method, recorder)
 
 
 def summarize(rows: list[dict[str, Any]], *, diverged: bool) -> dict[str, dict[str, float]]:

@@ -75,12 +75,14 @@ class Training:
         self.optimizer = optimizer
         self.method = method
         self.recorder = recorder
+        parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "method": method, "recorder": recorder}
+        self._parts = {name: part for name, part in parts.items() if part is not None}
         self.epoch = 0
         self.batch = 0
         self.diverged = False
         self._directions = GradientDirections(method, data.observed, data.true) if config.trajectory.gradient else None
         self._step = TrainingStep(
-            model, optimizer, method, config.optim, config.meta, observe=None if self._directions is None else self._directions.count
+            model, optimizer, method, config.optim, config.meta, observe=self._directions.count if self._directions else None
         )
         self._take = self._programs() if config.exec.compile or config.exec.cuda_graphs else self._take_eagerly
         self._schedule = Schedule(config.optim)
@@ -88,35 +90,31 @@ class Training:
         self.num_batches = steps_per_epoch(config.optim, len(data.observed))
         self._visited = min(len(data.observed), self.num_batches * config.optim.batch_size)
         exact = exact_dtype(self._device)
+        #: What the steps of an epoch add up to.
         self._totals = {
             "loss": torch.zeros((), dtype=exact, device=self._device),
             "correct": torch.zeros((), dtype=torch.int64, device=self._device),
             "weights": torch.zeros(2, dtype=exact, device=self._device),
         }
+        if self._directions:
+            self._totals["directions"] = self._directions.counts
         # Set by the first step that measures weights; where a method's loss is more than its coefficients, an image has no one weight.
         self._weighs = False
         if method.uses_meta and data.meta is not None and config.meta.batch_size > len(data.meta):
             raise UserError(f"meta.batch_size={config.meta.batch_size}: must be at most the {len(data.meta)} images of the meta set.")
 
-    def _parts(self) -> dict[str, Any]:
-        parts = {"model": self.model, "optimizer": self.optimizer, "method": self.method, "recorder": self.recorder}
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def _sums(self) -> dict[str, Tensor]:
-        return self._totals if self._directions is None else {**self._totals, "directions": self._directions.counts}
-
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as tensors and plain numbers."""
         random = [torch.get_rng_state(), *([torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [])]
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {"epoch": self.epoch, "batch": self.batch, "random": random, "sums": self._sums(), **parts}
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        return {"epoch": self.epoch, "batch": self.batch, "random": random, "sums": self._totals, **parts}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.epoch, self.batch = state["epoch"], state["batch"]
-        for name, part in self._parts().items():
+        for name, part in self._parts.items():
             part.load_state_dict(state[name])
-        for name, total in self._sums().items():
+        for name, total in self._totals.items():
             total.copy_(state["sums"][name])
         torch.set_rng_state(state["random"][0])
         if self._device.type == "cuda" and state["random"][1:]:
@@ -129,8 +127,7 @@ class Training:
             observer.evaluated(self._row({}))
         while self.epoch < self.config.optim.epochs and not self.diverged:
             start = time.monotonic()
-            row = self._train_epoch(observer)
-            row = self._row(row)
+            row = self._row(self._train_epoch(observer))
             observer.evaluated(row | {"time/epoch_s": time.monotonic() - start})
             self.diverged = not math.isfinite(row["train/loss"])
             observer.between_steps(self)
@@ -146,13 +143,15 @@ class Training:
         self.epoch, self.batch = epoch + 1, 0
         if self.recorder:
             self.recorder.end_epoch(self.epoch)
-        return {
-            "train/loss": float(self._totals["loss"]) / self._visited,
-            "train/accuracy": float(self._totals["correct"]) / self._visited,
+        means: dict[str, Any] = {name: (total.cpu().double() / self._visited).tolist() for name, total in self._totals.items()}
+        row: dict[str, float] = {
+            "train/loss": means["loss"],
+            "train/accuracy": means["correct"],
             "optim/learning_rate": self._schedule.learning_rate(epoch),
-            **self._weight_metrics(),
-            **({} if self._directions is None else self._directions.metrics()),
         }
+        if self._weighs:
+            row["weight/mean"], row["weight/unused"] = means["weights"]
+        return row | (self._directions.metrics() if self._directions else {})
 
     def begin_epoch(self) -> list[Visits]:
         """Make ready for the steps of the present epoch that are left, and return what each step of it visits."""
@@ -165,26 +164,25 @@ class Training:
         self.model.train()
         return self._plan(self.epoch)
 
-    def _weight_metrics(self) -> dict[str, float]:
-        """Return what the epoch's weights were, of methods that weigh images."""
-        if not self._weighs:
-            return {}
-        mean, unused = (float(total) / self._visited for total in self._totals["weights"])
-        return {"weight/mean": mean, "weight/unused": unused}
-
     def take_step(self, plan: list[Visits]) -> None:
         """Take the step at the present position of the epoch; the position stays."""
         visits = plan[self.batch]
         given = self.method.given(Visit(visits.rows, visits.observed, self.epoch, self.batch))
-        self._take(visits.rows, visits.draws, visits.meta_rows, visits.meta_draws, visits.step, *given)
+        self._take(*visits, *given)
 
     def _take_eagerly(
-        self, rows: Tensor, draws: Tensor | None, meta_rows: Tensor | None, meta_draws: Tensor | None, step: Tensor, *given: Tensor
+        self,
+        rows: Tensor,
+        observed: Tensor,
+        step: Tensor,
+        draws: Tensor | None,
+        meta_rows: Tensor | None,
+        meta_draws: Tensor | None,
+        *given: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Take the step on the training images at ``rows`` (B,) and the meta images at ``meta_rows`` (M,), and add up what it measures."""
+        """Take the step with what is random about it (:class:`Visits`), and add up what it measures."""
         data = self.data
         inputs = data.transform(data.train.images.index_select(0, rows), draws)
-        observed = data.observed.index_select(0, rows)
         meta = None
         if meta_rows is not None:
             assert data.meta is not None
@@ -258,20 +256,19 @@ class Training:
     def _row(self, train: dict[str, float]) -> dict[str, Any]:
         data, batch_size = self.data, self.config.exec.eval_batch_size
 
-        def measure(images: LabelledImages, model: nn.Module = self.model) -> Evaluation:
+        def measure(images: LabelledImages, model: nn.Module) -> Evaluation:
             return evaluate(model, images, data.transform, num_classes=data.num_classes, batch_size=batch_size)
 
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * self.num_batches, **train}
-        row |= measure(data.test).row("test")
-        if data.meta is not None:
-            on_meta = measure(data.meta)
-            row |= on_meta.row("meta") | on_meta.class_row()
-        if data.validation is not None:
-            row |= (on_meta if data.validation is data.meta else measure(data.validation)).row("val")
-        for name, network in self.method.networks().items():
-            row |= measure(data.test, network).row(f"{name}_test")
+        networks = {"": self.model} | {f"{name}_": network for name, network in self.method.networks().items()}
+        for prefix, network in networks.items():
+            row |= measure(data.test, network).row(f"{prefix}test")
             if data.validation is not None:
-                row |= measure(data.validation, network).row(f"{name}_val")
+                on_validation = measure(data.validation, network)
+                row |= on_validation.row(f"{prefix}val")
+            if data.meta is not None and network is self.model:
+                on_meta = on_validation if data.validation is data.meta else measure(data.meta, network)
+                row |= on_meta.row("meta") | on_meta.class_row()
         return row | label_metrics(
             self.method.targets,
             data.observed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,58 +62,49 @@ def label_metrics(
     ``targets_of`` returns the targets (B, K) of images by their rows (B,), and is asked for ``block`` images at a time; ``observed`` and
     ``true`` are their annotated and right classes (N,), ``groups`` the superclasses (K,) where the dataset has some.
     """
-    count, wrong = len(observed), torch.split((observed != true).double(), block)
-    columns: dict[str, list[Tensor]] = {}
-    class_mass = torch.zeros(num_classes, dtype=torch.float64, device=observed.device)
-    for rows in torch.split(torch.arange(count, device=observed.device), block):
-        targets, own = targets_of(rows).double(), observed[rows]
-        mass = targets.gather(1, own.unsqueeze(1)).squeeze(1)
-        class_mass += torch.zeros_like(class_mass).index_add_(0, own, mass)
-        found = {"target_probability": mass, "entropy": entropy(targets)}
-        found |= {name: probability_in_top(targets, true[rows], rank) for name, rank in (("first", 1), ("top", TOP))}
+    count, wrong = len(observed), observed != true
+
+    def measured(rows: Tensor) -> dict[str, Tensor]:
+        targets, annotated = targets_of(rows).double(), observed[rows]
+        values = {"target_probability": targets.gather(1, annotated.unsqueeze(1)).squeeze(1), "entropy": entropy(targets)}
+        values |= {name: probability_in_top(targets, true[rows], rank) for name, rank in (("first", 1), ("top", TOP))}
         if groups is not None:
-            found["next_in_group"] = next_class_in_group(targets, own, groups).double()
-        for name, values in found.items():
-            columns.setdefault(name, []).append(values)
+            values["next_in_group"] = next_class_in_group(targets, annotated, groups).double()
+        return values
 
-    def total(name: str) -> float:
-        return float(sum(values.sum() for values in columns[name]))
-
-    def total_wrong(name: str) -> float:
-        return float(sum((values * weights).sum() for values, weights in zip(columns[name], wrong, strict=True)))
-
-    row = {"label/target_probability": total("target_probability") / count, "label/entropy": total("entropy") / count}
+    blocks = [measured(rows) for rows in torch.split(torch.arange(count, device=observed.device), block)]
+    columns = {name: torch.cat([values[name] for values in blocks]) for name in blocks[0]}
+    sums = {name: float(column.sum()) for name, column in columns.items()}
+    row = {"label/target_probability": sums["target_probability"] / count, "label/entropy": sums["entropy"] / count}
     if groups is not None:
-        row["label/next_class_in_superclass"] = total("next_in_group") / count
+        row["label/next_class_in_superclass"] = sums["next_in_group"] / count
     places = [round(percent / 100 * (count - 1)) for percent in QUANTILES]
     for name in ("target_probability", "entropy"):
         # Sorted rather than torch.quantile, which refuses more than 2^24 numbers.
-        ordered = torch.cat(columns[name]).sort().values
+        ordered = columns[name].sort().values
         row |= {f"label/{name}_q{percent}": value for percent, value in zip(QUANTILES, ordered[places].tolist(), strict=True)}
     if num_classes <= MAX_CLASS_SERIES:
-        members = (
-            torch.zeros(num_classes, device=observed.device)
-            .index_add_(0, observed, torch.ones_like(observed, dtype=torch.float32))
-            .tolist()
-        )
-        masses = zip(class_mass.tolist(), members, strict=True)
-        row |= {f"class_target_probability/{k:03d}": mass / size for k, (mass, size) in enumerate(masses) if size > 0}
+        mass = columns["target_probability"]
+        masses, members = (mass.new_zeros(num_classes).index_add_(0, observed, values) for values in (mass, torch.ones_like(mass)))
+        means = (masses / members).tolist()
+        row |= {f"class_target_probability/{k:03d}": mean for k, mean in enumerate(means) if not math.isnan(mean)}
     if not noisy:
         return row
-    num_wrong = int(sum(weights.sum() for weights in wrong))
+    num_wrong = int(wrong.sum())
     num_right = count - num_wrong
-    row |= {"noise/label_error": 1.0 - total("first") / count, "noise/top5_accuracy": total("top") / count}
+    sums_wrong = {name: float((column * wrong).sum()) for name, column in columns.items()}
+    row |= {"noise/label_error": 1.0 - sums["first"] / count, "noise/top5_accuracy": sums["top"] / count}
     if num_wrong > 0:
-        corrected = total_wrong("first") / num_wrong
+        corrected = sums_wrong["first"] / num_wrong
         row |= {
-            "label/entropy_noisy": total_wrong("entropy") / num_wrong,
+            "label/entropy_noisy": sums_wrong["entropy"] / num_wrong,
             "noise/label_error_noisy": 1.0 - corrected,
             "noise/correction_rate": corrected,
-            "noise/top5_accuracy_noisy": total_wrong("top") / num_wrong,
+            "noise/top5_accuracy_noisy": sums_wrong["top"] / num_wrong,
         }
     if num_right > 0:
         row |= {
-            "label/entropy_clean": (total("entropy") - total_wrong("entropy")) / num_right,
-            "noise/damage_rate": 1.0 - (total("first") - total_wrong("first")) / num_right,
+            "label/entropy_clean": (sums["entropy"] - sums_wrong["entropy"]) / num_right,
+            "noise/damage_rate": 1.0 - (sums["first"] - sums_wrong["first"]) / num_right,
         }
     return row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,27 +24,18 @@ class Monitor:
     """Watches a training: writes its rows, saves its state in time, and stops it when a signal is among ``requests``."""
 
     def __init__(self, config: Config, folder: RunFolder, tracker: Tracker, requests: Sequence[int]) -> None:
-        from tqdm import tqdm
-
         self._config = config
         self._folder = folder
         self._tracker = tracker
         self._requests = requests
         self._saved_at = time.monotonic()
-        done = max((row["epoch"] for row in folder.rows), default=0)
-        hidden = not sys.stderr.isatty()
-        self._bar = tqdm(total=config.optim.epochs, initial=done, unit="epoch", desc=folder.path.name, disable=hidden)
 
     def evaluated(self, row: dict[str, Any]) -> None:
         """Write a row to metrics.jsonl first, then to the mirror, then to the screen."""
         self._folder.append_row(row)
         self._tracker.log(row)
         text = ", ".join(f"{metric} {row[metric]:.4f}" for metric in _SHOWN if metric in row)
-        if self._bar.disable:
-            logger.info("epoch %d/%d: %s", row["epoch"], self._config.optim.epochs, text)
-        else:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(row["epoch"] - self._bar.n)
+        logger.info("epoch %d/%d: %s", row["epoch"], self._config.optim.epochs, text)
 
     def between_steps(self, training: Training) -> None:
         """Save the state if it is time or if the run is asked to stop."""
@@ -56,9 +46,4 @@ class Monitor:
             checkpoint.save(self._folder.path, {"rows": rows, **training.state()})
             self._saved_at = time.monotonic()
         if self._requests:
-            self.close()
             raise Interrupted(self._requests[0])
-
-    def close(self) -> None:
-        """Leave the progress bar's line."""
-        self._bar.close()

@@ -117,7 +117,7 @@ def _execute(config: Config, path: Path, requests: Sequence[int]) -> None:
 
 
 def _train(config: Config, folder: RunFolder, data: RunData, device: torch.device, inputs: Inputs, requests: Sequence[int]) -> None:
-    name, state = folder.path.name, checkpoint.load(folder.path)
+    state = checkpoint.load(folder.path)
     before = (peek(folder.path / "provenance.json") or {}) if state else {}
     folder.write_json("identity.json", identity_document(config))
     folder.write("config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
@@ -127,16 +127,14 @@ def _train(config: Config, folder: RunFolder, data: RunData, device: torch.devic
     training = build(config, data, device, folder.path, inputs)
     if state is not None:
         training.load_state(state)
-        logger.info("%s resumes after %d of %d epochs.", name, training.epoch, config.optim.epochs)
+        logger.info("%s resumes after %d of %d epochs.", folder.path.name, training.epoch, config.optim.epochs)
     if training.recorder:
         training.recorder.begin(data.train_indices, completed_epochs=training.epoch)
     folder.begin_rows([json.loads(line) for line in state["rows"]] if state else [])
-    with track(config, name, folder.path) as tracker:
+    with track(config, folder.path) as tracker:
         for row in folder.rows:
             tracker.log(row)
-        monitor = Monitor(config, folder, tracker, requests)
-        training.run(monitor)
-        monitor.close()
+        training.run(Monitor(config, folder, tracker, requests))
         if config.exec.save_model:
             weights = training.model.state_dict()
             folder.write("model.safetensors", save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))

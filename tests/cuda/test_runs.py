@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from real_runs import stopped
 
 from benchmarks.null_cuda import loaded
 from benchmarks.step import measure
@@ -40,11 +41,9 @@ def test_golden_tests(file: str, tmp_path: Path) -> None:
     assert not list(ElementTree.parse(report).iter("error"))
 
 
-@pytest.mark.parametrize("check", doctor.CHECKS, ids=lambda check: str(check.__name__))
-def test_checks(check: doctor.Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "SMALL", SMALL)
+def test_the_doctor() -> None:
     with contextlib.suppress(UserError) if loaded() else contextlib.nullcontext():
-        assert check(CUDA, SMALL)
+        assert doctor.check_execution(CUDA, SMALL)
 
 
 def test_the_memory_of_a_graph_is_counted() -> None:
@@ -54,11 +53,13 @@ def test_the_memory_of_a_graph_is_counted() -> None:
 
 
 @pytest.mark.parametrize("execution", [["exec=audit"], ["exec=auto"], ["exec=fast", "exec.compile=false"]])
-def test_a_run_ends(tmp_path: Path, execution: list[str]) -> None:
+def test_a_run_that_is_stopped_ends_in_the_same_bytes(tmp_path: Path, execution: list[str]) -> None:
     settings = ["method=instance_labels", "dataset=digits", "seed=0", "optim.epochs=2", "tracker=none", "exec.device=cuda"]
-    folder = execute(compose([*settings, *execution, f"paths.runs={tmp_path}"]))
-    assert (folder / "final.json").exists()
-    assert (folder / "labels" / "instances.f16").exists()
+    whole, resumed = (compose([*settings, *execution, f"paths.runs={tmp_path / name}"]) for name in ("whole", "resumed"))
+    stopped(resumed, epoch=1, batch=2)
+    folder, other = execute(whole), execute(resumed)
+    for file in ("final.json", "model.safetensors", "labels/instances.f16"):
+        assert (folder / file).read_bytes() == (other / file).read_bytes() or loaded()
     execution_kept = read_json(folder / "provenance.json")["execution"]
     assert execution_kept["cuda_graphs"] == (execution != ["exec=audit"])
 

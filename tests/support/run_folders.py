@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -67,23 +64,6 @@ class Suite:
 
 def csv_rows(files: Files, kind: str = "csv") -> list[dict[str, str]]:
     return list(csv.DictReader(files.contents[f"{files.name}.{kind}"].decode().splitlines()))
-
-
-def made_twice(suite: Suite, command: str, locales: tuple[str, str], **files: str) -> dict[str, bytes]:
-    """Make the page by ``command`` in two folders, the second with ``files``, locales, time zones and hash seeds; return what both made."""
-    made = []
-    for index, (locale, zone) in enumerate(zip(locales, ("UTC", "Asia/Tokyo"), strict=True)):
-        cwd = suite.runs.parent / f"cwd{index}"
-        cwd.mkdir()
-        for name, text in files.items() if index else ():
-            (cwd / name).write_text(text)
-        arguments = [command, str(suite.path), "--runs", os.path.relpath(suite.runs, cwd), "--out", "out"]
-        environment = {"LC_ALL": locale, "TZ": zone, "PYTHONUTF8": str(index), "PYTHONCOERCECLOCALE": "0"}
-        environment |= dict.fromkeys(("PYTHONHASHSEED", "SOURCE_DATE_EPOCH"), str(index))
-        subprocess.run([sys.executable, "-m", "analysis", *arguments], cwd=cwd, env=os.environ | environment, check=True)
-        made.append({path.name: path.read_bytes() for path in sorted((cwd / "out" / "tried").iterdir())})
-    assert made[0] == made[1]
-    return made[0]
 
 
 def change(folder: Path, file: str, values: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ class FixedLabels(Method):
 
     def __init__(self, config: FixedLabelsConfig, context: Context) -> None:
         super().__init__(config, context)
-        labels = averaged_labels(context, mean=config.mean, folds=config.folds)
+        labels = averaged_labels(context, config)
         if config.last_epochs > labels.epochs:
             raise UserError(f"method.last_epochs={config.last_epochs}: must be at most the {labels.epochs} epochs of the inputs.")
         self._targets = tempered(labels.converged(config.last_epochs), config.temperature)

@@ -44,7 +44,7 @@ class Replay(Method):
 
     def __init__(self, config: ReplayConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._labels = averaged_labels(context, align=config.align, mean=config.mean, folds=config.folds)
+        self._labels = averaged_labels(context, config, config.align)
         if self._labels.align != "fraction" and self._labels.epochs != context.epochs:
             raise UserError(
                 f"optim.epochs={context.epochs}, but the labels were recorded over {self._labels.epochs} epochs: with "

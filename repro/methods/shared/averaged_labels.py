@@ -49,18 +49,26 @@ class AveragedLabelsConfig(MethodConfig):
     mean: str = setting("probability", help="what is averaged (C4)", choices=("probability", "logit"))
 
 
+@dataclass(eq=False)
 class AveragedLabels(ABC):
     """Targets for the training instances of a run, averaged over the labels of its inputs.
 
     Attributes:
+        trajectories: the labels of the inputs.
+        context: of the run.
         align: how moments are matched (C2), resolved.
-        epochs: of labels that the inputs have.
+        config: what is averaged, and over which inputs.
     """
 
-    def __init__(self, trajectories: Sequence[Trajectory], context: Context, *, align: str, mean: str) -> None:
-        self.align = align
-        self.epochs = trajectories[0].epochs
-        self._trajectories, self._context, self._mean = trajectories, context, mean
+    trajectories: Sequence[Trajectory]
+    context: Context
+    align: str
+    config: AveragedLabelsConfig
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs of labels the inputs have."""
+        return self.trajectories[0].epochs
 
     @abstractmethod
     def at(self, rows: Tensor, epoch: int, step: int) -> Tensor:
@@ -68,7 +76,7 @@ class AveragedLabels(ABC):
 
     def converged(self, last_epochs: int) -> Tensor:
         """Return the distributions (N, K) of all instances at the end, averaged over the last epochs (C9)."""
-        total = torch.zeros((len(self._context.observed), self._context.num_classes), device=self._context.device)
+        total = torch.zeros((len(self.context.observed), self.context.num_classes), device=self.context.device)
         for epoch in range(self.epochs - last_epochs, self.epochs):
             total += self._last_of(epoch)
         return total / last_epochs
@@ -82,14 +90,14 @@ class AveragedLabels(ABC):
 
         A step stands for the middle of its stretch, in both runs.
         """
-        steps = self._context.steps_per_epoch
-        fraction = (epoch * steps + step + 0.5) / (self._context.epochs * steps)
+        steps = self.context.steps_per_epoch
+        fraction = (epoch * steps + step + 0.5) / (self.context.epochs * steps)
         place = min(max(fraction * points - 0.5, 0.0), points - 1.0)
         first = int(place)
         return first, min(first + 1, points - 1), place - first
 
 
-def averaged_labels(context: Context, *, align: str = "auto", mean: str = "probability", folds: str = "trained") -> AveragedLabels:
+def averaged_labels(context: Context, config: AveragedLabelsConfig, align: str = "auto") -> AveragedLabels:
     """Return the averaged labels of ``context.inputs.labels``; one input alone is its own average.
 
     Raises:
@@ -108,24 +116,23 @@ def averaged_labels(context: Context, *, align: str = "auto", mean: str = "proba
     if kind == "class":
         if align == "visit":
             raise UserError("method.align=visit: class labels, which have no visits, can be aligned by fraction only.")
-        return _ClassLabels(trajectories, context, align="fraction", mean=mean)
-    return _InstanceLabels(trajectories, context, align="visit" if align == "auto" else align, mean=mean, held_out_too=folds == "all")
+        return _ClassLabels(trajectories, context, "fraction", config)
+    return _InstanceLabels(trajectories, context, "visit" if align == "auto" else align, config)
 
 
+@dataclass(eq=False)
 class _InstanceLabels(AveragedLabels):
-    def __init__(self, trajectories: Sequence[Trajectory], context: Context, *, align: str, mean: str, held_out_too: bool) -> None:
-        super().__init__(trajectories, context, align=align, mean=mean)
-        assert context.data is not None
+    def __post_init__(self) -> None:
+        assert self.context.data is not None
         # Row of each of this run's instances in each input, or -1 where the input held it out.
-        self._local = [trajectory.rows_of(context.data.train_indices) for trajectory in trajectories]
+        self._local = [trajectory.rows_of(self.context.data.train_indices) for trajectory in self.trajectories]
         counts = np.sum([local >= 0 for local in self._local], axis=0)
         if counts.min() == 0 or counts.min() < counts.max():
             raise UserError(
                 f"inputs.labels: some training images have labels in {counts.min()} inputs, some in {counts.max()}: a fold is missing, or "
                 "two inputs hold out the same one."
             )
-        self._held_out_too = held_out_too
-        self._count = len(trajectories) if held_out_too else int(counts.max())
+        self._count = len(self.trajectories) if self.config.folds == "all" else int(counts.max())
         # Two epochs: `fraction` looks at both sides of a moment.
         self._epoch = lru_cache(maxsize=2)(self._last_of)
 
@@ -139,50 +146,50 @@ class _InstanceLabels(AveragedLabels):
     @override
     def _last_of(self, epoch: int) -> Tensor:
         """Return the mean (N, K) of the labels at the visits of an epoch, on the device."""
-        context = self._context
+        context = self.context
         total = np.zeros((len(context.observed), context.num_classes), np.float32)
-        for run, trajectory, local in zip(context.inputs.labels, self._trajectories, self._local, strict=True):
+        for run, trajectory, local in zip(context.inputs.labels, self.trajectories, self._local, strict=True):
             trained = local >= 0
             total[trained] += self._summand(trajectory.block(epoch)[local[trained]])
-            if self._held_out_too:
+            if self.config.folds == "all":
                 observed, initial = (
                     context.observed.cpu()[torch.from_numpy(~trained)],
                     float(run.fields["method.initial_target_probability"]),
                 )
                 total[~trained] += self._summand(smoothed(observed, initial, context.num_classes).float().numpy())
         mean = torch.from_numpy(total).to(context.device) / self._count
-        if self._mean == "logit":
+        if self.config.mean == "logit":
             return torch.softmax(mean, dim=1)
         # Stored numbers are rounded, so a row's sum is 1 only nearly.
         return mean / mean.sum(dim=1, keepdim=True)
 
     def _summand(self, distributions: Floats) -> Floats:
-        return distributions if self._mean == "probability" else np.log(np.maximum(distributions, np.float32(SMALLEST)))
+        return distributions if self.config.mean == "probability" else np.log(np.maximum(distributions, np.float32(SMALLEST)))
 
 
+@dataclass(eq=False)
 class _ClassLabels(AveragedLabels):
-    def __init__(self, trajectories: Sequence[Trajectory], context: Context, *, align: str, mean: str) -> None:
-        super().__init__(trajectories, context, align=align, mean=mean)
-        self._block = lru_cache(maxsize=2 * len(trajectories))(lambda index, epoch: trajectories[index].block(epoch))
+    def __post_init__(self) -> None:
+        self._block = lru_cache(maxsize=2 * len(self.trajectories))(lambda index, epoch: self.trajectories[index].block(epoch))
 
     @override
     def at(self, rows: Tensor, epoch: int, step: int) -> Tensor:
         parameters: list[Floats] = []
-        for index, trajectory in enumerate(self._trajectories):
+        for index, trajectory in enumerate(self.trajectories):
             first, second, weight = self._input_time(epoch, step, self.epochs * trajectory.rows)
             before, after = (self._block(index, place // trajectory.rows)[place % trajectory.rows] for place in (first, second))
             parameters.append(before + np.float32(weight) * (after - before))
-        return self._targets(self._context.observed[rows], parameters)
+        return self._targets(self.context.observed[rows], parameters)
 
     @override
     def _last_of(self, epoch: int) -> Tensor:
-        return self._targets(self._context.observed, [trajectory.block(epoch)[-1] for trajectory in self._trajectories])
+        return self._targets(self.context.observed, [trajectory.block(epoch)[-1] for trajectory in self.trajectories])
 
     def _targets(self, observed: Tensor, parameters: list[Floats]) -> Tensor:
         """Return the distributions (B, K) of images annotated ``observed`` (B,) by the mean of the inputs' alphas (K,)."""
-        num_classes = self._context.num_classes
+        num_classes = self.context.num_classes
         target = 1.0 - np.stack(parameters)
-        if self._mean == "probability":
+        if self.config.mean == "probability":
             share = target.mean(axis=0)
         else:
             on, off = (np.exp(np.log(np.maximum(part, SMALLEST)).mean(axis=0)) for part in (target, (1.0 - target) / (num_classes - 1)))

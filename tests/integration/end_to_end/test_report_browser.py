@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 
 COMPLAINTS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
-EPOCHS, CODES = 5, {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36, "Tab": 9}
+EPOCHS, CODES = 5, {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36}
 
 
 class Browser:
@@ -184,15 +183,9 @@ def test_labels_say_their_numbers_and_the_list_can_be_filtered(browser: Browser,
     browser.choose("filter", "Repaired")
     repaired = f"{WRONG[0]}: {ANNOTATED[WRONG[0]]} → {TRUE[WRONG[0]]}"
     assert browser.options("item") == [repaired]
-    browser.choose("filter", "Still wrong")
-    assert set(browser.options("item")) <= {f"{place}: {ANNOTATED[place]} → {ANNOTATED[place]}, is {TRUE[place]}" for place in WRONG[1:]}
-    browser.choose("filter", f"class {ANNOTATED[WRONG[0]]}")
-    listed = browser.options("item")
-    assert repaired in listed
-    assert {text.split()[1] for text in listed} == {str(ANNOTATED[WRONG[0]])}
 
 
-def test_the_keyboard_changes_the_epoch_and_reaches_every_control(browser: Browser, page: Path) -> None:
+def test_the_keyboard_changes_the_epoch(browser: Browser, page: Path) -> None:
     browser.open(page, width=390)
     browser.choose("run", 2)
     for focus in ("play", "epoch", "fit"):
@@ -204,28 +197,3 @@ def test_the_keyboard_changes_the_epoch_and_reaches_every_control(browser: Brows
     browser.of("item", "focus()")
     browser.press("ArrowRight")
     assert "Epoch 1 of 5" in browser.live
-    browser.open(page, width=1280)
-    browser.choose("run", 2)
-    reached = []
-    for _ in range(40):
-        browser.press("Tab")
-        reached.append(browser.value("document.activeElement.id || document.activeElement.className"))
-        outline = browser.value("getComputedStyle(document.activeElement).outlineStyle")
-        assert outline == "solid" or browser.value("document.activeElement === document.body"), reached[-1]
-    assert reached[0] == "skip"
-    wanted = ["run", "filter", "item", "back", "play", "forward", "epoch", "fit"]
-    assert [name for name in reached if name in wanted][: len(wanted)] == wanted
-
-
-def test_play_and_the_fitted_axis(browser: Browser, page: Path) -> None:
-    browser.open(page, width=1280)
-    browser.of("play", "click()")
-    end = time.monotonic() + 300.0
-    while browser.of("play", "getAttribute('aria-pressed')") == "true":
-        assert time.monotonic() < end
-    assert "Epoch 5 of 5" in browser.live
-    browser.press("Home")
-    top = "document.querySelectorAll('#chart text')[5].textContent"
-    assert browser.value(top) == "1.0"
-    browser.of("fit", "click()")
-    assert browser.value(top) == "0.9"

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import wandb
 from loopback import Backend
+from real_runs import read_metrics
 from short_runs import EXPECTED, at_epoch, offline_epochs, results, train
 
 from repro.runs.state import read_state
 from repro.tracker import mirror, server
-from repro.tracker.contents import Contents, mismatch
+from repro.tracker.contents import mismatch
 from repro.tracker.server import Server
 from repro.tracker.sync import sync
 
@@ -21,10 +22,10 @@ Prepare = Callable[[Backend, pytest.MonkeyPatch], object]
 
 def check_sync(folder: Path, backend: Backend) -> None:
     """Sync, and check what the backend has against the truth, not against what sync says."""
-    assert sync(folder, Server("soft-labels-repro", None), limit_s=300).startswith(("synced", "up to date"))
+    assert sync(folder, Server("soft-labels-repro", None)).startswith(("synced", "up to date"))
     stored = backend.run(folder.name)
     assert stored.epochs() == EXPECTED
-    assert mismatch(Contents(folder).rows(), stored.rows(), finished=True) is None
+    assert mismatch(read_metrics(folder), stored.rows(), finished=True) is None
     assert stored.state == "finished"
     assert backend.unknown == []
 

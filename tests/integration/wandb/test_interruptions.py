@@ -55,7 +55,7 @@ def test_killed_twice(tracker: str, backend: Backend, tmp_path: Path) -> None:
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(EPOCHS + 1))
     if tracker == "offline":
         assert offline_epochs(folder) == list(range(EPOCHS + 1))
-        assert sync(folder, Server("soft-labels-repro", None), limit_s=300).startswith("synced")
+        assert sync(folder, Server("soft-labels-repro", None)).startswith("synced")
     stored = backend.run(folder.name)
     assert [row["_step"] for row in stored.rows()] == stored.epochs() == list(range(EPOCHS + 1))
     assert mismatch(read_metrics(folder), stored.rows(), finished=True) is None
@@ -78,7 +78,7 @@ def test_preempted(tracker: str, backend: Backend, tmp_path: Path) -> None:
         assert len(records(folder, "preempting")) == 1
         assert offline_epochs(folder) == written
         # The rows so far can be sent before the run resumes; what comes later joins them.
-        assert sync(folder, Server("soft-labels-repro", None), limit_s=300).startswith("synced")
+        assert sync(folder, Server("soft-labels-repro", None)).startswith("synced")
     stored = backend.run(folder.name)
     assert stored.epochs() == written
     assert (stored.exit_codes, stored.preempted > 0) == ([143], True)

@@ -12,7 +12,6 @@ from real_runs import stopped
 from short_runs import EXPECTED, offline_epochs, settings, train
 
 from repro.config.compose import compose
-from repro.files import read_json
 from repro.tracker.__main__ import main
 from repro.tracker.mirror import upload_lock
 from repro.tracker.server import Remote, Server
@@ -47,22 +46,24 @@ def test_twice_sends_once(folder: Path, backend: Backend, sync: Command) -> None
     assert [row["epoch"] for row in stored.rows() if "label/heatmap" in row] == [0, 2, 4, 5]
     assert sum(name.endswith(".png") for name in stored.files) == 4
     before = len(backend.requests)
-    assert sync(folder.parent, "--quiet") == ""
+    assert sync(folder.parent) == f"{folder.name}: up to date\n"
     # The ledger answers; only who we are is asked.
     assert not {"Run", "UpsertBucket"} & set(backend.requests[before:])
-    sync(folder, "--again", words="up to date (6 rows")
     (folder / "sync.json").write_text("{ torn")
     sync(folder, words="up to date (6 rows")
     assert stored.epochs() == EXPECTED
 
 
 @pytest.mark.parametrize(("status", "message"), [(403, "6 rows are not there; the same command resumes"), (500, "W&B failed: ")])
-def test_an_upload_that_fails_is_completed_by_the_next(status: int, message: str, folder: Path, backend: Backend, sync: Command) -> None:
+def test_an_upload_that_fails_is_completed_by_the_next(
+    status: int, message: str, folder: Path, backend: Backend, sync: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """W&B's client ends with success when every row was refused, and tries for ever while the server answers 500."""
     backend.fault("file_stream", status=status)
-    sync(folder, *(["--limit", "5"] if status == 500 else []), code=1, words=message)
+    monkeypatch.setattr("repro.tracker.sync.UPLOAD_TIMEOUT_S", 5 if status == 500 else 300)
+    sync(folder, code=1, words=message)
     assert backend.run(folder.name).epochs() == []
-    assert "mark" not in read_json(folder / "sync.json")
+    assert not (folder / "sync.json").exists()
     backend.faults.clear()
     sync(folder, words="synced")
     assert backend.run(folder.name).epochs() == EXPECTED
@@ -123,20 +124,11 @@ def test_a_spoilt_run_is_sent_again(folder: Path, backend: Backend, sync: Comman
         ([*whole, json.dumps({"epoch": 6, "_step": 6})], "7 rows, and metrics.jsonl has 6"),
     ):
         stored.history[:] = spoilt
-        assert "`sync --as NEW_ID`" in sync(folder, "--again", code=1, words=message)
+        (folder / "sync.json").unlink(missing_ok=True)
+        assert "`sync --project OTHER`" in sync(folder, code=1, words=message)
         assert stored.history == spoilt
-    backend.on_upsertbucket({"project": stored.project, "name": "taken"})
-    sync(folder, "--as", "taken", code=1, words="Choose another id")
-    # Cut short, then called again.
-    backend.fault("file_stream", status=403)
-    sync(folder, "--as", "clean", code=1)
-    backend.faults.clear()
-    sync(folder, "--as", "clean", words="synced")
-    # From then on the run is that one.
-    sync(folder, "--again", words="up to date")
-    assert backend.run("clean").epochs() == EXPECTED
-    shutil.copytree(folder, folder.parent / "copy")
-    sync(folder.parent, "--as", "third", code=2, words="goes with one run folder")
+    sync(folder, "--project", "other", words="synced (6 rows")
+    assert backend.run(folder.name, "other").epochs() == EXPECTED
 
 
 def test_an_online_attempt_continues_what_was_synced(backend: Backend, tmp_path: Path, sync: Command) -> None:

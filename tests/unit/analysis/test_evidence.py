@@ -1,4 +1,4 @@
-"""Evidence: finished runs as text, the pages made from it, and run folders made of it again."""
+"""Evidence: finished runs as text, and the pages made from it."""
 
 import json
 import shutil
@@ -13,9 +13,6 @@ from two_specs import ROW, SPEC, TwoSpecs
 from analysis.__main__ import main
 from analysis.reading.evidence import open_evidence
 from repro.errors import UserError
-from repro.runs.state import read_state
-from sweeps.plan import make_plan
-from sweeps.spec import load_scale, load_spec
 
 
 @pytest.fixture
@@ -80,9 +77,6 @@ def test_other_numbers_of_a_run_that_is_there_are_refused(two: TwoSpecs, file: s
 
 def test_what_is_left_out_is_named(two: TwoSpecs, capsys: pytest.CaptureFixture[str]) -> None:
     (two.runs / two.names[0] / "final.json").write_text("{}")
-    # As evidence without curves is restored.
-    (two.runs / two.names[4] / "metrics.jsonl").unlink()
-    seal(two.runs / two.names[4])
     for name, state in zip(two.names[1:3], ("failed", "running"), strict=True):
         shutil.rmtree(two.runs / name)
         ended_run(two.runs / name, state, "out of memory")
@@ -98,7 +92,7 @@ def test_what_is_left_out_is_named(two: TwoSpecs, capsys: pytest.CaptureFixture[
     assert len(open_evidence(two.evidence).run_ids) == 2
 
 
-@pytest.mark.parametrize("file", ["runs.jsonl", "curves.jsonl", "plans/shown.json"])
+@pytest.mark.parametrize("file", ["runs.jsonl", "plans/shown.json"])
 def test_a_changed_file_is_named(two: TwoSpecs, file: str) -> None:
     two.keep()
     content = (two.evidence / file).read_bytes()
@@ -108,25 +102,6 @@ def test_a_changed_file_is_named(two: TwoSpecs, file: str) -> None:
     (two.evidence / file).unlink()
     with pytest.raises(UserError, match=f"{file} is not as .* wrote it"):
         two.page("drawn")
-
-
-def test_restored_runs_are_done_for_planners_and_pages(two: TwoSpecs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    two.keep()
-    before, runs = contents(two.evidence), tmp_path / "restored"
-    arguments = ["evidence", "--restore", "shown", "drawn", "--runs", str(runs), "--out", str(two.tables)]
-    assert main(arguments) == 0
-    assert "6 runs restored in" in capsys.readouterr().out
-    plan = make_plan([load_spec("shown"), load_spec("drawn")], load_scale("paper"), runs)
-    assert {run.state for run in plan.runs.values()} == {"done"}
-    assert {read_state(runs / name) for name in plan.runs} == {"done"}
-    assert two.page("shown", runs).contents == two.page("shown").contents
-    two.keep(runs=runs)
-    assert contents(two.evidence) == before
-    assert main(arguments) == 0
-    assert "0 runs restored in" in capsys.readouterr().out
-    arguments[2] = "table1"
-    assert main(arguments) == 2
-    assert "there is no evidence of table1" in capsys.readouterr().err
 
 
 def test_finished_runs_and_their_curves_as_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """Figures of single labels: which images and classes are drawn, from run folders and from evidence."""
 
-import json
 import math
 from pathlib import Path
 
@@ -9,14 +8,12 @@ import numpy.typing as npt
 import pytest
 from label_runs import NOISY, digits, label_run, noisy, one_sided, true_hashes
 from matplotlib.figure import Figure
-from run_folders import Suite, change, csv_rows, done_run, ended_run
+from run_folders import Suite, csv_rows, done_run, ended_run
 
 from analysis.build import make_files
-from analysis.figures.labels import drawn_of
-from analysis.figures.points import chosen
-from analysis.reading.evidence import open_evidence, open_source, write_evidence
-from analysis.reading.results import read_results
-from repro.files import read_json
+from analysis.figures.curves import chosen
+from analysis.reading.evidence import open_evidence, open_source
+from analysis.reading.keep import add
 from sweeps.spec import Sample
 
 SPEC = """\
@@ -91,15 +88,13 @@ def test_images_are_drawn_among_those_of_every_done_run(tmp_path: Path, pictures
     assert "trained on (10)" in files.page
 
 
-@pytest.mark.parametrize("how", ["ended early", "loss", "labels"])
+@pytest.mark.parametrize("how", ["ended early", "labels"])
 def test_a_diverged_run_has_no_labels_to_show(tmp_path: Path, how: str) -> None:
     suite = figure_of(tmp_path, TOP)
     top_run(suite, 0, 0.2)
     true, folder = TRUE[INDICES], suite.folder("Ours", "", 1)
     final = one_sided(true, math.nan if how == "labels" else 0.5)
     label_run(folder, INDICES, [final], hashes=true_hashes(true), planned=10 if how == "ended early" else None)
-    if how == "loss":
-        change(folder, "final.json", {"train/loss": {"last": "NaN"}})
     assert "Not drawn: Other classes: a run diverged." in suite.make().page
 
 
@@ -149,9 +144,9 @@ def test_corrected_images_of_the_first_done_run(tmp_path: Path, pictures: list[F
 def test_evidence_makes_the_same_figure_without_labels_and_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = figure_of(tmp_path, EXAMPLES)
     noisy_run(suite, 0, corrected=5)
-    results = read_results(suite.spec, suite.scale, open_source(suite.runs, suite.scale))
-    records = {run_id: results.source.record(run_id) | {"drawn": {"tried": drawn}} for run_id, drawn in drawn_of(results).items()}
-    write_evidence(tmp_path / "evidence", {"tried": read_json(suite.runs / "plans" / "tried.json")}, json.loads(json.dumps(records)), {})
+    for _ in range(2):
+        # What is there already stays.
+        add([suite.spec], suite.scale, open_source(suite.runs, suite.scale), tmp_path / "evidence")
     expected = suite.make().contents["tried.csv"]
     monkeypatch.setattr("analysis.figures.labels.training_set_of", None)
     files = make_files(suite.spec, suite.scale, open_evidence(tmp_path / "evidence"))

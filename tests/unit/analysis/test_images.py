@@ -83,7 +83,7 @@ import socket, sys
 def refuse(*arguments, **options): raise AssertionError("the network")
 socket.socket.connect = refuse
 from pathlib import Path
-import analysis.figures.figure, analysis.report.page
+import analysis.figures.draw, analysis.report.page
 from analysis.reading.runs import read_labels, read_record
 from analysis.reading.images import annotated_classes, training_set_of
 folder = Path({str(tmp_path / "run")!r})

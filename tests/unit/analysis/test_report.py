@@ -12,16 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from label_runs import label_run
-from run_folders import Suite, change, done_run, ended_run, plan_by_hand
+from run_folders import Suite, change, done_run, ended_run
 
-from analysis.__main__ import main
 from analysis.reading.images import TrainingSet
 from analysis.report.labels import EPOCHS, select
-from analysis.report.markdown import render_markdown
-from analysis.report.page import make_report
+from analysis.report.page import make_report, render_markdown
 from repro.errors import UserError
 from repro.labels.trajectory import open_trajectory
-from sweeps.spec import load_spec
 
 SPEC = """\
 title: A table <i>of</i> labels
@@ -123,27 +120,12 @@ def test_the_same_bytes_wherever_the_runs_lie_and_a_shared_run_counted_once(suit
     assert str(tmp_path) not in page
 
 
-def test_every_plan_is_reported_into_a_folder_and_one_without_runs_only_named(
-    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "waiting.yaml"
-    path.write_text(SPEC.replace("Class <b>", "Other").replace("Instance", "Another").replace("A table", "Later"))
-    plan_by_hand(load_spec(str(path)), suite.scale, suite.runs)
-    monkeypatch.chdir(tmp_path)
-    assert main(["report", "--runs", str(suite.runs), "--out", "."]) == 0
-    page = Path("report.html").read_text()
-    assert re.findall(r'<h2 id="page-\d+-title">(.*?)</h2>', page) == ["tried: A table &lt;i&gt;of&lt;/i&gt; labels"]
-    assert "no run started yet (1)</summary><ul><li>waiting: Later &lt;i&gt;of&lt;/i&gt; labels</li>" in page
-    assert "4 of 12 runs done, 1 failed, 7 missing." in page
-    places = [page.index(text) for text in ('id="page-1"', '<p class="gaps">4 of 6', "<table>", '<details class="notes">', 'id="browser"')]
-    assert places == sorted(places)
-
-
 def test_a_report_of_nothing_is_refused_and_another_scale_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least one spec"):
         make_report([], deviations="", command="", runs_link="")
     page = report(Suite(tmp_path, SPEC, "smoke"))
     assert "Smoke scale" in page[page.index('class="disclaimer"') : page.index("<nav")]
+    assert "no run started yet (1)</summary><ul><li>tried: A table &lt;i&gt;of&lt;/i&gt; labels</li>" in page
     assert "No finished run of these tables and figures has recorded labels." in page
 
 
@@ -203,11 +185,6 @@ def selected(folder: Path, labels: Any, *truth: Any, **more: Any) -> dict[str, A
 def groups_of(chosen: dict[str, Any]) -> dict[str, list[int]]:
     """Return the instances of each group, by their rows."""
     return {group["name"]: [chosen["items"][place]["position"] // 3 for place in group["items"]] for group in chosen["groups"]}
-
-
-def test_class_labels_are_those_after_the_last_step(tmp_path: Path) -> None:
-    items = selected(tmp_path, class_labels(), kind="class")["items"]
-    np.testing.assert_allclose([item["values"] for item in items], 1 - class_labels()[:, -1, :, None].swapaxes(0, 1), atol=1e-4)
 
 
 def test_instances_are_chosen_by_the_stated_rule(tmp_path: Path) -> None:

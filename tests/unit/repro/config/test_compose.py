@@ -118,9 +118,7 @@ def test_the_later_of_two_wins() -> None:
 
 def test_the_folders_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_RUNS", "/elsewhere/runs")
-    monkeypatch.setenv("REPRO_SCRATCH", "/local/me")
-    paths = compose(GOOD).paths
-    assert (paths.runs, paths.scratch) == ("/elsewhere/runs", "/local/me")
+    assert compose(GOOD).paths.runs == "/elsewhere/runs"
 
 
 def test_an_unknown_choice_is_named_with_the_nearest() -> None:

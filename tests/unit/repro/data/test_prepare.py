@@ -127,7 +127,6 @@ def test_draws_cover_every_crop_and_both_sides_evenly_and_each_can_be_had_alone_
     [
         ((1, 8, 8), {"normalization": "cifar10"}, r"augment.normalization=cifar10.*3 channels.*1\. Use augment.normalization=dataset"),
         (SHAPE, {"padding": 6, "padding_mode": "reflect"}, r"augment.padding=6.*reflect.*below the 6"),
-        (SHAPE, {"padding": 128}, r"augment.padding=128.*at most 127"),
     ],
 )
 def test_settings_that_do_not_fit_the_images_are_named(shape: tuple[int, int, int], config: dict[str, Any], words: str) -> None:

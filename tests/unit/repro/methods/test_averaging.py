@@ -8,7 +8,7 @@ import torch
 from made_inputs import BATCH_SIZE, EPOCHS, INITIAL, NUM_CLASSES, NUM_INSTANCES, fold_inputs, label_run, make_context
 
 from repro.errors import UserError
-from repro.methods.shared.averaged_labels import averaged_labels
+from repro.methods.shared.averaged_labels import AveragedLabelsConfig, averaged_labels
 from repro.runs.inputs import InputRun, Inputs
 
 ROWS, CLASSES, FOLDS, STEPS = torch.arange(NUM_INSTANCES), torch.arange(NUM_CLASSES), 5, NUM_INSTANCES // BATCH_SIZE
@@ -32,7 +32,7 @@ def labels_of(values: list[np.ndarray], epoch: int, instance: int, *, folds: str
 @pytest.mark.parametrize("mean", ["probability", "logit"])
 def test_replayed_label_is_the_mean_of_the_folds_at_their_visit_in_the_epoch(tmp_path: Path, mean: str, folds: str) -> None:
     inputs, values = fold_inputs(tmp_path, "instance")
-    labels = averaged_labels(make_context(inputs), mean=mean, folds=folds)
+    labels = averaged_labels(make_context(inputs), AveragedLabelsConfig(mean=mean, folds=folds))
     for epoch in range(EPOCHS):
         each = [labels_of(values, epoch, instance, folds=folds) for instance in range(NUM_INSTANCES)]
         means = np.array([one.mean(0) if mean == "probability" else np.exp(np.log(np.maximum(one, 2.0**-24)).mean(0)) for one in each])
@@ -47,11 +47,11 @@ def test_replayed_label_is_the_mean_of_the_folds_at_their_visit_in_the_epoch(tmp
 
 def test_fraction_interpolates_between_visits_and_stretches_a_trajectory(tmp_path: Path) -> None:
     inputs, _ = fold_inputs(tmp_path, "instance")
-    visits = averaged_labels(make_context(inputs))
-    same = averaged_labels(make_context(inputs), align="fraction")
+    visits = averaged_labels(make_context(inputs), AveragedLabelsConfig())
+    same = averaged_labels(make_context(inputs), AveragedLabelsConfig(), "fraction")
     # The middle of an epoch is where its visits are.
     torch.testing.assert_close(same.at(ROWS, 1, STEPS // 2), visits.at(ROWS, 1, 0))
-    longer = averaged_labels(make_context(inputs, epochs=2 * EPOCHS), align="fraction")
+    longer = averaged_labels(make_context(inputs, epochs=2 * EPOCHS), AveragedLabelsConfig(), "fraction")
     # Epoch 2 of 6, its last step: fraction 2.9 / 6, in visits 0.95 of the way from the first to the second.
     torch.testing.assert_close(longer.at(ROWS, 2, STEPS - 1), 0.05 * visits.at(ROWS, 0, 0) + 0.95 * visits.at(ROWS, 1, 0))
     torch.testing.assert_close(longer.at(ROWS, 0, 0), visits.at(ROWS, 0, 0))
@@ -61,7 +61,7 @@ def test_fraction_interpolates_between_visits_and_stretches_a_trajectory(tmp_pat
 @pytest.mark.parametrize("mean", ["probability", "logit"])
 def test_class_labels_are_those_at_equal_fractions_of_training(tmp_path: Path, mean: str) -> None:
     inputs, values = fold_inputs(tmp_path, "class")
-    labels, steps = averaged_labels(make_context(inputs), mean=mean), values[0].shape[1]
+    labels, steps = averaged_labels(make_context(inputs), AveragedLabelsConfig(mean=mean)), values[0].shape[1]
     assert steps != STEPS
 
     def check(found: torch.Tensor, alphas: np.ndarray) -> None:
@@ -83,7 +83,7 @@ def test_class_labels_are_those_at_equal_fractions_of_training(tmp_path: Path, m
 def test_inputs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     def message(labels: tuple[InputRun, ...], **settings: str) -> str:
         with pytest.raises(UserError) as caught:
-            averaged_labels(make_context(Inputs(labels)), **settings)
+            averaged_labels(make_context(Inputs(labels)), AveragedLabelsConfig(), **settings)
         return str(caught.value)
 
     runs, classes = fold_inputs(tmp_path, "instance")[0].labels, fold_inputs(tmp_path, "class")[0].labels

@@ -11,7 +11,7 @@ from made_inputs import NUM_CLASSES, NUM_INSTANCES, batch_at, build_method, fold
 
 from repro.engine.method import Batch, Method
 from repro.errors import UserError
-from repro.methods.shared.averaged_labels import averaged_labels
+from repro.methods.shared.averaged_labels import AveragedLabelsConfig, averaged_labels
 from repro.runs.inputs import Inputs
 
 ROWS = torch.arange(NUM_INSTANCES)
@@ -25,7 +25,7 @@ def some_batch(method: Method, epoch: int = 0, step: int = 0) -> Batch:
 @pytest.mark.parametrize("kind", ["instance", "class"])
 def test_replay_trains_on_the_label_of_the_moment(tmp_path: Path, kind: str) -> None:
     context = make_context(fold_inputs(tmp_path, kind)[0])
-    method, labels = build_method("replay", context), averaged_labels(context)
+    method, labels = build_method("replay", context), averaged_labels(context, AveragedLabelsConfig())
     torch.testing.assert_close(method.targets(ROWS), labels.at(ROWS, 0, 0))
     for epoch, step in ((0, 3), (2, 1)):
         batch = some_batch(method, epoch, step)
@@ -47,7 +47,7 @@ def test_replay_of_another_length_is_refused_unless_stretched(tmp_path: Path) ->
 def test_fixed_labels_are_the_converged_ones_tempered(tmp_path: Path, kind: str, temperature: float) -> None:
     context = make_context(fold_inputs(tmp_path, kind)[0])
     method = build_method("fixed_labels", context, temperature=temperature)
-    wanted = averaged_labels(context).converged(1) ** (1 / temperature)
+    wanted = averaged_labels(context, AveragedLabelsConfig()).converged(1) ** (1 / temperature)
     torch.testing.assert_close(method.targets(ROWS), wanted / wanted.sum(1, keepdim=True))
     batch = some_batch(method, 1, 1)
     torch.testing.assert_close(method.coefficients(batch), method.targets(batch.rows) / 3)
