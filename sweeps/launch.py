@@ -176,11 +176,9 @@ class _Queue:
         self.ready = list(self.order.get_ready())
         # What is done already is counted first.
         self.turn = {name: (run.state != "done", index) for index, (name, run) in enumerate(runs.items())}
-        self.bar: tqdm[Any] = tqdm(total=sum(map(self._epochs, runs)), unit="epoch", disable=None, dynamic_ncols=True)
+        self.epochs = {name: int(run.fields["optim.epochs"]) for name, run in runs.items()}
         self.ended_epochs = 0
-
-    def _epochs(self, name: str) -> int:
-        return int(self.plan.runs[name].fields["optim.epochs"])
+        self.bar: tqdm[Any] = tqdm(total=sum(self.epochs.values()), unit="epoch", disable=None, dynamic_ncols=True)
 
     def work(self, received: list[int], deadline: float) -> None:
         """Start and watch workers until nothing is left; after a signal in ``received`` or the ``deadline`` until they have stopped."""
@@ -281,7 +279,7 @@ class _Queue:
     def _end(self, name: str, how: str, why: str = "") -> None:
         """Note that nothing more is done about a run, so that its readers are looked at."""
         vars(self.outcome)[how][name] = why
-        self.ended_epochs += self._epochs(name)
+        self.ended_epochs += self.epochs[name]
         self.order.done(name)
         self.ready += self.order.get_ready()
         if why:
