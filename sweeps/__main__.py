@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.command import exit_code_of, positive, whole_number
-from repro.errors import UserError
 from sweeps.selection import add_options, select
 from sweeps.spec import PAPER, Scale, Spec, known_scales, known_specs, load_scale, load_spec, tuned_folder
 
@@ -41,8 +40,8 @@ _CHANGED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    It is 0; 1 when a run failed, was skipped, or was left alone because a different version of the code made it; 2 for a user's mistake;
-    124 when the time was over before everything was done; 128 + N when stopped by signal N.
+    It is 0; 1 when a run failed, was skipped, or was left alone because a different version of the code made it; 2 for a user's mistake,
+    or where tuning could choose nothing; 124 when the time was over before everything was done; 128 + N when stopped by signal N.
     """
     began = time.monotonic()
     args = _parser().parse_args(arguments)
@@ -140,13 +139,7 @@ def _tune(specs: Sequence[Spec], scale: Scale, args: argparse.Namespace, began: 
         return outcome
 
     folder = args.tuned or tuned_folder()
-    try:
-        print_chosen(tune(specs, scale, args.runs, folder, execute, again=args.again), folder / f"{scale.name}.yaml")
-    except UserError as error:
-        # Nothing could be chosen because runs failed or a different version of the code made them: that is no mistake of the user's.
-        if not any(codes):
-            raise
-        print(f"error: {error}", file=sys.stderr)
+    print_chosen(tune(specs, scale, args.runs, folder, execute, again=args.again), folder / f"{scale.name}.yaml")
     return max(codes)
 
 

@@ -63,10 +63,10 @@ def estimate(plan: Plan) -> Costs:
         else:
             teacher = plan.runs.get(str(run.fields.get("inputs.teacher")))
             hours[name] = _counted_hours(run.fields, teacher.fields if teacher else None) if on_gpu else None
-    measured, unknown = sum(kind in by_kind for kind in kinds.values()), list(hours.values()).count(None)
-    basis = f"{measured} as finished runs of their kind took, {len(hours) - measured - unknown} counted, {unknown} without estimate"
-    counted = f"; counted are FLOPs in TF32 on an {USUAL_GPU}, at {_EFFICIENCY:.0%} of its peak" if on_gpu else ""
-    return Costs("GPU-hours" if on_gpu else "CPU-hours", hours, basis + counted)
+    measured = sum(kind in by_kind for kind in kinds.values())
+    counted = f"as their FLOPs take in TF32 on an {USUAL_GPU} at {_EFFICIENCY:.0%} of its peak" if on_gpu else "without estimate"
+    basis = f"{measured} as finished runs of their kind took, {len(hours) - measured} {counted}"
+    return Costs("GPU-hours" if on_gpu else "CPU-hours", hours, basis)
 
 
 def _finished(folder: Path) -> Iterator[tuple[str, bool, float]]:

@@ -176,11 +176,9 @@ class _Queue:
         self.ready = list(self.order.get_ready())
         # What is done already is counted first.
         self.turn = {name: (run.state != "done", index) for index, (name, run) in enumerate(runs.items())}
-        self.bar: tqdm[Any] = tqdm(total=sum(map(self._epochs, runs)), unit="epoch", disable=None, dynamic_ncols=True)
+        self.epochs = {name: int(run.fields["optim.epochs"]) for name, run in runs.items()}
         self.ended_epochs = 0
-
-    def _epochs(self, name: str) -> int:
-        return int(self.plan.runs[name].fields["optim.epochs"])
+        self.bar: tqdm[Any] = tqdm(total=sum(self.epochs.values()), unit="epoch", disable=None, dynamic_ncols=True)
 
     def work(self, received: list[int], deadline: float) -> None:
         """Start and watch workers until nothing is left; after a signal in ``received`` or the ``deadline`` until they have stopped."""
@@ -234,9 +232,13 @@ class _Queue:
         execution = [override("paths.runs", str(self.folder)), f"exec.threads={threads}", f"exec.on_changed_code={self.changed_code}"]
         overrides = [*self.plan.runs[name].overrides, *execution, *self.settings]
         sharing = min(self.jobs, 1 + len(self.running) + len(self.ready))
-        self.running[name] = self.context.Process(target=_enter, args=(self.worker, overrides, self._log(name), sharing), name=name)
-        self.running[name].start()
-        self.began[name] = time.monotonic()
+        process = self.context.Process(target=_enter, args=(self.worker, overrides, self._log(name), sharing), name=name)
+        try:
+            process.start()
+        except (OSError, EOFError):
+            self._end(name, "failed", "the server that runs are forked from was killed; the same command trains it")
+        else:
+            self.running[name], self.began[name] = process, time.monotonic()
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
@@ -277,7 +279,7 @@ class _Queue:
     def _end(self, name: str, how: str, why: str = "") -> None:
         """Note that nothing more is done about a run, so that its readers are looked at."""
         vars(self.outcome)[how][name] = why
-        self.ended_epochs += self._epochs(name)
+        self.ended_epochs += self.epochs[name]
         self.order.done(name)
         self.ready += self.order.get_ready()
         if why:

@@ -244,7 +244,7 @@ class Graph:
 
 def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the plan as ``python -m sweeps plan --json`` prints it."""
-    runs = [{key: value for key, value in vars(run).items() if key != "fields"} | {"config": run.fields} for run in plan.runs.values()]
+    runs = [vars(run) for run in plan.runs.values()]
     cells = [{"spec": cell.spec, "row": cell.row, "column": cell.column, "runs": cell.run_ids, "value": cell.value} for cell in plan.cells]
     return {"scale": plan.scale.name, "runs": runs, "cells": cells}
 
