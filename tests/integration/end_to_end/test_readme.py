@@ -43,8 +43,12 @@ def test_training_commands(command: str, tmp_path: Path) -> None:
     preset = tmp_path / "presets/optim/mine.yaml"
     preset.parent.mkdir(parents=True)
     preset.write_text((ROOT / "repro/conf/optim/digits_cnn.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    short = "python -m repro " if "cifar" in command else "python -m repro optim.epochs=1 tracker=none exec.threads=1 "
-    result = run(command.replace("python -m repro ", short), tmp_path)
+    words = shlex.split(command)[3:]
+    settings = [word for word in words if "=" in word]
+    options = [word for word in words if "=" not in word]
+    if settings and "cifar" not in command:
+        settings += ["optim.epochs=1", "tracker=none", "exec.threads=1"]
+    result = run(shlex.join(["python", "-m", "repro", *settings, *options]), tmp_path)
     if "cifar" in command:
         assert result.returncode == 2
         assert "python -m repro.data download cifar100" in result.stderr
