@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--runs", type=Path, default=Path(runs), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)")
         scales = "how large: a name or the path of a .yaml file (default: %(default)s)"
         command.add_argument("--scale", default=PAPER, metavar="NAME", help=scales)
+        if name in ("plan", "run", "status"):
+            known = "runs that stand in this evidence, such as paper_tables/evidence/small, are done although their folders are not here"
+            command.add_argument("--evidence", type=Path, metavar="DIR", help=known)
         if name == "plan":
             command.add_argument("--json", action="store_true", help="print the plan as JSON")
         if name in ("run", "tune"):
@@ -92,7 +95,7 @@ def _command(args: argparse.Namespace, began: float) -> int:
     # With these comes PyTorch, which `--help` and a mistake in a spec do without.
     from sweeps import report
     from sweeps.launch import start_server
-    from sweeps.plan import make_plan, plan_document, write_plans
+    from sweeps.plan import make_plan, plan_document, with_evidence, write_plans
 
     if args.command in ("run", "tune"):
         start_server()  # it imports while this process plans
@@ -101,6 +104,8 @@ def _command(args: argparse.Namespace, began: float) -> int:
     plan = make_plan(specs, scale, args.runs)
     if args.command == "verify":
         return report.print_verified(args.runs, plan.runs if specs else None)
+    if args.evidence:
+        plan = with_evidence(plan, args.evidence)
     if args.command == "status":
         report.print_status(plan)
     else:

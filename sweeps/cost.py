@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.config import registry
 from repro.errors import UserError
-from repro.files import peek
+from repro.files import try_read
 from sweeps.plan import Plan, planned_state
 
 #: For which GPU hours are counted where no run of the kind is done: its products in TF32 at this share of their peak.
@@ -72,9 +72,9 @@ def estimate(plan: Plan) -> Costs:
 def _finished(folder: Path) -> Iterator[tuple[str, bool, float]]:
     """Return of each finished run its kind, whether it was on a GPU, and the hours of an epoch, on CPUs those of one core."""
     for path in sorted(folder.glob("*/cost.json")):
-        cost, fields = peek(path), peek(path.parent / "identity.json", "fields")
+        cost, fields = try_read(path), try_read(path.parent / "identity.json", "fields")
         if cost and fields and planned_state(path.parent) == "done":
-            cores = peek(path.parent / "provenance.json", "threads") or 1
+            cores = try_read(path.parent / "provenance.json", "threads") or 1
             hours = cost["gpu_hours"] or cost["wall_s"] / 3600 * cores
             yield _kind(fields), cost["gpu_hours"] > 0, hours / fields["optim.epochs"]
 
