@@ -23,7 +23,7 @@ def lines(scale: str) -> list[str]:
     return sorted(f"{scale} {spec} {run_id}" for run_id, run in runs.items() for spec in run.specs)
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", ["paper", pytest.param("smoke", marks=pytest.mark.slow)])
 def test_run_ids(scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_TUNED", "/nonexistent")
     noted = {line for line in LIST.read_text().splitlines() if line.startswith(scale + " ")}

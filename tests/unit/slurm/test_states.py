@@ -137,6 +137,11 @@ def test_options_of_the_caller_are_forgotten(monkeypatch: pytest.MonkeyPatch, tm
     given = ("SBATCH_QOS", "SLURMD_NODENAME", "SLURM_ARRAY_JOB_ID", "SQUEUE_PARTITION", "SRUN_DEBUG")
     kept = ("SLURM_CONF", "SLURM_JWT")
     forget_options()
+
+    def absent(*command: object, **options: object) -> None:
+        raise FileNotFoundError(2, "no such command")
+
+    monkeypatch.setattr(subprocess, "run", absent)
     for name in (*given, *kept):
         monkeypatch.setenv(name, "x")
     main(["status", "--runs", str(tmp_path)])
