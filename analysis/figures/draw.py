@@ -14,7 +14,6 @@ from typing import Any
 
 import matplotlib
 import matplotlib.style
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -46,9 +45,6 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 #: Lines differ in their dashes too: for print in gray, and where two curves coincide.
 _DASHES = ("-", "--", ":", "-.")
 
-#: Inches of the picture, and of each of its parts, two of which stand beside each other.
-_WIDTH, _HEIGHT = 7.2, 2.2
-
 
 def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]) -> dict[str, bytes]:
     """Return the picture by format: the legend, curve panels, then images with their charts; nothing where there are none."""
@@ -63,7 +59,8 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
     if not rows:
         return {}
     with matplotlib.style.context(["default", "seaborn-v0_8-whitegrid", _STYLE], after_reset=True):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT * rows), layout="constrained")
+        # In inches. The parts are of one size, two beside each other.
+        figure = Figure(figsize=(7.2, 2.2 * rows), layout="constrained")
         parts = iter(figure.subfigures(rows, 2, squeeze=False).flat)
         for (label, column), lines in curves:
             axes = next(parts).subplots()
@@ -97,7 +94,7 @@ def _draw_tile(part: SubFigure, title: str, tile: Mapping[str, Any]) -> None:
     """Draw an image and beside it the chart of its label: a group of bars for each class, a bar for each epoch."""
     part.suptitle(title)
     image, chart = part.subplots(1, 2, width_ratios=(2, 3))
-    image.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(tile["image"])))), cmap="gray", vmin=0, vmax=255)
+    image.imshow(Image.open(io.BytesIO(base64.b64decode(tile["image"]))), cmap="gray", vmin=0, vmax=255)
     image.set(xticks=[], yticks=[], xlabel=f"image {tile['instance']}")
     bars = pd.DataFrame([bar | {"epoch": f"epoch {bar['epoch']}"} for bar in tile["bars"] if bar["label"]])
     table = bars.set_index(["label", "epoch"])[["mean", "sd"]].astype(float).unstack(sort=False)
@@ -122,7 +119,7 @@ def make_figure(results: Results) -> Files:
     points = [*curves, *(bar for made in images for tile in made["tiles"] for bar in tile["bars"])]
     contents = draw(results, curves, images)
     read = [made["note"] for made in images if made["tiles"]]
-    if any(panel.type == "curve" for panel in spec.panels):
+    if curves:
         read = [*_CURVES, *read, spread_note(results)]
     doubt = [f"Not drawn: {made['panel']['label']}: {made['reason']}. {made['note']}" for made in images if not made["tiles"]]
     shown = {point["panel"] for point in curves}

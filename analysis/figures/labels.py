@@ -13,7 +13,7 @@ import numpy.typing as npt
 from analysis.figures.curves import cells_of, chosen, curve_points, kept_of, make_point, marked, repeat_of
 from analysis.reading.images import Classes, TrainingSet, annotated_classes, training_set_of
 from analysis.reading.results import Cell, Results
-from analysis.reading.stats import Summary, factor, summarize
+from analysis.reading.stats import Summary, summarize
 from repro.errors import UserError
 from repro.labels.trajectory import Trajectory
 from sweeps.spec import Panel, Sample
@@ -123,14 +123,15 @@ def _tile(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned]
     the annotated and of the most probable other classes at the last visit, as means over the runs.
     """
     first, names = learned[0], learned[0].training_set.class_names
-    rows = [int(one.labels.rows_of(np.array([position]))[0]) for one in learned]
-    last = np.stack([one.last[row] for one, row in zip(learned, rows, strict=True)]).astype(np.float64)
-    annotated = sorted({int(one.annotated[row]) for one, row in zip(learned, rows, strict=True)})
+    rows = [(one, int(one.labels.rows_of(np.array([position]))[0])) for one in learned]
+    last = np.stack([one.last[row] for one, row in rows]).astype(np.float64)
+    annotated = sorted({int(one.annotated[row]) for one, row in rows})
     given = {"metric": "label_probability", "instance": position, "annotated": " ".join(map(str, annotated))}
     title, expected = "", len(cell.run_ids)
     if panel.type == "examples":
-        true = int(first.true[rows[0]])
-        epochs: dict[Any, Any] = {1: first.labels.block(0)[rows], first.labels.epochs: last}
+        row = rows[0][1]
+        true = int(first.true[row])
+        epochs: dict[Any, Any] = {1: first.labels.block(0)[[row]], first.labels.epochs: last}
         labels = {annotated[0]: f"{names[annotated[0]]}\n(annotated)", true: f"{names[true]}\n(true)"}
         given |= {"true": true, "repeat": repeat_of(cell, first.run_id)}
         expected = 1
@@ -138,7 +139,7 @@ def _tile(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned]
         others = [k for k in np.argsort(-last.mean(axis=0), kind="stable").tolist() if k not in annotated]
         epochs, labels = {"last": last}, dict.fromkeys(annotated, "") | {k: names[k] for k in others[:TOP]}
         # The annotated class stands above the chart.
-        title = "annotated: " + " / ".join(f"{names[k]}, {last[:, k].mean() * factor(panel.scale):#.3g}" for k in annotated)
+        title = "annotated: " + " / ".join(f"{names[k]}, {last[:, k].mean():#.3g}" for k in annotated)
     bars = [
         make_point(results, panel, cell, summarize(of_epoch[:, k].tolist(), expected=expected), **given)
         | {"class": k, "class_name": names[k], "epoch": epoch, "label": label}

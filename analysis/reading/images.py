@@ -46,9 +46,9 @@ class TrainingSet:
 
     def png(self, position: int) -> str:
         """Return one image as PNG in base64."""
-        image = self.images[position].transpose(1, 2, 0)
         content = io.BytesIO()
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(content, "png", optimize=True)
+        # A gray image has no axis of channels.
+        Image.fromarray(self.images[position].transpose(1, 2, 0).squeeze()).save(content, "png", optimize=True)
         return base64.b64encode(content.getvalue()).decode("ascii")
 
 

@@ -19,8 +19,8 @@ from analysis.reading.runs import Record
 from repro.errors import UserError
 from repro.labels.trajectory import Trajectory
 
-#: Half so many instances moved most and half are drawn; classes of an instance that are shown one by one; at most so many epochs.
-INSTANCES, TOP_CLASSES, EPOCHS = 40, 6, 100
+#: So many instances that moved most, and as many that are drawn; classes of an instance that are shown one by one; epochs at most.
+INSTANCES, TOP_CLASSES, EPOCHS = 20, 6, 100
 
 Item = dict[str, Any]
 
@@ -42,8 +42,7 @@ def browse(pages: Sequence[Results]) -> dict[str, Any]:
         if labels is not None and labels.epochs:
             if run_id not in shown:
                 shown[run_id] = {"id": run_id, "places": []} | _shown(results.source.record(run_id), labels, problems)
-            title = f"{cell.label}, {repeat_of(cell, run_id)}"
-            shown[run_id]["places"].append({"page": results.spec.name, "title": title})
+            shown[run_id]["places"].append({"page": results.spec.name, "title": f"{cell.label}, {repeat_of(cell, run_id)}"})
     return {"runs": list(shown.values()), "problems": list(problems)}
 
 
@@ -71,13 +70,13 @@ def select(labels: Trajectory, annotated: Classes | None = None, true: Classes |
     ``items`` are classes, or instances by their ``position`` in the published training set, with their ``values`` epoch by epoch: the
     probability of the class itself, or those of ``classes``; ``None`` where the run had diverged.
     """
-    epochs = np.linspace(0, labels.epochs - 1, min(EPOCHS, labels.epochs)).round().astype(int)
+    epochs = np.linspace(0, labels.epochs - 1, min(EPOCHS, labels.epochs)).round().astype(int).tolist()
     if labels.kind == "class":
         items = {"position": np.arange(labels.num_classes)}
-        values = 1.0 - np.stack([labels.block(int(epoch))[-1] for epoch in epochs])[:, :, None].astype(np.float64)
+        values = 1.0 - np.stack([labels.block(epoch)[-1] for epoch in epochs])[:, :, None].astype(np.float64)
     else:
         rows = _rows(labels)
-        history = np.stack([labels.block(int(epoch))[rows] for epoch in epochs]).astype(np.float64)
+        history = np.stack([labels.block(epoch)[rows] for epoch in epochs]).astype(np.float64)
         classes = np.argsort(-np.fmax.reduce(history), axis=1, kind="stable")[:, :TOP_CLASSES]
         values = np.take_along_axis(history, classes[None], axis=2)
         begins = history[0].argmax(axis=1) if annotated is None else annotated[rows]
@@ -88,7 +87,7 @@ def select(labels: Trajectory, annotated: Classes | None = None, true: Classes |
     return {
         "num_classes": labels.num_classes,
         "planned": labels.planned,
-        "epochs": (epochs + 1).tolist(),
+        "epochs": [epoch + 1 for epoch in epochs],
         "items": pd.DataFrame(items | {"values": shown.swapaxes(0, 1).tolist()}).to_dict("records"),
     }
 
@@ -98,5 +97,4 @@ def _rows(labels: Trajectory) -> npt.NDArray[np.int64]:
     # The label of a run that diverged is NaN; it did not move, so far as one can tell.
     moved = np.argsort(-np.nan_to_num(np.abs(labels.block(labels.epochs - 1) - labels.block(0)).sum(axis=1)), kind="stable")
     # The stream of RandomState is frozen: another release of NumPy draws the same.
-    order = np.random.RandomState(0).permutation(moved[INSTANCES // 2 :])
-    return np.concatenate([moved[: INSTANCES // 2], order[: INSTANCES // 2]])
+    return np.concatenate([moved[:INSTANCES], np.random.RandomState(0).permutation(moved[INSTANCES:])[:INSTANCES]])

@@ -38,11 +38,9 @@ def make_report(pages: Sequence[Files], *, deviations: str, command: str, runs_l
         raise UserError("there is no table and no figure to report: name at least one spec.")
     sections = []
     for page in pages:
-        results, name = page.results, f"{page.name}: {page.results.spec.title}"
         html, notes = render_markdown(page.page, page.contents)
-        states = _states(results.runs)
-        shown = {"cells": results.cells, "runs": results.runs.to_dict("index"), "html": html, "notes": notes}
-        sections.append({"name": name, "states": states, "waiting": [*states] == ["missing"], **shown})
+        runs, states = page.results.runs.to_dict("index"), _states(page.results.runs)
+        sections.append({"page": page, "runs": runs, "states": states, "waiting": [*states] == ["missing"], "html": html, "notes": notes})
     return (
         jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
         .from_string(_asset("report.html"))
