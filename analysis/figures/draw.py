@@ -87,7 +87,6 @@ def _draw_curves(axes: Axes, lines: pd.DataFrame, scale: float, looks: Mapping[A
         axes.plot(epochs, mean, label=label, **looks[label])
         axes.fill_between(epochs, mean - sd, mean + sd, color=looks[label]["color"], alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.margins(x=0.01)
 
 
 def _draw_tile(part: SubFigure, title: str, tile: Mapping[str, Any]) -> None:
