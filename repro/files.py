@@ -72,10 +72,6 @@ def try_read(path: Path, *keys: str) -> Any:
         return None
 
 
-#: Its name in files that are not written again yet.
-peek = try_read
-
-
 def jsonable(value: object) -> object:
     """Replace non-finite floats by ``"NaN"``, ``"Infinity"``, ``"-Infinity"``, which strict JSON has no numbers for."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.command import exit_code_of, positive, whole_number
-from repro.errors import UserError
 from sweeps.selection import add_options, select
 from sweeps.spec import PAPER, Scale, Spec, known_scales, known_specs, load_scale, load_spec, tuned_folder
 
@@ -41,8 +40,8 @@ _CHANGED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    It is 0; 1 when a run failed, was skipped, or was left alone because a different version of the code made it; 2 for a user's mistake;
-    124 when the time was over before everything was done; 128 + N when stopped by signal N.
+    It is 0; 1 when a run failed, was skipped, or was left alone because a different version of the code made it; 2 for a user's mistake,
+    or where tuning could choose nothing; 124 when the time was over before everything was done; 128 + N when stopped by signal N.
     """
     began = time.monotonic()
     args = _parser().parse_args(arguments)
@@ -64,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--runs", type=Path, default=Path(runs), metavar="DIR", help="run folders (default: $REPRO_RUNS or runs)")
         scales = "how large: a name or the path of a .yaml file (default: %(default)s)"
         command.add_argument("--scale", default=PAPER, metavar="NAME", help=scales)
+        if name in ("plan", "run", "status"):
+            known = "runs that stand in this evidence, such as paper_tables/evidence/small, are done although their folders are not here"
+            command.add_argument("--evidence", type=Path, metavar="DIR", help=known)
         if name == "plan":
             command.add_argument("--json", action="store_true", help="print the plan as JSON")
         if name in ("run", "tune"):
@@ -93,7 +95,7 @@ def _command(args: argparse.Namespace, began: float) -> int:
     # With these comes PyTorch, which `--help` and a mistake in a spec do without.
     from sweeps import report
     from sweeps.launch import start_server
-    from sweeps.plan import make_plan, plan_document, write_plans
+    from sweeps.plan import make_plan, plan_document, with_evidence, write_plans
 
     if args.command in ("run", "tune"):
         start_server()  # it imports while this process plans
@@ -102,6 +104,8 @@ def _command(args: argparse.Namespace, began: float) -> int:
     plan = make_plan(specs, scale, args.runs)
     if args.command == "verify":
         return report.print_verified(args.runs, plan.runs if specs else None)
+    if args.evidence:
+        plan = with_evidence(plan, args.evidence)
     if args.command == "status":
         report.print_status(plan)
     else:
@@ -140,13 +144,7 @@ def _tune(specs: Sequence[Spec], scale: Scale, args: argparse.Namespace, began: 
         return outcome
 
     folder = args.tuned or tuned_folder()
-    try:
-        print_chosen(tune(specs, scale, args.runs, folder, execute, again=args.again), folder / f"{scale.name}.yaml")
-    except UserError as error:
-        # Nothing could be chosen because runs failed or a different version of the code made them: that is no mistake of the user's.
-        if not any(codes):
-            raise
-        print(f"error: {error}", file=sys.stderr)
+    print_chosen(tune(specs, scale, args.runs, folder, execute, again=args.again), folder / f"{scale.name}.yaml")
     return max(codes)
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.config import registry
 from repro.errors import UserError
-from repro.files import peek
+from repro.files import try_read
 from sweeps.plan import Plan, planned_state
 
 #: For which GPU hours are counted where no run of the kind is done: its products in TF32 at this share of their peak.
@@ -63,18 +63,18 @@ def estimate(plan: Plan) -> Costs:
         else:
             teacher = plan.runs.get(str(run.fields.get("inputs.teacher")))
             hours[name] = _counted_hours(run.fields, teacher.fields if teacher else None) if on_gpu else None
-    measured, unknown = sum(kind in by_kind for kind in kinds.values()), list(hours.values()).count(None)
-    basis = f"{measured} as finished runs of their kind took, {len(hours) - measured - unknown} counted, {unknown} without estimate"
-    counted = f"; counted are FLOPs in TF32 on an {USUAL_GPU}, at {_EFFICIENCY:.0%} of its peak" if on_gpu else ""
-    return Costs("GPU-hours" if on_gpu else "CPU-hours", hours, basis + counted)
+    measured = sum(kind in by_kind for kind in kinds.values())
+    counted = f"as their FLOPs take in TF32 on an {USUAL_GPU} at {_EFFICIENCY:.0%} of its peak" if on_gpu else "without estimate"
+    basis = f"{measured} as finished runs of their kind took, {len(hours) - measured} {counted}"
+    return Costs("GPU-hours" if on_gpu else "CPU-hours", hours, basis)
 
 
 def _finished(folder: Path) -> Iterator[tuple[str, bool, float]]:
     """Return of each finished run its kind, whether it was on a GPU, and the hours of an epoch, on CPUs those of one core."""
     for path in sorted(folder.glob("*/cost.json")):
-        cost, fields = peek(path), peek(path.parent / "identity.json", "fields")
+        cost, fields = try_read(path), try_read(path.parent / "identity.json", "fields")
         if cost and fields and planned_state(path.parent) == "done":
-            cores = peek(path.parent / "provenance.json", "threads") or 1
+            cores = try_read(path.parent / "provenance.json", "threads") or 1
             hours = cost["gpu_hours"] or cost["wall_s"] / 3600 * cores
             yield _kind(fields), cost["gpu_hours"] > 0, hours / fields["optim.epochs"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import one_of
-from sweeps.spec import Chosen, Input, Key, Line, Part, Scale, Settings, Spec, Tuning, Used, join, look_up, merge, mistakes_of, read_tuned
+from sweeps.spec import Chosen, Input, Key, Line, Part, Scale, Settings, Spec, Tuning, join, look_up, merge, mistakes_of, read_tuned
 
 #: What a run has of its own: an input trains on what its reader trains on, but by its own method on its own part of the data.
 NOT_INHERITED = ("method", "split", "inputs")
@@ -180,8 +180,6 @@ class Expansion:
             file = Path(spec.shared or "").stem
             for name, grid in scale.tuning.get(file, {}).items():
                 tuning = look_up(name, spec.tuning, f"tuning.{file}: there is no tuning")
-                if grid.grid.keys() != tuning.grid.keys():
-                    raise ValueError(f"tuning.{file}.{name}.grid must have the keys {one_of(tuning.grid)}.")
                 self.tunings[name] = tuning.model_copy(update={"grid": grid.grid, "otherwise": grid.otherwise})
 
     def cells(self) -> list[Cell]:
@@ -216,8 +214,7 @@ class Expansion:
         ]
         skip = next((rule.skip for rule in rules if rule.skip), None)
         parts: list[tuple[str, Part]] = [("common", Part.model_construct(settings=self.spec.common))]
-        sources: list[tuple[str, Used]] = [("its row", row), ("its column", column), *(("cells", rule) for rule in rules)]
-        for title, part in sources:
+        for title, part in (("its row", row), ("its column", column), *(("cells", rule) for rule in rules)):
             if part.use:
                 run = look_up(part.use, self.spec.runs, "use: there is no run")
                 if run.each:
@@ -278,7 +275,8 @@ class Expansion:
         chosen = self.chosen.get(key)
         values = tuning.otherwise if chosen is None else chosen.chosen
         if values.keys() != tuning.grid.keys():
-            raise ValueError(f"tuned: what was chosen for '{name}' has not the keys of its grid, {', '.join(tuning.grid)}. Tune it again.")
+            what = "otherwise" if chosen is None else "what was chosen"
+            raise ValueError(f"tuned: of '{name}' {what} has not the keys of its grid, {one_of(tuning.grid)}.")
         return key, chosen, values
 
     def _scaled(self, settings: Settings, origins: Origins) -> Settings:

@@ -27,7 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from repro.command import exit_code_of, stop_signals
-from repro.files import peek
+from repro.files import try_read
 from repro.runs.folder import GPU_SHARE
 from repro.runs.state import corruption, requeue
 from sweeps.plan import Plan, override, planned_state
@@ -176,11 +176,9 @@ class _Queue:
         self.ready = list(self.order.get_ready())
         # What is done already is counted first.
         self.turn = {name: (run.state != "done", index) for index, (name, run) in enumerate(runs.items())}
-        self.bar: tqdm[Any] = tqdm(total=sum(map(self._epochs, runs)), unit="epoch", disable=None, dynamic_ncols=True)
+        self.epochs = {name: int(run.fields["optim.epochs"]) for name, run in runs.items()}
         self.ended_epochs = 0
-
-    def _epochs(self, name: str) -> int:
-        return int(self.plan.runs[name].fields["optim.epochs"])
+        self.bar: tqdm[Any] = tqdm(total=sum(self.epochs.values()), unit="epoch", disable=None, dynamic_ncols=True)
 
     def work(self, received: list[int], deadline: float) -> None:
         """Start and watch workers until nothing is left; after a signal in ``received`` or the ``deadline`` until they have stopped."""
@@ -211,7 +209,8 @@ class _Queue:
         run, state = self.plan.runs[name], planned_state(self.folder / name)
         changed = run.changed and self.changed_code != "accept"
         missing = next((other for other in run.inputs if other not in self.outcome.done), None)
-        if state == "done" and not changed:
+        # A run of another machine may be done without a folder here (sweeps.plan.with_evidence).
+        if (state == "done" or (run.state, state) == ("done", "missing")) and not changed:
             self._end(name, "done")
         elif name in self.plan.spared:
             self._end(name, "spared")
@@ -230,19 +229,23 @@ class _Queue:
 
     def _start(self, name: str) -> None:
         # A resumed run repeats its bits only with the number of threads that it began with.
-        threads = peek(self.folder / name / "provenance.json", "threads") or max(1, _num_cores() // self.jobs)
+        threads = try_read(self.folder / name / "provenance.json", "threads") or max(1, _num_cores() // self.jobs)
         execution = [override("paths.runs", str(self.folder)), f"exec.threads={threads}", f"exec.on_changed_code={self.changed_code}"]
         overrides = [*self.plan.runs[name].overrides, *execution, *self.settings]
         sharing = min(self.jobs, 1 + len(self.running) + len(self.ready))
-        self.running[name] = self.context.Process(target=_enter, args=(self.worker, overrides, self._log(name), sharing), name=name)
-        self.running[name].start()
-        self.began[name] = time.monotonic()
+        process = self.context.Process(target=_enter, args=(self.worker, overrides, self._log(name), sharing), name=name)
+        try:
+            process.start()
+        except (OSError, EOFError):
+            self._end(name, "failed", "the server that runs are forked from was killed; the same command trains it")
+        else:
+            self.running[name], self.began[name] = process, time.monotonic()
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
 
     def _wait(self, *, stopping: bool) -> None:
-        self.bar.n = self.ended_epochs + sum(peek(self.folder / name / "status.json", "epoch") or 0 for name in self.running)
+        self.bar.n = self.ended_epochs + sum(try_read(self.folder / name / "status.json", "epoch") or 0 for name in self.running)
         self.bar.refresh()
         multiprocessing.connection.wait([process.sentinel for process in self.running.values()], timeout=POLL_S)
         for name, code in [(name, process.exitcode) for name, process in self.running.items()]:
@@ -272,12 +275,12 @@ class _Queue:
             self._end(name, "failed", f"exit code {code}: {' '.join(lines[-30:])} (see {self._log(name)})")
 
     def _last_error(self, name: str) -> str:
-        return str(peek(self.folder / name / "status.json", "error") or "its status.json cannot be read")
+        return str(try_read(self.folder / name / "status.json", "error") or "its status.json cannot be read")
 
     def _end(self, name: str, how: str, why: str = "") -> None:
         """Note that nothing more is done about a run, so that its readers are looked at."""
         vars(self.outcome)[how][name] = why
-        self.ended_epochs += self._epochs(name)
+        self.ended_epochs += self.epochs[name]
         self.order.done(name)
         self.ready += self.order.get_ready()
         if why:

@@ -242,9 +242,27 @@ class Graph:
         return self._trees[choices]
 
 
+def with_evidence(plan: Plan, evidence: Path) -> Plan:
+    """Return ``plan`` with those runs done that have no folder here and stand in the ``evidence`` of their scale.
+
+    So a new machine trains only what is missing. What a run reads of another one has to be in its folder all the same.
+
+    Raises:
+        UserError: there is no such evidence.
+    """
+    try:
+        known = {json.loads(line)["run_id"] for line in (evidence / "runs.jsonl").read_text(encoding="utf-8").splitlines()}
+    except OSError as error:
+        raise UserError(
+            f"--evidence {evidence}: {error.filename}: {error.strerror}. Name a folder such as paper_tables/evidence/small."
+        ) from error
+    runs = {name: replace(run, state="done") if run.state == "missing" and name in known else run for name, run in plan.runs.items()}
+    return replace(plan, runs=runs)
+
+
 def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the plan as ``python -m sweeps plan --json`` prints it."""
-    runs = [{key: value for key, value in vars(run).items() if key != "fields"} | {"config": run.fields} for run in plan.runs.values()]
+    runs = [vars(run) for run in plan.runs.values()]
     cells = [{"spec": cell.spec, "row": cell.row, "column": cell.column, "runs": cell.run_ids, "value": cell.value} for cell in plan.cells]
     return {"scale": plan.scale.name, "runs": runs, "cells": cells}
 

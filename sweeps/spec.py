@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -196,12 +197,6 @@ class Grid(Model):
     grid: Axes
     otherwise: Set
 
-    @model_validator(mode="after")
-    def _same_keys(self) -> Self:
-        if self.grid.keys() != self.otherwise.keys():
-            raise ValueError(f"otherwise must have the keys of grid, {one_of(self.grid)}; it has {one_of(self.otherwise)}.")
-        return self
-
 
 class Tuning(Part, Grid):
     """A grid of settings, of which the best on the validation set is chosen; ``otherwise`` holds until then."""
@@ -341,9 +336,9 @@ class Spec(Shared):
         for label in (*rows, *columns):
             if rows.count(label) > 1 or columns.count(label) > 1:
                 raise ValueError(f"the label '{label}' is given twice.")
-        for label in [label for named in (*(rule.row for rule in self.cells), *(panel.rows for panel in self.panels)) for label in named]:
+        for label in chain(*(rule.row for rule in self.cells), *(panel.rows for panel in self.panels)):
             look_up(label, dict.fromkeys(rows), "there is no row")
-        for label in [label for rule in self.cells for label in rule.column]:
+        for label in chain(*(rule.column for rule in self.cells)):
             look_up(label, dict.fromkeys(columns), "there is no column")
         return self
 
@@ -481,7 +476,7 @@ class Chosen(Model):
     def at_end(self) -> list[str]:
         """The chosen numbers at an end of three or more, where none inside does as well: a better one may lie beyond."""
         found = []
-        best = max((point.score for point in self.grid if math.isfinite(point.score)), default=math.nan)
+        best = next((point.score for point in self.grid if point.values == self.chosen), math.nan)
         for key, value in self.chosen.items():
             tried = {point.values[key] for point in self.grid}
             inside = [point.score for point in self.grid if point.values[key] not in (min(tried), max(tried))]

@@ -65,27 +65,26 @@ def tune(
     """
     finished: dict[Key, Chosen] = {}
     # What was chosen before decides the runs of those that wait for it.
-    while level := _next_level(specs, scale, read_tuned(scale, folder), finished):
-        tuned = read_tuned(scale, folder)
-        plan, tried = _plan(level.values(), runs)
+    while level := _next_level(specs, scale, tuned := read_tuned(scale, folder), finished):
+        plan, tried = _plan(list(level.values()), scale, runs)
         scored = {key: [(point.values, point.run_id) for point in chosen.grid] for key, chosen in tuned.items()}
-        kept = {key for key in level if not again and scored.get(key) == tried[key]}
-        for key in kept:
-            print(f"{level[key].use}: {folder} has the scores of these runs; `python -m sweeps tune --again` trains and chooses again")
-        outcome = Outcome()
-        if missing := [needed for key, needed in level.items() if key not in kept]:
-            outcome = execute(_plan(missing, runs)[0] if kept else plan)
-            if outcome.stopped_by is not None or outcome.out_of_time:
-                break
+        if kept := {key: tuned[key] for key in level if not again and scored.get(key) == tried[key]}:
+            names = "; ".join(str(level[key].use) for key in kept)
+            print(f"{names}: {folder} has the scores of these runs; `python -m sweeps tune --again` trains and chooses again")
+            finished |= kept
+            continue
+        outcome = execute(plan)
+        if outcome.stopped_by is not None or outcome.out_of_time:
+            break
         problems = []
         for key, needed in level.items():
             try:
-                grid = tuned[key].grid if key in kept else _scores(tried[key], runs, outcome.changed)
+                grid = _scores(tried[key], runs, outcome.changed)
                 best = choose(grid, needed.expansion.tunings[key[0]].otherwise)
             except UserError as error:
                 problems.append(f"{needed.use}: nothing was chosen: {error}")
                 continue
-            (name, dataset, model), seed = key, plan.runs[grid[0].run_id].fields["seed"]
+            (name, dataset, model), seed = key, plan.runs[best.run_id].fields["seed"]
             finished[key] = Chosen(
                 name=name, dataset=dataset, model=model, chosen=best.values, metric=METRIC, epoch=EPOCH, seed=seed, grid=grid
             )
@@ -140,17 +139,15 @@ def tunings_of(specs: Iterable[Spec], scale: Scale, tuned: Mapping[Key, Chosen])
     return found
 
 
-def _plan(level: Iterable[Needed], folder: Path) -> tuple[Plan, dict[Key, list[_Tried]]]:
+def _plan(level: Sequence[Needed], scale: Scale, folder: Path) -> tuple[Plan, dict[Key, list[_Tried]]]:
     """Return the plan of all runs of some grids, and of each the points with the ids of their runs."""
     graph = Graph(folder)
-    specs: dict[str, Spec] = {}
     tried: dict[Key, list[_Tried]] = {}
     for needed in level:
-        spec, scale = needed.expansion.spec, needed.expansion.scale
-        specs[spec.name] = spec
-        place = ", ".join(needed.use.key[1:])
-        tried[needed.use.key] = [(values, graph.add(spec, variant, place)) for values, variant in needed.grid]
+        spec, (_, *place) = needed.expansion.spec, needed.use.key
+        tried[needed.use.key] = [(values, graph.add(spec, variant, ", ".join(place))) for values, variant in needed.grid]
     runs = {name: replace(run, specs=(run.place.partition(":")[0],)) for name, run in graph.runs.items()}
+    specs = {needed.expansion.spec.name: needed.expansion.spec for needed in level}
     return Plan(folder, tuple(specs.values()), scale, runs, []), tried
 
 
@@ -171,19 +168,17 @@ def choose(points: Sequence[Point], otherwise: Settings) -> Point:
 
 def _scores(tried: Iterable[_Tried], folder: Path, changed: Collection[str]) -> list[Point]:
     """Return the points with the scores of their finished runs; those of ``changed`` have none."""
-    points, missing = [], {}
+    points, missing = [], []
     for values, name in tried:
         state = "made by a different version of the code" if name in changed else planned_state(folder / name)
-        if state == "done":
-            try:
-                score = number(read_json(folder / name, "final.json")[METRIC][EPOCH])
-                points.append(Point(values=values, score=score, run_id=name))
-                continue
-            except (UserError, ValueError, KeyError, TypeError):
-                state = f"its final.json has no {METRIC} at {EPOCH}"
-        missing[name] = state
+        if state != "done":
+            missing.append(f"{name} ({state})")
+        elif METRIC in (final := read_json(folder / name, "final.json")):
+            points.append(Point(values=values, score=number(final[METRIC][EPOCH]), run_id=name))
+        else:
+            missing.append(f"{name} (it has no {METRIC}; its split has no validation images)")
     if missing:
-        raise UserError(f"runs without a score: {', '.join(f'{name} ({state})' for name, state in missing.items())}.")
+        raise UserError(f"runs without a score: {', '.join(missing)}.")
     return points
 
 

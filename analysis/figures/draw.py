@@ -59,8 +59,8 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
     if not rows:
         return {}
     with matplotlib.style.context(["default", "seaborn-v0_8-whitegrid", _STYLE], after_reset=True):
-        # In inches. The parts are of one size, two beside each other.
-        figure = Figure(figsize=(7.2, 2.2 * rows), layout="constrained")
+        # In inches. The parts are of one size, two beside each other; the legend has what it needs above them.
+        figure = Figure(figsize=(7.2, 1), layout="constrained")
         parts = iter(figure.subfigures(rows, 2, squeeze=False).flat)
         for (label, column), lines in curves:
             axes = next(parts).subplots()
@@ -69,6 +69,7 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
         for title, tile in tiles:
             _draw_tile(next(parts), title, tile)
         handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.set_figheight(2.2 * rows + 0.1 * len(handles))
         figure.legend(handles.values(), handles, loc="outside upper center", ncols=2)
         figure.supxlabel(textwrap.fill(results.scale.disclaimer, 120), fontsize=7)
         return {kind: _save(figure, kind) for kind in _METADATA}

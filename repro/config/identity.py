@@ -54,9 +54,12 @@ def check_same(folder: Path, config: Config) -> None:
     """Check that ``folder`` holds the run of ``config``.
 
     Raises:
-        UserError: it holds another one; the message names each field that differs.
+        UserError: it holds another one; the message names each field that differs. Or what it holds cannot be read.
     """
-    stored, wanted = read_json(folder / "identity.json"), identity_document(config)
+    try:
+        stored, wanted = read_json(folder / "identity.json"), identity_document(config)
+    except ValueError as error:
+        raise UserError(f"{folder / 'identity.json'} is corrupted ({error}). Put it back from a copy, or move the folder away.") from error
     if stored["run_id"] == wanted["run_id"]:
         return
     before, now = stored["fields"], wanted["fields"]

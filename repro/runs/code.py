@@ -16,7 +16,7 @@ from typing import Any
 
 from repro.config import registry
 from repro.errors import UserError
-from repro.files import peek
+from repro.files import try_read
 from repro.runs import checkpoint
 from repro.runs.lock import HeldError, acquire
 from repro.runs.manifest import sha256
@@ -54,7 +54,7 @@ def differs(folder: Path) -> bool:
     """
     if read_state(folder) not in ("done", "corrupted") and not any((folder / name).exists() for name in checkpoint.NAMES):
         return False
-    stored = peek(folder / "provenance.json", "code")
+    stored = try_read(folder / "provenance.json", "code")
     return isinstance(stored, str) and stored.startswith(_KIND) and stored != code_hash()
 
 
@@ -69,8 +69,8 @@ def settle(folder: Path, on_changed_code: str) -> None:
     message = f"{folder} was made by a different version of the code"
     if on_changed_code == "refuse":
         raise UserError(
-            f"{message} (commit {peek(folder / 'provenance.json', 'git', 'sha')}). exec.on_changed_code=retrain trains it again and keeps "
-            f"the old folder in {folder.parent / ARCHIVE}; exec.on_changed_code=accept takes it as it is."
+            f"{message} (commit {try_read(folder / 'provenance.json', 'git', 'sha')}). exec.on_changed_code=retrain trains it again and "
+            f"keeps the old folder in {folder.parent / ARCHIVE}; exec.on_changed_code=accept takes it as it is."
         )
     if on_changed_code == "retrain":
         message += f"; it is kept as {_archive(folder)}"

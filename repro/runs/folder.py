@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import Interrupted, UserError
-from repro.files import json_text, jsonable, peek, write_bytes, write_json, write_text
+from repro.files import json_text, jsonable, try_read, write_bytes, write_json, write_text
 from repro.runs.lock import HeldError, acquire
 from repro.runs.manifest import sha256, write_manifest
 from repro.runs.state import LOST_AFTER_PERIODS, TrainedElsewhereError, now, read_state, read_status
@@ -119,7 +119,7 @@ class RunFolder:
         status = read_status(self.path)
         start = time.monotonic()
         while read_state(self.path) == "running" and time.monotonic() - start < LOST_AFTER_PERIODS * float(status["heartbeat_s"]):
-            if peek(self.path / "status.json", "heartbeat") != status["heartbeat"]:
+            if try_read(self.path / "status.json", "heartbeat") != status["heartbeat"]:
                 raise TrainedElsewhereError(self.path)
             time.sleep(LOOK_S)
 
@@ -170,7 +170,7 @@ class RunFolder:
         Raises:
             TrainedElsewhereError: somebody has.
         """
-        if peek(self.path / "status.json", "token") not in (self.status["token"], None):
+        if try_read(self.path / "status.json", "token") not in (self.status["token"], None):
             raise TrainedElsewhereError(self.path)
 
     def end(self, state: str, error: str | None = None, traceback_tail: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from repro.files import peek
+from repro.files import try_read
 from repro.runs.code import code_hash
 from repro.runs.manifest import sha256
 
@@ -43,7 +43,7 @@ def git_state() -> dict[str, str | None]:
 
     A copy of the code that was made for a job says what it is a copy of, and the sha256 of its files as ``snapshot``.
     """
-    if copied := peek(_ROOT / SNAPSHOT_FILE):
+    if copied := try_read(_ROOT / SNAPSHOT_FILE):
         return {**copied["git"], "snapshot": copied["sha256"]}
 
     def git(*arguments: str) -> bytes | None:

@@ -72,27 +72,31 @@ def label_metrics(
             values["next_in_group"] = next_class_in_group(targets, annotated, groups).double()
         return values
 
-    blocks = [measured(rows) for rows in torch.split(torch.arange(count, device=observed.device), block)]
-    columns = {name: torch.cat([values[name] for values in blocks]) for name in blocks[0]}
-    sums = {name: float(column.sum()) for name, column in columns.items()}
+    rows_of = torch.split(torch.arange(count, device=observed.device), block)
+    blocks = [measured(rows) for rows in rows_of]
+    sums = {name: float(sum(values[name].sum() for values in blocks)) for name in blocks[0]}
     row = {"label/target_probability": sums["target_probability"] / count, "label/entropy": sums["entropy"] / count}
     if groups is not None:
         row["label/next_class_in_superclass"] = sums["next_in_group"] / count
     places = [round(percent / 100 * (count - 1)) for percent in QUANTILES]
     for name in ("target_probability", "entropy"):
         # Sorted rather than torch.quantile, which refuses more than 2^24 numbers.
-        ordered = columns[name].sort().values
+        ordered = torch.cat([values[name] for values in blocks]).sort().values
         row |= {f"label/{name}_q{percent}": value for percent, value in zip(QUANTILES, ordered[places].tolist(), strict=True)}
     if num_classes <= MAX_CLASS_SERIES:
-        mass = columns["target_probability"]
-        masses, members = (mass.new_zeros(num_classes).index_add_(0, observed, values) for values in (mass, torch.ones_like(mass)))
-        means = (masses / members).tolist()
+        masses = torch.zeros(num_classes, dtype=torch.float64, device=observed.device)
+        for rows, values in zip(rows_of, blocks, strict=True):
+            masses += torch.zeros_like(masses).index_add_(0, observed[rows], values["target_probability"])
+        means = (masses / torch.bincount(observed, minlength=num_classes)).tolist()
         row |= {f"class_target_probability/{k:03d}": mean for k, mean in enumerate(means) if not math.isnan(mean)}
     if not noisy:
         return row
     num_wrong = int(wrong.sum())
     num_right = count - num_wrong
-    sums_wrong = {name: float((column * wrong).sum()) for name, column in columns.items()}
+    weights = torch.split(wrong.double(), block)
+    sums_wrong = {
+        name: float(sum((values[name] * of_block).sum() for values, of_block in zip(blocks, weights, strict=True))) for name in sums
+    }
     row |= {"noise/label_error": 1.0 - sums["first"] / count, "noise/top5_accuracy": sums["top"] / count}
     if num_wrong > 0:
         corrected = sums_wrong["first"] / num_wrong

@@ -23,7 +23,7 @@ from repro.config.identity import check_same, identity_document, run_id
 from repro.config.schema import Config, ExecConfig
 from repro.data.prepare import RunData, prepare
 from repro.errors import UserError, shown
-from repro.files import peek
+from repro.files import try_read
 from repro.randomness import make_deterministic
 from repro.runs import checkpoint
 from repro.runs.code import differs, settle
@@ -118,7 +118,7 @@ def _execute(config: Config, path: Path, requests: Sequence[int]) -> None:
 
 def _train(config: Config, folder: RunFolder, data: RunData, device: torch.device, inputs: Inputs, requests: Sequence[int]) -> None:
     state = checkpoint.load(folder.path)
-    before = (peek(folder.path / "provenance.json") or {}) if state else {}
+    before = (try_read(folder.path / "provenance.json") or {}) if state else {}
     folder.write_json("identity.json", identity_document(config))
     folder.write("config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
     origin = provenance(device, config.exec, before) | {"sha256": data.hashes, "effective_noise_rate": data.effective_noise_rate}

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from golden_device import DEVICE
 from made_models import COLOR, SMALL, build_model
+from repeated_step import RepeatedStep
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.config import registry
 from repro.config.schema import ExecConfig, MetaConfig, OptimConfig
-from repro.engine.compiled import RepeatedStep
 from repro.engine.execution import prepare_model
 from repro.engine.lookahead import coefficient_gradient
 from repro.engine.method import Context, Method

@@ -13,12 +13,12 @@ import torch
 from golden_device import DEVICE
 from random_layers import EXACT, GENERATOR, REFERENCE, REFUSED
 from reference import RATE, distance, through_the_step
+from repeated_step import RepeatedStep
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from repro.config import registry
 from repro.config.schema import MetaConfig, OptimConfig
-from repro.engine.compiled import RepeatedStep
 from repro.engine.lookahead import coefficient_gradient
 from repro.engine.method import Context
 from repro.engine.optimizer import SGD

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.files import peek, write_json
+from repro.files import try_read, write_json
 from repro.runs.manifest import write_manifest
 from repro.runs.state import now
 
@@ -56,7 +56,7 @@ def behave(overrides: Sequence[str]) -> int:
             signal.pause()
         write_json(folder / "status.json", {"state": "preempted"})
         return 128 + asked[0]
-    if peek(runs / what / "status.json", "state"):
+    if try_read(runs / what / "status.json", "state"):
         finish(runs / what)
     finish(folder)
     return 0

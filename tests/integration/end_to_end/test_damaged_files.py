@@ -63,8 +63,8 @@ def trajectory(folder: Path) -> None:
 
 def mirror(folder: Path) -> None:
     contents = Contents(folder)
-    contents.rows()
-    contents.results()
+    contents.metrics()
+    contents.summary()
 
 
 SMALL = ("identity.json", "final.json", "manifest.json")

@@ -30,7 +30,7 @@ def one_hot(plan: Plan) -> list[str]:
 def test_runs_take_the_median_of_finished_runs_of_their_kind(plan: Plan) -> None:
     first, second = one_hot(plan)
     assert (costs := estimate(plan)).unit == "GPU-hours"
-    assert "26 counted" in costs.basis
+    assert "26 as their FLOPs take" in costs.basis
     finished(plan, first)
     costs = estimate(plan)
     assert (costs.unit, costs.hours[first], costs.hours[second]) == ("CPU-hours", 2.0, 2.0)

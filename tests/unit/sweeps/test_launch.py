@@ -1,6 +1,7 @@
 import math
 import os
 import signal
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,13 @@ def test_the_command_line_of_a_run(tmp_path: Path) -> None:
     assert f"exec.threads={max(1, len(os.sched_getaffinity(0)) // 2)}" in first
     assert "exec.threads=7" in second, "a resumed run repeats its bits only with as many threads as before"
     assert first[-1] == "exec.device=cpu"
+
+
+def test_a_run_that_cannot_be_forked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(process: ForkServerProcess) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(ForkServerProcess, "start", broken)
+    outcome = call(plan_of(tmp_path, a="done", b="done"))
+    assert outcome.failed.keys() == {"a", "b"}
+    assert "was killed" in outcome.failed["a"]

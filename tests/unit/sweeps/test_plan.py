@@ -175,8 +175,8 @@ def test_the_plan_as_json(folder: Path) -> None:
     cell = document["cells"][0]
     assert (cell["spec"], cell["row"], cell["column"], cell["runs"]) == ("tried", "Final", "Clean", ids(plan, "Final", "Clean"))
     run = next(run for run in document["runs"] if run["run_id"] == cell["runs"][0])
-    assert (run["stage"], run["state"], run["config"]["method.name"]) == (1, "missing", "replay")
-    assert run["inputs"] == run["config"]["inputs.labels"]
+    assert (run["stage"], run["state"], run["fields"]["method.name"]) == (1, "missing", "replay")
+    assert run["inputs"] == run["fields"]["inputs.labels"]
 
 
 @pytest.mark.parametrize("value", ["/a b/ü=1,[x]", "plain", "it's", 'a "word"', 1e-05, True, None, [30, 38], ["a", "b c"]])

@@ -19,7 +19,6 @@ REFUSED = [
     ("seed: [0, 1]", "seed: [0, 1, 0]", "repeats: seed has 0 twice"),
     ("seed: [0, 1]", "seed: []", "repeats.seed: List should have at least 1 item"),
     ("seed: [0, 1]", "seed: 0", "repeats.seed: Input should be a valid list"),
-    ("otherwise: {method.learning_rate: 50.0}", "otherwise: {method.momentum: 0.9}", "tuning.rate: otherwise must have the keys of grid"),
     ("epoch: best_val", "epoch: best_vale", "rows[1].epoch: there is no epoch rule 'best_vale'. Did you mean 'best_val'?"),
     ("epoch: best_val", "epoch: epoch 0", "rows[1].epoch: there is no epoch rule 'epoch 0'"),
     ("label: Taught", "label: Final", "the label 'Final' is given twice"),
