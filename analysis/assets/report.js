@@ -56,7 +56,7 @@
 
   /** List each run under every table and figure that it stands in, with its label there. */
   function fillRuns() {
-    for (const page of data.pages) {
+    for (const page of new Set(data.runs.flatMap((one) => one.places.map((place) => place.page)))) {
       const options = data.runs.flatMap((one, index) => one.places.filter((place) => place.page === page).map((place) =>
         make("option", { value: index }, `${place.title}: ${one.kind} labels, ${one.dataset}`)));
       if (options.length) runChoice.append(make("optgroup", { label: page }, ...options));
@@ -70,10 +70,10 @@
     at("item-label").textContent = isClass() ? "Class" : "Training image";
     at("filter-box").hidden = isClass();
     const classes = isClass() ? [] : [...new Set(run.items.map((one) => one.begins))].sort((a, b) => a - b);
-    filter.replaceChildren(make("option", { value: "all" }, `All that are listed (${run.items.length})`), ...run.groups.map((group) =>
-      make("option", { value: group.name, ...(group.items.length ? {} : { disabled: "" }) }, describe(group))),
-    make("optgroup", { label: run.names.length ? "Annotated as" : "Most probable class at first" }, ...classes.map((number) =>
-      make("option", { value: `class ${number}` }, `${capital(className(number))} (${ofClass(number).length})`))));
+    const option = (value, text) => make("option", { value, ...(chosen(value).length ? {} : { disabled: "" }) }, `${text} (${chosen(value).length})`);
+    filter.replaceChildren(option("all", "All that are listed"), ...Object.keys(OUTCOMES).map((outcome) => option(outcome, outcome)),
+      make("optgroup", { label: run.names.length ? "Annotated as" : "Most probable class at first" },
+        ...classes.map((number) => option(`class ${number}`, capital(className(number))))));
     slider.max = run.epochs.length - 1;
     at("places").replaceChildren(...run.places.map((place) => make("li", {}, `${place.page}: ${place.title}`)));
     const when = isClass() ? "after the last step of each epoch. Thin lines: the other classes, each its own probability" : `${run.when} the update at its visit in each epoch`;
@@ -87,16 +87,21 @@
     }
     chooseFilter(before && before.kind === run.kind && before.dataset === run.dataset ? before.position : undefined);
   }
-  function ofClass(number) {
-    return run.items.flatMap((one, index) => (one.begins === number ? [index] : []));
+  /** What became of a label; where the true class is known, else only whether it moved. */
+  const OUTCOMES = {
+    "Most probable class changed": (one) => one.begins !== one.ends,
+    "Repaired": (one) => one.true !== undefined && one.begins !== one.true && one.ends === one.true,
+    "Spoilt": (one) => one.begins === one.true && one.ends !== one.true,
+    "Still wrong": (one) => one.true !== undefined && one.begins !== one.true && one.ends !== one.true,
+  };
+  /** Return the places of the items that a filter lets through. */
+  function chosen(value) {
+    const passes = OUTCOMES[value] ?? ((one) => value === "all" || `class ${one.begins}` === value);
+    return run.items.flatMap((one, index) => (passes(one) ? [index] : []));
   }
-  function describe(group) {
-    return group.items.length < group.total ? `${group.name} (${group.items.length} of ${group.total})` : `${group.name} (${group.total})`;
-  }
-  /** List the items of the chosen group, and show the one at that position of the dataset, else the first. */
+  /** List the items of the chosen filter, and show the one at that position of the dataset, else the first. */
   function chooseFilter(position) {
-    const group = run.groups.find((one) => one.name === filter.value);
-    const places = group ? group.items : filter.value === "all" ? run.items.map((_, index) => index) : ofClass(Number(filter.value.slice("class ".length)));
+    const places = chosen(filter.value);
     itemChoice.replaceChildren(...places.map((index) => make("option", { value: index }, listed(run.items[index]))));
     itemChoice.value = places.find((index) => run.items[index].position === position) ?? places[0];
     chooseItem();
@@ -119,7 +124,7 @@
     others = isClass() ? run.items.filter((one) => one !== item).map(own) : [];
     const image = at("image"), has = item.image !== undefined;
     image.hidden = !has;
-    if (has) image.src = `data:image/png;base64,${data.images[item.image]}`;
+    if (has) image.src = `data:image/png;base64,${item.image}`;
     else image.removeAttribute("src");
     image.alt = has ? `Training image ${isClass() ? item.example : item.position}` : "";
     at("picture").hidden = isClass() && !has;

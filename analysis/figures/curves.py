@@ -29,10 +29,10 @@ COLUMNS = (
 Point = dict[str, Any]
 
 
-def make_point(results: Results, panel: Panel, cell: Cell, summary: Summary | None, **more: Any) -> Point:
-    """Return the point of ``summary``, if there is one; ``more`` are its other columns."""
+def make_point(results: Results, panel: Panel, cell: Cell, summary: Summary, **more: Any) -> Point:
+    """Return the point of ``summary``; ``more`` are its other columns."""
     place = {"spec": results.spec.name, "panel": panel.label, "row": cell.row, "column": cell.column}
-    return dict.fromkeys(COLUMNS) | place | (vars(summary) if summary else {}) | more
+    return dict.fromkeys(COLUMNS) | place | vars(summary) | more
 
 
 def cells_of(results: Results, panel: Panel) -> list[Cell]:
@@ -49,19 +49,21 @@ def chosen(wanted: Sample | Sequence[int], candidates: Iterable[int]) -> list[in
     return sorted(ordered[index] for index in np.argsort(numbers, kind="stable")[: wanted.count])
 
 
-def marked(label: str, *, n: int, expected: int, diverged: int) -> str:
+def marked(label: str, runs: Summary) -> str:
     """Return ``label``, with ``(2/3)`` where runs are missing or have nothing to show, and ``div (1/3)`` where one diverged."""
-    return label + (f" div ({diverged}/{n})" if diverged else "") + (f" ({n}/{expected})" if n < expected else "")
+    diverged = f" div ({runs.diverged}/{runs.n})" if runs.diverged else ""
+    return label + diverged + (f" ({runs.n}/{runs.expected})" if runs.n < runs.expected else "")
+
+
+def repeat_of(cell: Cell, run_id: str) -> str:
+    """Return in words what a run of ``cell`` repeats: ``seed=0``."""
+    return ", ".join(f"{key}={value}" for key, value in cell.repeats[cell.run_ids.index(run_id)].items())
 
 
 def kept_of(results: Results, run_id: str) -> dict[str, Any]:
     """Return what evidence keeps of the labels of a run for this figure; nothing where runs are read from their folders."""
     kept: dict[str, Any] = results.source.record(run_id).get("drawn", {}).get(results.spec.name, {})
     return kept
-
-
-#: Classes that a panel shows where its spec says nothing.
-MOST_CLASSES = 10
 
 
 def curve_points(results: Results) -> list[Point]:
@@ -81,14 +83,13 @@ def curve_points(results: Results) -> list[Point]:
 def _line(results: Results, panel: Panel, cell: Cell, metric: str, **of_class: Any) -> list[Point]:
     curves = results.curves[(results.curves["metric"] == metric) & results.curves["run_id"].isin(cell.run_ids)]
     wide = curves.pivot(index="epoch", columns="run_id", values="value")
-    points = []
-    for epoch, values in wide.iterrows():
-        summary = summarize(values.tolist(), expected=len(cell.run_ids))
-        points.append(make_point(results, panel, cell, summary, metric=metric, epoch=epoch, **of_class))
-    # What the runs lack is said once, as it is in the end.
-    names = ": ".join(filter(None, (cell.row, of_class.get("class_name"))))
-    label = marked(names, n=summary.n, expected=summary.expected, diverged=summary.diverged) if points else names
-    return [point | {"label": label} for point in points]
+    summaries = [summarize(values, expected=len(cell.run_ids)) for values in wide.to_numpy().tolist()]
+    label = ": ".join(filter(None, (cell.row, of_class.get("class_name"))))
+    return [
+        # What the runs lack is said once, as it is in the end.
+        make_point(results, panel, cell, summary, metric=metric, epoch=epoch, label=marked(label, summaries[-1]), **of_class)
+        for epoch, summary in zip(wide.index, summaries, strict=True)
+    ]
 
 
 def _classes(results: Results, panel: Panel, cell: Cell) -> dict[int, str]:
@@ -98,7 +99,7 @@ def _classes(results: Results, panel: Panel, cell: Cell) -> dict[int, str]:
     """
     family = panel.metric.removesuffix("{k}")
     candidates = [int(metric.removeprefix(family)) for metric in results.curves["metric"].unique() if metric.startswith(family)]
-    numbers = chosen(panel.classes or range(MOST_CLASSES), candidates)
+    numbers = chosen(panel.classes or range(10), candidates)
     for run_id in results.done(cell)[:1]:
         if kept := kept_of(results, run_id).get("class_names"):
             return {number: kept[str(number)] for number in numbers}

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.figures.curves import cells_of, chosen, curve_points, kept_of, make_point, marked
-from analysis.reading.images import Classes, TrainingSet, annotated_classes, is_right, training_set_of
+from analysis.figures.curves import cells_of, chosen, curve_points, kept_of, make_point, marked, repeat_of
+from analysis.reading.images import Classes, TrainingSet, annotated_classes, training_set_of
 from analysis.reading.results import Cell, Results
-from analysis.reading.stats import factor, summarize
+from analysis.reading.stats import Summary, summarize
 from repro.errors import UserError
 from repro.labels.trajectory import Trajectory
 from sweeps.spec import Panel, Sample
@@ -42,10 +42,6 @@ class Learned:
     annotated: Classes
     true: Classes
     last: npt.NDArray[np.float32]
-
-    def row(self, position: int) -> int:
-        """Return which of its images has that position in the published training set."""
-        return int(np.flatnonzero(self.labels.indices == position)[0])
 
 
 def image_panels(results: Results) -> list[ImagePanel]:
@@ -84,70 +80,70 @@ def _image_panel(results: Results, panel: Panel, cell: Cell) -> ImagePanel:
         return made | {"reason": " ".join(str(error).split())}
     if not learned:
         return made | {"reason": "no done run has instance labels"}
-    if not all(one.labels.epochs == one.labels.planned and np.isfinite(one.last).all() for one in learned):
-        return made | {"reason": "a run diverged"}
-    note, tiles = (_top_classes if panel.type == "top_classes" else _examples)(results, panel, cell, learned)
-    title = f"{panel.label}: {marked(cell.label, n=len(learned), expected=len(cell.run_ids), diverged=0)}"
-    return made | {"run_ids": [one.run_id for one in learned], "title": title, "note": f"{title}: {note}", "tiles": tiles}
+    title = f"{panel.label}: {marked(cell.label, Summary(len(cell.run_ids), len(learned), 0, None, None))}"
+    run_ids, one = [one.run_id for one in learned], learned[0]
+    if panel.type == "examples":
+        learned, wrong = [one], one.annotated != one.true
+        candidates = set(one.labels.indices[wrong & (one.last.argmax(axis=1) == one.true)].tolist())
+        note = (
+            f"{repeat_of(cell, one.run_id)} (`{one.run_id}`): {len(candidates)} of {wrong.sum()} wrong labels were corrected, out of "
+            f"{len(wrong)} training images. First and last epoch: the label {one.labels.when} the update at the image's visit."
+        )
+    else:
+        candidates = set.intersection(*(set(one.labels.indices.tolist()) for one in learned))
+        note = (
+            f"the {TOP} most probable classes but the annotated one at the last visit, of {len(candidates)} images that every run "
+            "trained on; means over the runs; whiskers: ± spread."
+        )
+    tiles = [_tile(results, panel, cell, learned, position) for position in chosen(panel.instances or Sample(count=4, seed=0), candidates)]
+    return made | {"run_ids": run_ids, "title": title, "note": f"{title}: {note}", "tiles": tiles}
 
 
 def _read(results: Results, run_id: str) -> Learned | None:
     """Return the instance labels of a done run; ``None`` where it recorded none.
 
     Raises:
-        UserError: recorded labels are corrupted, or the dataset is not here or another than the run's.
+        UserError: the run diverged, recorded labels are corrupted, or the dataset is not here or another than the run's.
     """
     labels, record = results.source.labels(run_id), results.source.record(run_id)
     if labels is None or labels.kind != "instance" or not labels.epochs:
         return None
+    last = labels.block(labels.epochs - 1)
+    if labels.epochs < labels.planned or not np.isfinite(last).all():
+        raise UserError("a run diverged")
     training_set = training_set_of(record)
     annotated, true = annotated_classes(record, training_set, labels.indices), training_set.labels[labels.indices]
-    return Learned(run_id, labels, training_set, annotated, true, labels.block(labels.epochs - 1))
+    return Learned(run_id, labels, training_set, annotated, true, last)
 
 
-def _top_classes(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned]) -> tuple[str, list[dict[str, Any]]]:
-    """Return of each chosen image the most probable classes but the annotated one, as means over the runs."""
-    training_set, tiles = learned[0].training_set, []
-    names = training_set.class_names
-    common = set.intersection(*(set(one.labels.indices.tolist()) for one in learned))
-    for position in chosen(panel.instances or Sample(count=4, seed=0), common):
-        rows = [(one, one.row(position)) for one in learned]
-        last = np.array([one.last[row] for one, row in rows], dtype=np.float64)
-        annotated = sorted({int(one.annotated[row]) for one, row in rows})
+def _tile(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned], position: int) -> dict[str, Any]:
+    """Return one image with the bars of its label.
+
+    Of an example they are the probabilities of the annotated and the true class at the first and the last visit in one run, else those of
+    the annotated and of the most probable other classes at the last visit, as means over the runs.
+    """
+    first, names = learned[0], learned[0].training_set.class_names
+    rows = [(one, int(one.labels.rows_of(np.array([position]))[0])) for one in learned]
+    last = np.stack([one.last[row] for one, row in rows]).astype(np.float64)
+    annotated = sorted({int(one.annotated[row]) for one, row in rows})
+    given = {"metric": "label_probability", "instance": position, "annotated": " ".join(map(str, annotated))}
+    title, expected = "", len(cell.run_ids)
+    if panel.type == "examples":
+        row = rows[0][1]
+        true = int(first.true[row])
+        epochs: dict[Any, Any] = {1: first.labels.block(0)[[row]], first.labels.epochs: last}
+        labels = {annotated[0]: f"{names[annotated[0]]}\n(annotated)", true: f"{names[true]}\n(true)"}
+        given |= {"true": true, "repeat": repeat_of(cell, first.run_id)}
+        expected = 1
+    else:
         others = [k for k in np.argsort(-last.mean(axis=0), kind="stable").tolist() if k not in annotated]
-        given = {"metric": "label_probability", "instance": position, "epoch": "last", "annotated": " ".join(map(str, annotated))}
-        bars = [
-            make_point(results, panel, cell, summarize(last[:, k].tolist(), expected=len(cell.run_ids)), **given)
-            | {"class": k, "class_name": names[k], "label": "" if k in annotated else names[k]}
-            for k in (*annotated, *others[:TOP])
-        ]
+        epochs, labels = {"last": last}, dict.fromkeys(annotated, "") | {k: names[k] for k in others[:TOP]}
         # The annotated class stands above the chart.
-        title = " / ".join(f"{names[k]}, {bar['mean'] * factor(panel.scale):#.3g}" for k, bar in zip(annotated, bars, strict=False))
-        image = training_set.png(position)
-        tiles.append({"instance": position, "image": image, "title": f"annotated: {title}", "bars": bars})
-    note = f"the {TOP} most probable classes but the annotated one at the last visit, of images that every run trained on ({len(common)}); "
-    return note + "means over the runs, each chart with an axis of its own; whiskers: ± spread.", tiles
-
-
-def _examples(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned]) -> tuple[str, list[dict[str, Any]]]:
-    """Return corrected images of the first run: the probabilities of the annotated and the true class at the first and the last visit."""
-    run, tiles = learned[0], []
-    wrong, names = run.annotated != run.true, run.training_set.class_names
-    corrected = run.labels.indices[wrong & is_right(run.last, run.true)].tolist()
-    repeat = ", ".join(f"{key}={value}" for key, value in cell.repeats[cell.run_ids.index(run.run_id)].items())
-    epochs = ((1, run.labels.block(0)), (run.labels.epochs, run.last))
-    for position in chosen(panel.instances or Sample(count=8, seed=0), corrected):
-        row = run.row(position)
-        pair = {"annotated": int(run.annotated[row]), "true": int(run.true[row])}
-        given = {"metric": "label_probability", "instance": position, "repeat": repeat, **pair}
-        bars = [
-            make_point(results, panel, cell, summarize([float(labels[row, k])], expected=1), **given)
-            | {"class": k, "class_name": names[k], "epoch": epoch, "label": f"{names[k]}\n({kind})"}
-            for kind, k in pair.items()
-            for epoch, labels in epochs
-        ]
-        tiles.append({"instance": position, "image": run.training_set.png(position), "title": "", "bars": bars})
-    note = (
-        f"{repeat} (`{run.run_id}`): {len(corrected)} of {wrong.sum()} wrong labels were corrected, out of {len(wrong)} training images. "
-    )
-    return note + f"First and last epoch: the label {run.labels.when} the update at the image's visit.", tiles
+        title = "annotated: " + " / ".join(f"{names[k]}, {last[:, k].mean():#.3g}" for k in annotated)
+    bars = [
+        make_point(results, panel, cell, summarize(of_epoch[:, k].tolist(), expected=expected), **given)
+        | {"class": k, "class_name": names[k], "epoch": epoch, "label": label}
+        for k, label in labels.items()
+        for epoch, of_epoch in epochs.items()
+    ]
+    return {"instance": position, "image": first.training_set.png(position), "title": title, "bars": bars}

@@ -46,9 +46,9 @@ class TrainingSet:
 
     def png(self, position: int) -> str:
         """Return one image as PNG in base64."""
-        image = self.images[position].transpose(1, 2, 0)
         content = io.BytesIO()
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(content, "png", optimize=True)
+        # A gray image has no axis of channels.
+        Image.fromarray(self.images[position].transpose(1, 2, 0).squeeze()).save(content, "png", optimize=True)
         return base64.b64encode(content.getvalue()).decode("ascii")
 
 
@@ -104,12 +104,5 @@ def _check(record: Record, what: str, sha256: str) -> None:
     expected = record["provenance"].get("sha256", {}).get(what)
     if expected not in (None, sha256):
         raise UserError(
-            f"{record['place']}: its {what} has sha256 {expected[:12]}, what this code and the files here give has {sha256[:12]}. "
-            "Use the version of the code and the files that it was made with."
+            f"{record['place']}: its {what} has sha256 {expected[:12]}, what this code and the files here give has {sha256[:12]}."
         )
-
-
-def is_right(labels: npt.NDArray[np.float32], true: Classes) -> npt.NDArray[np.bool_]:
-    """Return whether the true class (N,) alone is the most probable one of each label (N, K)."""
-    right: npt.NDArray[np.bool_] = (labels >= np.take_along_axis(labels, true[:, None], axis=1)).sum(axis=1) == 1
-    return right
