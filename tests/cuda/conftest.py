@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-from benchmarks.null_cuda import folder, loaded
+from null_cuda import folder, loaded
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from null_cuda import loaded
 from real_runs import stopped
 
-from benchmarks.null_cuda import loaded
 from benchmarks.step import measure
 from repro import doctor
 from repro.config.compose import compose

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from null_cuda import Counts, counting, loaded, no_waiting
 
-from benchmarks.null_cuda import Counts, counting, loaded, no_waiting
 from repro.config import registry
 from repro.config.compose import compose
 from repro.data.prepare import prepare
