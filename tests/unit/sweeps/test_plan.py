@@ -10,7 +10,7 @@ from repro.config.identity import run_id
 from repro.errors import UserError
 from repro.files import read_json, write_json
 from sweeps.expand import digest, expand
-from sweeps.plan import Plan, make_plan, override, plan_document, write_plans
+from sweeps.plan import Plan, make_plan, override, plan_document, with_evidence, write_plans
 from sweeps.selection import select
 from sweeps.spec import load_scale, load_spec
 
@@ -186,3 +186,15 @@ def test_settings_keep_their_value_on_the_command_line(value: object) -> None:
     parsed = OverridesParser.create().parse_override(override("key", value)).value()
     text = [getattr(item, "text", item) for item in parsed] if isinstance(parsed, list) else getattr(parsed, "text", parsed)
     assert text == value or str(text).replace('\\"', '"') == value
+
+
+def test_runs_that_evidence_holds_are_done_unless_their_folder_says_otherwise(folder: Path, tmp_path: Path) -> None:
+    plan = plan_of(folder)
+    known, failed, other = list(plan.runs)[:3]
+    (folder / failed).mkdir(parents=True)
+    write_json(folder / failed / "status.json", {"state": "failed", "error": "x"})
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps({"run_id": name}) + "\n" for name in (known, failed)))
+    runs = with_evidence(plan_of(folder), tmp_path).runs
+    assert [runs[name].state for name in (known, failed, other)] == ["done", "failed", "missing"]
+    with pytest.raises(UserError, match="--evidence .*nowhere"):
+        with_evidence(plan, tmp_path / "nowhere")
