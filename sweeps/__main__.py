@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.command import exit_code_of, positive, whole_number
+from repro.command import exit_code_of, whole_number
 from sweeps.selection import add_options, select
 from sweeps.spec import PAPER, Scale, Spec, known_scales, known_specs, load_scale, load_spec, tuned_folder
 
@@ -71,13 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("run", "tune"):
             command.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="runs at a time (default: 1)")
             command.add_argument("--changed-code", choices=("refuse", "retrain", "accept"), default="refuse", help=_CHANGED)
-            command.add_argument("--minutes", type=positive, default=math.inf, metavar="M", help=_MINUTES)
+            command.add_argument("--minutes", type=float, default=math.inf, metavar="M", help=_MINUTES)
             command.add_argument("--set", type=_execution, action="append", default=[], metavar="KEY=VALUE", help=_SET)
         if name == "run":
             command.add_argument("--retry", action="store_true", help="train failed and corrupted runs again, from their checkpoints")
             add_options(command)
         if name == "tune":
-            command.add_argument("--again", action="store_true", help="train the grids and choose again though scores are kept")
             command.add_argument("--tuned", type=Path, metavar="DIR", help="where chosen values are kept (default: $REPRO_TUNED)")
     return parser
 
@@ -144,7 +143,7 @@ def _tune(specs: Sequence[Spec], scale: Scale, args: argparse.Namespace, began: 
         return outcome
 
     folder = args.tuned or tuned_folder()
-    print_chosen(tune(specs, scale, args.runs, folder, execute, again=args.again), folder / f"{scale.name}.yaml")
+    print_chosen(tune(specs, scale, args.runs, folder, execute), folder / f"{scale.name}.yaml")
     return max(codes)
 
 
