@@ -92,7 +92,7 @@ def _command(args: argparse.Namespace, began: float) -> int:
     scale = load_scale(args.scale)
     specs = [load_spec(name) for name in dict.fromkeys(args.spec)]
     # With these comes PyTorch, which `--help` and a mistake in a spec do without.
-    from sweeps import report
+    from sweeps import printing
     from sweeps.launch import start_server
     from sweeps.plan import make_plan, plan_document, with_evidence, write_plans
 
@@ -102,11 +102,11 @@ def _command(args: argparse.Namespace, began: float) -> int:
         return _tune(specs, scale, args, began)
     plan = make_plan(specs, scale, args.runs)
     if args.command == "verify":
-        return report.print_verified(args.runs, plan.runs if specs else None)
+        return printing.print_verified(args.runs, plan.runs if specs else None)
     if args.evidence:
         plan = with_evidence(plan, args.evidence)
     if args.command == "status":
-        report.print_status(plan)
+        printing.print_status(plan)
     else:
         write_plans(plan)
         if args.command == "run":
@@ -114,14 +114,14 @@ def _command(args: argparse.Namespace, began: float) -> int:
         if args.json:
             print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
         else:
-            report.print_plan(plan, f"python -m sweeps tune {shlex.join(args.spec)} --scale {shlex.quote(args.scale)}")
+            printing.print_plan(plan, f"python -m sweeps tune {shlex.join(args.spec)} --scale {shlex.quote(args.scale)}")
     return 0
 
 
 def _execute(plan: Plan, args: argparse.Namespace, began: float, *, retry: bool = False) -> Outcome:
     from repro.config.compose import compose
     from sweeps.launch import launch
-    from sweeps.report import print_outcome
+    from sweeps.printing import print_outcome
 
     if args.set and plan.runs:
         compose([*next(iter(plan.runs.values())).overrides, *args.set])  # a misspelt one is told once, not by every run
@@ -132,7 +132,7 @@ def _execute(plan: Plan, args: argparse.Namespace, began: float, *, retry: bool 
 
 
 def _tune(specs: Sequence[Spec], scale: Scale, args: argparse.Namespace, began: float) -> int:
-    from sweeps.report import print_chosen
+    from sweeps.printing import print_chosen
     from sweeps.tuning import tune
 
     codes = [0]

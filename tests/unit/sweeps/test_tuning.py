@@ -11,7 +11,7 @@ from repro.files import write_json
 from repro.runs.manifest import sha256, write_manifest
 from sweeps.launch import Outcome
 from sweeps.plan import Plan
-from sweeps.report import print_chosen
+from sweeps.printing import print_chosen
 from sweeps.spec import Chosen, Point, SpecError, load_scale, load_spec, read_tuned
 from sweeps.tuning import choose, tune, tuned_text, tunings_of
 
