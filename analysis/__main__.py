@@ -33,7 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A terminal that cannot show ± or — shows something else rather than stopping the command.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    return exit_code_of(lambda: _COMMANDS[chosen.command][0](chosen))
+    return exit_code_of(lambda: _command(chosen))
+
+
+def _command(chosen: argparse.Namespace) -> int | None:
+    source = chosen.out / FOLDER if chosen.command in ("build", "check") else chosen.runs
+    if not source.is_dir():
+        raise UserError(
+            f"{source}: there is no such folder. --runs or $REPRO_RUNS names that of run folders; paper_tables comes with a checkout."
+        )
+    return _COMMANDS[chosen.command][0](chosen)
 
 
 def _specs(chosen: argparse.Namespace) -> list[Spec]:
@@ -45,8 +54,6 @@ def _print_files(paths: Sequence[Path]) -> None:
 
 
 def _collect(chosen: argparse.Namespace) -> None:
-    if not chosen.runs.is_dir():
-        raise UserError(f"{chosen.runs}: there is no such folder. Set --runs or $REPRO_RUNS to the folder of the run folders.")
     source, target = open_source(chosen.runs, load_scale(chosen.scale)), chosen.out or chosen.runs / "collected"
     runs = runs_frame(map(source.record, source.run_ids))
     done, others = runs[runs["state"] == "done"], runs[runs["state"] != "done"]

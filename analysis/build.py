@@ -14,7 +14,6 @@ from analysis.reading.results import read_results
 from analysis.tables.claims import claims_files
 from analysis.tables.page import Files, disclaimer_lines, grid_lines, write_files
 from analysis.tables.table import make_recipe, make_table
-from repro.errors import UserError
 from sweeps.spec import PAPER, Scale, Spec, load_scale, load_spec
 
 #: Files under ``paper_tables`` that are written by hand, or are not made from a spec.
@@ -57,10 +56,8 @@ def build(tables: Path) -> dict[Path, bytes]:
     """Return every generated file below ``tables``, made from ``<tables>/evidence``: path below ``tables`` -> content.
 
     Raises:
-        UserError: there is no evidence; it does not fit the specs, or is of none that comes with the suite; the message says what to do.
+        UserError: the evidence is not there, does not fit the specs, or is of none that comes with the suite; the message says what to do.
     """
-    if not (tables / FOLDER).is_dir():
-        raise UserError(f"{tables / FOLDER}: there is no such folder. The committed pages are part of a checkout: go there, or use --out.")
     contents: dict[Path, bytes] = {}
     index = [_HEAD]
     # The paper's scale first.

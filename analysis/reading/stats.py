@@ -127,7 +127,7 @@ def welch(one: Summary, other: Summary) -> float | None:
         return None
     from scipy.stats import ttest_ind_from_stats
 
-    return _digits(ttest_ind_from_stats(one.mean, one.sd, one.n, other.mean, other.sd, other.n, equal_var=False).pvalue)
+    return _digits(float(ttest_ind_from_stats(one.mean, one.sd, one.n, other.mean, other.sd, other.n, equal_var=False).pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
