@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +12,9 @@ from pathlib import Path
 import pytest
 from box import Box, wait_until
 from lab import Lab, plain
+from second_user import NOBODY, needs_root
 
 pytestmark = pytest.mark.slurm
-
-#: Becomes nobody, who may read what is closed to others, such as the Python of these tests, and write only what is open to all.
-NOBODY = [
-    *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
-    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", sys.executable),
-]
 
 
 def notes(lab: Lab) -> dict[Path, bytes]:
@@ -33,10 +27,9 @@ def as_nobody(lab: Lab, command: str, *more: str) -> subprocess.CompletedProcess
     return subprocess.run([*NOBODY, *words], env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
 
 
+@needs_root
 def test_a_second_user(lab: Callable[..., Lab]) -> None:
     """One run trains and one waits; the second user could write all of it, and may continue once its owner has given it up."""
-    if os.geteuid() != 0 or not shutil.which("setpriv") or subprocess.run([*NOBODY, "-c", ""], check=False).returncode:
-        pytest.skip("only root can become another user")
     trial = lab(plain(2, epochs=5000), max_parallel=1)
     assert trial.submit() == 0
     trial.wait_for(trial.ids[0])
