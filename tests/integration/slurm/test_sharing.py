@@ -14,6 +14,8 @@ from box import Box, wait_until
 from lab import Lab, plain
 from second_user import NOBODY, needs_root
 
+from sweeps.plan import override
+
 pytestmark = pytest.mark.slurm
 
 
@@ -74,7 +76,8 @@ def test_a_second_cluster_whose_jobs_have_the_same_ids(
 def test_a_run_that_is_trained_by_hand(lab: Callable[..., Lab]) -> None:
     """Its job waits until it is done, and is a success; what is trained already is not submitted."""
     trial = lab(plain(2, epochs=10), sbatch={"hold": True})
-    words = [sys.executable, "-m", "repro", f"paths.runs={trial.runs}", "tracker=none", "exec.threads=1", "exec.heartbeat_s=100"]
+    words = [sys.executable, "-m", "repro", override("paths.runs", str(trial.runs))]
+    words += ["tracker=none", "exec.threads=1", "exec.heartbeat_s=100"]
     begun, (first, second) = [], trial.ids
     for name in trial.ids:
         command = [*words, *trial.plan.runs[name].overrides]
