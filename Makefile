@@ -10,10 +10,10 @@ BEAT ?= 5
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-slow test-slurm test-cuda lint type check format clean
+.PHONY: help setup demo docs test test-slow test-slurm test-cuda test-lowest test-pythons lint type check format clean
 
 help: ## list these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make the environment .venv, once; later calls reuse it
 
@@ -64,6 +64,21 @@ endif
 test-cuda: $(READY) ## run the tests that need CUDA: on a GPU, or on the driver in REPRO_NULL_CUDA
 	$(CUDA) $(BIN)/python -m pytest -n 0 tests/cuda
 
+# pip says so where a bound NAME>=X of pyproject.toml cannot be kept as NAME==X. Warnings of old packages are no errors.
+LOWEST := .venvs/lowest
+test-lowest: ## run the test suite with the lowest versions that pyproject.toml allows, on Python 3.11
+	python3.11 -m venv $(LOWEST)
+	grep -oE '[A-Za-z0-9_-]+>=[0-9.]+' pyproject.toml | sed 's/>=/==/' > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --constraint $(LOWEST)/constraints.txt --editable '.[dev,bench]'
+	$(LOWEST)/bin/python -m pytest -n $(JOBS) -m "not slow and not slurm" -W default
+
+PYTHONS := 3.11 3.12 3.13 3.14
+test-pythons: ## run the test suite on every Python from 3.11 to 3.14 that is installed
+	@for version in $(PYTHONS); do \
+	    python$$version -c '' 2> /dev/null || { echo "python$$version is not installed"; continue; }; \
+	    $(MAKE) test VENV=.venvs/$$version PYTHON=python$$version || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed on$$failed"; exit 1; }
+
 lint: $(READY) ## check style and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,5 +93,5 @@ format: $(READY) ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## delete the environment and caches; runs and data stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info docs/_build docs/api
+clean: ## delete environments and caches; runs and data stay
+	rm -rf $(VENV) .venvs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info docs/_build docs/api

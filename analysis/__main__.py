@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.build import check, make_files, write
+from analysis.build import check, make_files, other_versions, write
 from analysis.reading.evidence import FOLDER, open_evidence, open_source
 from analysis.reading.keep import add
 from analysis.reading.runs import curves_frame, runs_frame
@@ -33,7 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A terminal that cannot show ± or — shows something else rather than stopping the command.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    return exit_code_of(lambda: _COMMANDS[chosen.command][0](chosen))
+    return exit_code_of(lambda: _command(chosen))
+
+
+def _command(chosen: argparse.Namespace) -> int | None:
+    source = chosen.out / FOLDER if chosen.command in ("build", "check") else chosen.runs
+    if not source.is_dir():
+        raise UserError(
+            f"{source}: there is no such folder. --runs or $REPRO_RUNS names that of run folders; paper_tables comes with a checkout."
+        )
+    return _COMMANDS[chosen.command][0](chosen)
 
 
 def _specs(chosen: argparse.Namespace) -> list[Spec]:
@@ -45,8 +54,6 @@ def _print_files(paths: Sequence[Path]) -> None:
 
 
 def _collect(chosen: argparse.Namespace) -> None:
-    if not chosen.runs.is_dir():
-        raise UserError(f"{chosen.runs}: there is no such folder. Set --runs or $REPRO_RUNS to the folder of the run folders.")
     source, target = open_source(chosen.runs, load_scale(chosen.scale)), chosen.out or chosen.runs / "collected"
     runs = runs_frame(map(source.record, source.run_ids))
     done, others = runs[runs["state"] == "done"], runs[runs["state"] != "done"]
@@ -69,11 +76,11 @@ def _report(chosen: argparse.Namespace) -> None:
     from analysis.report.page import make_report
 
     out = chosen.out or chosen.runs / "pages" / "report.html"
-    out = out / "report.html" if out.is_dir() else out
+    out = out if out.suffix and not out.is_dir() else out / "report.html"
     deviations = Path(__file__).resolve().parent.parent / "docs" / "deviations.md"
     page = make_report(
         _made_pages(chosen),
-        deviations=deviations.read_text(encoding="utf-8") if deviations.exists() else "",
+        deviations=deviations.read_text(encoding="utf-8") if deviations.exists() else "They are in docs/deviations.md of a checkout.",
         command=shlex.join(["python", "-m", "analysis", "report", *chosen.spec, "--scale", chosen.scale]),
         runs_link=Path(os.path.relpath(chosen.runs, out.parent)).as_posix(),
     )
@@ -114,6 +121,8 @@ def _build(chosen: argparse.Namespace) -> None:
 
 def _check(chosen: argparse.Namespace) -> int:
     differences = check(chosen.out)
+    if other := other_versions(chosen.out):
+        print(f"pictures are not compared: they were drawn with other versions than {', '.join(other)} (requirements.lock)")
     for path, what in differences.items():
         print(f"{what}: {chosen.out / path}", file=sys.stderr)
     if differences:

@@ -6,6 +6,7 @@ There is a page for each plan ``paper_tables/evidence/<scale>/plans/<spec>.json`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from analysis.reading.evidence import FOLDER, Source, open_evidence
@@ -20,6 +21,10 @@ _BY_HAND = ("reported", FOLDER)
 
 #: What :func:`check` calls a file that nothing makes.
 LEFT_OVER = "left over"
+
+#: Of a picture no byte is the same in two versions of the packages that draw it.
+_PICTURES = (".png", ".svg", ".pdf")
+_DRAWN_WITH = ("matplotlib", "contourpy", "fonttools", "kiwisolver", "numpy", "pandas", "pillow")
 
 _HEAD = """\
 # Generated tables and figures
@@ -51,7 +56,7 @@ def build(tables: Path) -> dict[Path, bytes]:
     """Return every generated file below ``tables``, made from ``<tables>/evidence``: path below ``tables`` -> content.
 
     Raises:
-        UserError: the evidence does not fit the specs, or is of none that comes with the suite; the message says what to do.
+        UserError: the evidence is not there, does not fit the specs, or is of none that comes with the suite; the message says what to do.
     """
     contents: dict[Path, bytes] = {}
     index = [_HEAD]
@@ -75,9 +80,20 @@ def write(tables: Path) -> list[Path]:
 def check(tables: Path) -> dict[Path, str]:
     """Return what differs between the files below ``tables`` and what the evidence makes; nothing when all is as it should be.
 
-    Path below ``tables`` -> ``changed``, ``missing`` (not committed) or ``left over`` (nothing makes it).
+    Path below ``tables`` -> ``changed``, ``missing`` (not committed) or ``left over`` (nothing makes it). Pictures are only compared where
+    there are no :func:`other_versions`.
     """
-    return _differences(build(tables), tables)
+    found = _differences(build(tables), tables)
+    ignored = _PICTURES if other_versions(tables) else ()
+    return {path: what for path, what in found.items() if what != "changed" or path.suffix not in ignored}
+
+
+def other_versions(tables: Path) -> list[str]:
+    """Return what draws pictures here in another version than ``requirements.lock``, beside ``tables``, has; nothing without that file."""
+    lock = tables.absolute().parent / "requirements.lock"
+    lines = lock.read_text(encoding="utf-8").split() if lock.exists() else []
+    pinned = {name.lower(): number for name, _, number in (line.partition("==") for line in lines)}
+    return [f"{name} {version(name)}" for name in _DRAWN_WITH if pinned.get(name, version(name)) != version(name)]
 
 
 def _differences(contents: Mapping[Path, bytes], tables: Path) -> dict[Path, str]:

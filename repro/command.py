@@ -12,6 +12,8 @@ from types import FrameType
 
 from repro.errors import EXIT_USER_ERROR, Interrupted, UserError
 
+_SHARING = "`chmod -R g+rwX RUNS` by its owner opens it to the group; umask 002 keeps it open (docs/cluster.md, A group's folder)."
+
 
 def exit_code_of(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: its own, or 0; 2 for a user's mistake, which is printed; 128 + N when stopped by signal N."""
@@ -19,8 +21,10 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
         code = command() or 0
         sys.stdout.flush()
         return code
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
+        if PermissionError in (type(error), type(error.__cause__)):
+            print(f"Is it another user's? {_SHARING}", file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as stop:
         print("stopped; the same command resumes.", file=sys.stderr)

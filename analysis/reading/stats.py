@@ -90,7 +90,12 @@ def interval(summary: Summary, *, confidence: float = 0.95) -> tuple[float, floa
 def _t_quantile(freedom: float, confidence: float) -> float:
     from scipy.stats import t
 
-    return float(t.ppf(0.5 + confidence / 2, freedom))
+    return _digits(t.ppf(0.5 + confidence / 2, freedom))
+
+
+def _digits(value: float) -> float:
+    """Return eight digits of what scipy computes, which all its versions agree on: pages are compared byte by byte."""
+    return float(f"{value:.8g}")
 
 
 def contrast(cells: Sequence[tuple[float, Summary]], *, confidence: float) -> float | None:
@@ -122,7 +127,7 @@ def welch(one: Summary, other: Summary) -> float | None:
         return None
     from scipy.stats import ttest_ind_from_stats
 
-    return float(ttest_ind_from_stats(one.mean, one.sd, one.n, other.mean, other.sd, other.n, equal_var=False).pvalue)
+    return _digits(float(ttest_ind_from_stats(one.mean, one.sd, one.n, other.mean, other.sd, other.n, equal_var=False).pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -182,6 +182,8 @@ def isolate(folder: Path) -> None:
     for name in _FOREIGN:
         os.environ.pop(name, None)
     os.environ |= {name: str(folder / DATA) for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")}
+    # The client would close it to the group, and another user's write its log to the terminal.
+    (folder / DATA / "wandb" / "logs").mkdir(parents=True, exist_ok=True)
     # A silent client raises where it would ask for an API key; a training at a terminal must not wait for an answer.
     os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 

@@ -34,8 +34,8 @@ def make_box() -> Iterator[Callable[[str], Box]]:
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch, make_box: Callable[[str], Box]) -> Iterator[Callable[..., Lab]]:
-    """Return a function that makes a lab in the box ``box``, in a folder that others can reach, as those of pytest cannot be."""
-    box, folder = make_box("box"), Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+    """Return a function that makes a lab in the box ``box``, in a folder with an odd path, open to others as none of pytest is."""
+    box, folder = make_box("box"), Path(tempfile.mkdtemp(prefix="läufe & co ", dir="/tmp"))
     folder.chmod(0o755)
     monkeypatch.setenv("SLURM_CONF", str(box.config))
     monkeypatch.setenv("PATH", PATH)

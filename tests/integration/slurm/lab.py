@@ -14,7 +14,7 @@ from repro.files import read_json
 from repro.training.run import execute
 from slurm.__main__ import main
 from slurm.states import Jobs, View, read_queue
-from sweeps.plan import Plan, make_plan
+from sweeps.plan import Plan, make_plan, override
 from sweeps.spec import load_scale, load_spec
 
 SPEC = {
@@ -103,7 +103,7 @@ class Lab:
 
     def assert_undisturbed(self, name: str) -> None:
         """A run has the bytes of one that nobody has disturbed."""
-        more = ["tracker=none", "exec.device=cpu", "exec.threads=1", f"paths.runs={self.folder / 'undisturbed'}"]
+        more = ["tracker=none", "exec.device=cpu", "exec.threads=1", override("paths.runs", str(self.folder / "undisturbed"))]
         other = execute(compose([*self.plan.runs[name].overrides, *more]))
         for file in ("final.json", "model.safetensors"):
             if (other / file).exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +12,11 @@ from pathlib import Path
 import pytest
 from box import Box, wait_until
 from lab import Lab, plain
+from second_user import NOBODY, needs_root
+
+from sweeps.plan import override
 
 pytestmark = pytest.mark.slurm
-
-#: Becomes nobody, who may read what is closed to others, such as the Python of these tests, and write only what is open to all.
-NOBODY = [
-    *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
-    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", sys.executable),
-]
 
 
 def notes(lab: Lab) -> dict[Path, bytes]:
@@ -33,10 +29,9 @@ def as_nobody(lab: Lab, command: str, *more: str) -> subprocess.CompletedProcess
     return subprocess.run([*NOBODY, *words], env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
 
 
+@needs_root
 def test_a_second_user(lab: Callable[..., Lab]) -> None:
     """One run trains and one waits; the second user could write all of it, and may continue once its owner has given it up."""
-    if os.geteuid() != 0 or not shutil.which("setpriv") or subprocess.run([*NOBODY, "-c", ""], check=False).returncode:
-        pytest.skip("only root can become another user")
     trial = lab(plain(2, epochs=5000), max_parallel=1)
     assert trial.submit() == 0
     trial.wait_for(trial.ids[0])
@@ -81,7 +76,8 @@ def test_a_second_cluster_whose_jobs_have_the_same_ids(
 def test_a_run_that_is_trained_by_hand(lab: Callable[..., Lab]) -> None:
     """Its job waits until it is done, and is a success; what is trained already is not submitted."""
     trial = lab(plain(2, epochs=10), sbatch={"hold": True})
-    words = [sys.executable, "-m", "repro", f"paths.runs={trial.runs}", "tracker=none", "exec.threads=1", "exec.heartbeat_s=100"]
+    words = [sys.executable, "-m", "repro", override("paths.runs", str(trial.runs))]
+    words += ["tracker=none", "exec.threads=1", "exec.heartbeat_s=100"]
     begun, (first, second) = [], trial.ids
     for name in trial.ids:
         command = [*words, *trial.plan.runs[name].overrides]

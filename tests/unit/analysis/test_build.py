@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,25 @@ def test_the_commands_find_every_difference(two: TwoSpecs, capsys: pytest.Captur
     assert sorted(path.name for path in write(two.tables)) == ["shown.md", "shown.tex"]
 
 
+def test_pictures_are_compared_under_the_locked_versions_alone(two: TwoSpecs, capsys: pytest.CaptureFixture[str]) -> None:
+    two.keep()
+    write(two.tables)
+    (picture,) = two.tables.glob("drawn/*.png")
+    picture.write_bytes(b"drawn elsewhere")
+    lock = two.tables.parent / "requirements.lock"
+    lock.write_text(f"matplotlib=={version('matplotlib')}\n")
+    assert list(check(two.tables).values()) == ["changed"]
+    lock.write_text("matplotlib==3.0.0\nother==1\n")
+    assert main(["check", "--out", str(two.tables)]) == 0
+    assert (
+        f"pictures are not compared: they were drawn with other versions than matplotlib {version('matplotlib')} ("
+        in capsys.readouterr().out
+    )
+    picture.unlink()
+    (two.tables / "drawn" / "drawn.csv").write_text("")
+    assert sorted(check(two.tables).values()) == ["changed", "missing"]
+
+
 def test_the_index_and_other_scales(two: TwoSpecs) -> None:
     for name in two.plan("shown", scale="smoke")[:4]:
         done_run(two.runs / name, accuracy=0.5)
@@ -64,7 +84,7 @@ def test_evidence_of_a_spec_that_does_not_come_with_the_suite_is_refused(two: Tw
         check(two.tables)
 
 
-def test_a_report_without_names_shows_what_has_a_plan(two: TwoSpecs) -> None:
+def test_a_report_without_names_shows_what_has_a_plan(two: TwoSpecs, capsys: pytest.CaptureFixture[str]) -> None:
     report = two.tables / "report.html"
     own = two.tables.parent / "own.yaml"
     own.write_text(SPEC.replace("A table", "My own table"))
@@ -73,6 +93,19 @@ def test_a_report_without_names_shows_what_has_a_plan(two: TwoSpecs) -> None:
     assert all(title in report.read_text() for title in ("A table", "A figure", "My own table"))
     assert main(["report", "shown", "--runs", str(two.runs)]) == 0
     assert "A figure" not in (two.runs / "pages" / "report.html").read_text()
+    assert main(["report", "--runs", str(two.runs), "--out", str(two.tables / "of" / "mine")]) == 0
+    assert (two.tables / "of" / "mine" / "report.html").exists()
+    (two.tables / "a file").touch()
+    assert main(["report", "--runs", str(two.runs), "--out", str(two.tables / "a file" / "mine")]) == 2
+    assert f"error: {two.tables}/a file/mine cannot be written" in capsys.readouterr().err
+
+
+def test_what_is_not_there_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("check", "build", "claims", "report"):
+        assert main([command]) == 2
+        assert "comes with a checkout" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_committed_pages_are_what_the_committed_evidence_makes(tmp_path: Path) -> None:

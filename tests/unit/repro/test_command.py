@@ -22,11 +22,14 @@ def raising(error: BaseException) -> int:
         (UserError("optim.epoch: no"), 2, "error: optim.epoch: no\n"),
         (Interrupted(signal.SIGTERM), 143, "stopped; the same command resumes.\n"),
         (KeyboardInterrupt(), 130, ""),
+        (PermissionError(13, "no", "plan"), 2, "error: [Errno 13] no: 'plan'\nIs it another user's? `chmod -R g+rwX RUNS` by its owner "),
     ],
 )
 def test_what_ends_a_command_is_its_exit_code(error: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(lambda: raising(error)) == code
-    assert capsys.readouterr().err == words
+    printed = capsys.readouterr().err
+    assert printed.startswith(words)
+    assert len(printed.splitlines()) <= 2
 
 
 def test_an_error_of_ours_keeps_its_traceback() -> None:

@@ -56,6 +56,28 @@ def test_what_can_change_a_number_changes_the_hash(tmp_path: Path, text: str) ->
     assert hash_of(text, tmp_path) != hash_of(PLAIN, tmp_path)
 
 
+#: What versions of Python write into their trees in different ways.
+SYNTAX = r"""
+@decorated(lambda x, /, *y, z=1, **rest: (x, *y))
+class Shape(Base, key="value"):
+    sides: list[int] = [*range(3), -1, 1e-3, 2j, b"\x00", ...]
+
+    async def area(self, width: float = 1.0, *, unit="cm") -> str:
+        match self.sides:
+            case [0, *_] | {"a": 1} if (n := len(self.sides)) > 2:
+                return f"{width!r:>{n}.2f}{unit=}" "a" f"{{}}{'b'}" + f""
+        try:
+            async with self as one, two:
+                yield
+        except* (ValueError, OSError) as error:
+            raise SystemExit from error
+"""
+
+
+def test_every_python_computes_the_same_hash(tmp_path: Path) -> None:
+    assert hash_of(SYNTAX, tmp_path) == "sha256:9f048ee3b5a48c3b9c396e5dc40ce464b491103c9fae68b7afad880e04f8da30"
+
+
 def test_equal_constants_of_different_kinds_differ(tmp_path: Path) -> None:
     constants = ("1", "1.0", "True", "'1'", "b'1'", "None", "-1", "...")
     assert len({hash_of(f"x = {value}", tmp_path) for value in constants}) == len(constants)
@@ -103,6 +125,17 @@ def test_a_file_that_the_user_registers_counts_wherever_it_lies(outside: str, tm
     code._hash.cache_clear()
     path.write_text(path.read_text().replace("1.0", "2.0"))
     assert code_hash() != outside
+
+
+def test_what_is_imported_and_not_registered_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_hash()
+    (tmp_path / "a_package").mkdir()
+    (tmp_path / "a_package" / "__init__.py").write_text("this = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("a_package")
+    code._hash.cache_clear()
+    assert code_hash() == before
+    del sys.modules["a_package"]
 
 
 def made(folder: Path, stored: str | None, state: str = "preempted") -> Path:

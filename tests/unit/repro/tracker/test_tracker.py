@@ -1,5 +1,6 @@
 """The parts of the W&B mirror that need neither a client nor a server."""
 
+import os
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,18 @@ import pytest
 from repro.metric_names import MAX_CLASS_SERIES, METRICS, MIRROR_ONLY
 from repro.tracker.__main__ import _parser
 from repro.tracker.contents import mismatch
-from repro.tracker.mirror import WandbTracker
+from repro.tracker.mirror import WandbTracker, isolate
 from repro.tracker.pictures import heatmap
 
 PAGE = (Path(__file__).parents[4] / "docs" / "wandb.md").read_text()
+
+
+def test_what_the_client_keeps_is_open_to_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    before = os.umask(0o002)
+    isolate(tmp_path)
+    os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "wandb-data").rglob("*")] == [0o775, 0o775]
 
 
 def test_heat_map() -> None:
