@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
+# Three, since some of them wait for a server or a signal; more threads in each would only get in each other's way.
+TESTS ?= 3
 # Seconds between two lines of `make setup` while pip says nothing.
 BEAT ?= 5
-# Tests run in two processes; more threads than that in each only get in each other's way.
-PYTEST := $(BIN)/python -m pytest -n $(JOBS)
+PYTEST := $(BIN)/python -m pytest -n $(TESTS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo docs test test-slow test-slurm test-cuda test-lowest test-pythons lint type check format clean
@@ -55,7 +56,7 @@ test-slow: $(READY) ## run the tests that take minutes
 
 # File by file, so that each process starts one SLURM at a time.
 test-slurm: $(READY) ## run the tests on a real SLURM that they start here: some 10 minutes
-	$(PYTEST) -m slurm --dist loadfile tests/integration/slurm
+	$(BIN)/python -m pytest -n $(JOBS) -m slurm --dist loadfile tests/integration/slurm
 
 # On a CUDA GPU, or where REPRO_NULL_CUDA names the folder of a CUDA driver that does nothing, on that.
 ifdef REPRO_NULL_CUDA
@@ -70,7 +71,7 @@ test-lowest: ## run the test suite with the lowest versions that pyproject.toml 
 	python3.11 -m venv $(LOWEST)
 	grep -oE '[A-Za-z0-9_-]+>=[0-9.]+' pyproject.toml | sed 's/>=/==/' > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --constraint $(LOWEST)/constraints.txt --editable '.[dev,bench]'
-	$(LOWEST)/bin/python -m pytest -n $(JOBS) -m "not slow and not slurm" -W default
+	$(LOWEST)/bin/python -m pytest -n $(TESTS) -m "not slow and not slurm" -W default
 
 PYTHONS := 3.11 3.12 3.13 3.14
 test-pythons: ## run the test suite on every Python from 3.11 to 3.14 that is installed
