@@ -232,6 +232,10 @@ class CellRule(Used):
     column: Names = []
     skip: str | None = None
 
+    def holds_for(self, row: str, column: str) -> bool:
+        """Say whether the cell of ``row`` and ``column`` is one of them."""
+        return (not self.row or row in self.row) and (not self.column or column in self.column)
+
 
 class Shared(Model):
     """Named runs and tunings, of one spec or of several."""
