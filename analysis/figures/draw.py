@@ -79,12 +79,13 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
 
 def saved(figure: Figure) -> dict[str, bytes]:
     """Return the bytes of ``figure`` by format."""
-    contents = {}
-    for kind, metadata in _METADATA.items():
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, metadata=metadata)
-        contents[kind] = content.getvalue()
-    return contents
+    return {kind: _save(figure, kind) for kind in _METADATA}
+
+
+def _save(figure: Figure, kind: str) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, metadata=_METADATA[kind])
+    return content.getvalue()
 
 
 def _draw_curves(axes: Axes, lines: pd.DataFrame, scale: float, looks: Mapping[Any, dict[str, Any]]) -> None:
