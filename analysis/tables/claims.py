@@ -1,17 +1,16 @@
 """The claims of the paper, tested one by one: what ``sweeps/claims.yaml`` asks, answered from finished runs.
 
 The difference of a claim is the mean of all its comparisons, each a difference of two cells' means. Runs vary independently, so its
-variance is the sum of those of the cells' means, weighted as they enter, and its degrees of freedom are Welch's and Satterthwaite's. The
-verdicts of a scale hold together at one level. A claim is *supported*, or *contradicted*, where its p value against its threshold is below
-the level after Holm's correction over all claims, and the difference lies on the claimed side, or on the other. Otherwise it is
-*equivalent* where the whole interval at confidence 1 - level / number of claims (Bonferroni) lies within its margin around 0, and
-*undecided* where it does not. Freed levels go to no equivalence: with them a family errs three times as often
-(``tests/unit/analysis/test_claims.py`` simulates both). A claim that must hold in every comparison is supported where each of them is, at
-the claim's level, and contradicted where one of them is, at that level divided by their number. A claim without all its runs has no
+variance is the sum of those of the cells' means, weighted as they enter (of runs that stand in both, of their differences), and its degrees
+of freedom are Welch's and Satterthwaite's. The verdicts of a scale hold together at one level. A claim is *supported*, or *contradicted*,
+where its p value against its threshold is below the level after Holm's correction over all claims, and the difference lies on the claimed
+side, or on the other. Otherwise it is *equivalent* where the whole interval at confidence 1 - level / number of claims (Bonferroni) lies
+within its margin around 0, and *undecided* where it does not. Freed levels go to no equivalence: with them a family errs three times as
+often (``tests/unit/analysis/test_claims.py`` simulates both). A claim that must hold in every comparison is supported where each of them
+is, at the claim's level, and contradicted where one of them is, at that level divided by their number. A claim without all its runs has no
 verdict; runs whose settings should have been tuned and were not count as missing. Scales are never pooled.
 
-What is measured beside the claims is judged likewise, each comparison by itself, those of one list together, as *differs*, *equivalent* or
-*undecided*.
+What is measured beside the claims is judged by its 95% interval, each comparison by itself: *differs*, *equivalent* or *undecided*.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class Outcome:
         difference: ``None`` where runs are missing, NaN where one diverged.
         low_95, high_95: the t interval at 95%.
         low_adjusted, high_adjusted: that at Bonferroni's confidence.
-        p_value: of the threshold; of a claim and of what is measured after Holm's correction.
+        p_value: of the threshold; of a claim after Holm's correction.
         parts: of a claim, its comparisons.
     """
 
@@ -114,9 +113,8 @@ def examine(claims: Claims, scale: Scale, runs: Path, seeds: Collection[int] | N
             for kind, claim, item in tested
         ]
     for measure in claims.measured:
-        comparisons = [comparison for test in measure.tests for comparison in _comparisons(test, read)]
-        parts = [_compared(measure, item, 1.0 - claims.level / len(comparisons)) for item in comparisons]
-        tested += [("measured", measure, outcome) for outcome in decided([measure] * len(parts), parts, claims.level)]
+        for comparison in (comparison for test in measure.tests for comparison in _comparisons(test, read)):
+            tested.append(("measured", measure, _compared(measure, comparison, _CONFIDENCE)))
     return tested
 
 
@@ -136,24 +134,26 @@ def _outcome(claim: Claim, read: Read, confidence: float) -> Outcome:
 
 
 def _compared(claim: Measure, comparison: Comparison, confidence: float) -> Outcome:
-    # A run that stands in several cells varies once: its weights are added up.
-    weights: dict[Values, float] = {}
+    # A run that stands in several cells, or that is read at several epochs, varies once: what it enters with is added up.
+    entries: dict[tuple[str, ...], list[list[float | None]]] = {}
     for weight, values in comparison.terms:
-        weights[values] = weights.get(values, 0.0) + weight
+        weighted = [None if value is None else weight * value for _, value in values]
+        entries.setdefault(tuple(run_id for run_id, _ in values), []).append(weighted)
     # Different runs, of which several cells may have one.
-    runs = {run_id: value for values in weights for run_id, value in values}
-    done = sum(value is not None for value in runs.values())
-    if done < len(runs) or not all(weights):
-        return Outcome(comparison.label, done, len(runs), comparison.published)
-    terms = [(weight, summarize([value for _, value in of if value is not None], expected=len(of))) for of, weight in weights.items()]
-    difference = math.fsum(weight * (summary.mean or 0.0) for weight, summary in terms) - comparison.constant
+    missing = {run_id for _, values in comparison.terms for run_id, value in values if value is None}
+    planned = len({run_id for ids in entries for run_id in ids})
+    if missing or not all(entries):
+        return Outcome(comparison.label, planned - len(missing), planned, comparison.published)
+    sums = [[math.fsum(filter(None, of_run)) for of_run in zip(*cells, strict=True)] for cells in entries.values()]
+    terms = [(1.0, summarize(values, expected=len(values))) for values in sums]
+    difference = math.fsum(summary.mean or 0.0 for _, summary in terms) - comparison.constant
     spread = contrast(terms)
     if spread is None:
-        return Outcome(comparison.label, done, len(runs), comparison.published, UNDECIDED, difference)
+        return Outcome(comparison.label, planned, planned, comparison.published, UNDECIDED, difference)
     half, adjusted = spread.half(_CONFIDENCE), spread.half(confidence)
     bounds = difference - half, difference + half, difference - adjusted, difference + adjusted
     verdict, p_value = verdict_of(claim, *bounds[2:]), spread.p_value(difference - claim.threshold)
-    return Outcome(comparison.label, done, len(runs), comparison.published, verdict, difference, *bounds, p_value)
+    return Outcome(comparison.label, planned, planned, comparison.published, verdict, difference, *bounds, p_value)
 
 
 def verdict_of(claim: Measure, low: float, high: float) -> str:
@@ -170,7 +170,7 @@ def _side(claim: Measure, *, above: bool) -> str:
     return SUPPORTED if above == (claim.direction == "higher") else CONTRADICTED
 
 
-def decided(claims: Sequence[Measure], outcomes: Sequence[Outcome], level: float) -> list[Outcome]:
+def decided(claims: Sequence[Claim], outcomes: Sequence[Outcome], level: float) -> list[Outcome]:
     """Return the ``outcomes`` with the verdicts that hold together at ``level``; on ``claims`` that are judged as one family."""
     sides = [_p_values(claim, outcome) for claim, outcome in zip(claims, outcomes, strict=True)]
     made = []
@@ -185,20 +185,16 @@ def decided(claims: Sequence[Measure], outcomes: Sequence[Outcome], level: float
     return made
 
 
-def _p_values(claim: Measure, outcome: Outcome) -> dict[str, float]:
+def _p_values(claim: Claim, outcome: Outcome) -> dict[str, float]:
     """Return the p value of each verdict that says which side a difference is on."""
     parts = outcome.parts if claim.combine == "every" else (outcome,)
-    found: dict[str, list[float]] = {SUPPORTED: [], CONTRADICTED: [], DIFFERS: []}
+    found: dict[str, list[float]] = {SUPPORTED: [], CONTRADICTED: []}
     for part in parts:
         if part.p_value is not None and part.difference is not None:
             found[_side(claim, above=part.difference > claim.threshold)].append(part.p_value)
     # Each comparison must support a claim; one of them is enough against it, so it counts as many times as there are.
     supported = max(found[SUPPORTED]) if len(found[SUPPORTED]) == len(parts) else 1.0
-    return {
-        SUPPORTED: supported,
-        CONTRADICTED: min(1.0, len(parts) * min(found[CONTRADICTED], default=1.0)),
-        DIFFERS: min(found[DIFFERS], default=1.0),
-    }
+    return {SUPPORTED: supported, CONTRADICTED: min(1.0, len(parts) * min(found[CONTRADICTED], default=1.0))}
 
 
 def _least(claim: Claim, whole: Outcome) -> Outcome:

@@ -75,10 +75,10 @@ def claims_files(runs: Path, claims: Claims | None = None) -> dict[str, bytes]:
             page += [f"![The claims at the scale {scale.name}]({name})", "", f"All seeds, {counts(of_claims)}", ""]
         if alone:
             rows += claim_rows(scale, alone, "new")
-            page += [f"The new seeds alone: {counts(_of(alone, 'claim'))}", ""]
+            page += [f"The new seeds alone, {counts(_of(alone, 'claim'))}", ""]
         for kind, title in _FORMS.items():
             page += [title, "", *_grid(_of(tested, kind), _of(alone, kind) if kind == "claim" else []), ""]
-        page += ["Measured beside the claims, each list a family of its own:", ""]
+        page += ["Measured beside the claims, each comparison by itself at 95%, so that one in twenty errs:", ""]
         for measure in claims.measured:
             page += _measured(measure, [outcome for _, of, outcome in tested if of is measure])
     page += ["---", "", "- To rebuild this page: `python -m analysis claims`.", ""]

@@ -1,6 +1,7 @@
 """Claims: what the file may say, what runs make of them by the rule that stands on the page, and the numbers that the docs repeat."""
 
 import csv
+import json
 import math
 import re
 from pathlib import Path
@@ -126,6 +127,26 @@ def test_new_seeds_are_judged_alone_and_what_is_measured_each_by_itself(tmp_path
     scale = load_scale("paper")
     verdicts = [outcome.verdict for kind, _, outcome in examine(load_claims(path), scale, runs, [1, 2]) if kind == "measured"]
     assert verdicts == ["differs", "undecided"]
+
+
+def test_one_run_read_at_two_epochs_varies_once_and_the_same_run_untuned_is_missing(tmp_path: Path) -> None:
+    column, runs = "CIFAR10, 40%", tmp_path / "runs"
+    names = plan_by_hand(load_spec("own_schedule"), load_scale("paper"), runs)
+    path = runs / "plans" / "own_schedule.json"
+    plan = json.loads(path.read_text())
+    cells = {(cell["row"], cell["column"]): cell for cell in plan["cells"]}
+    one = cells["One-hot, one schedule", column]
+    cells["One-hot, one schedule, best epoch", column]["runs"] = one["runs"]
+    cells["One-hot, own schedule", column] |= {"runs": one["runs"], "untuned": ["the drops"]}
+    path.write_text(json.dumps(plan))
+    for seed, best in enumerate((0.52, 0.61, 0.73)):
+        done_run(runs / names["One-hot, one schedule", column, seed], accuracy=(0.5, 0.6, 0.7)[seed], best_val=best)
+    test = {"spec": "own_schedule", "over": ["One-hot, one schedule"], "columns": [column]}
+    tests = [test | {"rows": [f"One-hot, {row}"]} for row in ("one schedule, best epoch", "own schedule")]
+    claims = load_claims(write(tmp_path, CLAIM, measured=[{"id": "beside", "tests": tests}]))
+    best, own = (outcome for kind, _, outcome in examine(claims, load_scale("paper"), runs) if kind == "measured")
+    assert (best.difference, best.high_95) == pytest.approx((2.0, 2.0 + student.ppf(0.975, 2) / 3**0.5))
+    assert (own.verdict, own.runs, own.runs_planned) == ("not run", 0, 3)
 
 
 def test_changes_constants_and_correlations_are_read_off_the_curves(tmp_path: Path) -> None:
