@@ -14,7 +14,7 @@ from analysis.build import check, make_files, other_versions, write
 from analysis.reading.evidence import FOLDER, open_evidence, open_source
 from analysis.reading.keep import add
 from analysis.reading.runs import curves_frame, runs_frame
-from analysis.tables.claims import PAGE, claims_files, short_table
+from analysis.tables.claims_page import PAGE, claims_files, short_block
 from analysis.tables.page import Files, write_files
 from repro.command import exit_code_of
 from repro.errors import UserError
@@ -107,7 +107,7 @@ def _evidence(chosen: argparse.Namespace) -> None:
 
 def _claims(chosen: argparse.Namespace) -> None:
     if chosen.short is not None:
-        print("\n".join(short_table(load_scale(chosen.short), chosen.runs)))
+        print("\n".join(short_block(load_scale(chosen.short), chosen.runs, table=chosen.table)))
         return
     files = claims_files(chosen.runs)
     print(files[PAGE].decode())
@@ -135,6 +135,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
 _PAGES = Path("paper_tables")
 _OF_PAGES = ("spec", "--scale", "--runs", "--out")
+_OF_CLAIMS = ("--runs", "--out", "--short", "--table")
 
 #: What each command does, and its options.
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, Sequence[str]]] = {
@@ -143,7 +144,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, Sequ
     "figures": (_pages, "write figures as PNG, SVG and PDF, with what is plotted as CSV", _OF_PAGES),
     "report": (_report, "write one HTML page of tables, figures and labels that opens without a network", _OF_PAGES),
     "evidence": (_evidence, "add what pages need of finished runs to what is committed", _OF_PAGES),
-    "claims": (_claims, "test the claims of the paper, write the page and the table, and print them", ("--runs", "--out", "--short")),
+    "claims": (_claims, "test the claims of the paper, write the page and the table, and print them", _OF_CLAIMS),
     "build": (_build, "make every page of paper_tables from the evidence", ("--out",)),
     "check": (_check, "fail if a file of paper_tables is not what the evidence makes", ("--out",)),
 }
@@ -154,6 +155,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--runs": {"type": Path, "metavar": "DIR", "help": "run folders, or evidence (default: $REPRO_RUNS or runs; of claims: the evidence)"},
     "--out": {"type": Path, "metavar": "PATH", "help": "where files go (default: beside the runs; of what is committed: paper_tables)"},
     "--short": {"metavar": "SCALE", "help": "print the claims at one scale in short, as the README has them; write nothing"},
+    "--table": {"action": "store_true", "help": "with --short: the table of docs/report.md"},
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.reading.evidence import FOLDER, Source, open_evidence
 from analysis.reading.results import read_results
-from analysis.tables.claims import claims_files
+from analysis.tables.claims_page import claims_files
 from analysis.tables.page import Files, disclaimer_lines, grid_lines, write_files
 from analysis.tables.table import make_recipe, make_table
 from sweeps.spec import PAPER, Scale, Spec, load_scale, load_spec

@@ -2,18 +2,23 @@
 
 ``sweeps/claims.yaml``::
 
-    level: 0.05                                     # of all claims together: each is tested at this level divided by their number
+    level: 0.05                                     # of all claims together
     scales: [paper, small]                          # where they are tested, each by itself
+    new_seeds: {small: [3, 4]}                      # by scale, the seeds that nobody had looked at when their number was fixed
     claims:
       - id: clean                                   # a word
         claim: Learned labels do better than one-hot labels.
         source: section 3.2, Table 1                # where the paper says so
-        direction: higher                           # what the difference must be: higher or lower than the margin
+        direction: higher                           # what the difference must be: higher or lower than the threshold
         combine: mean                               # of all comparisons (default); every: each one must hold by itself
-        margin: 0.0                                 # optional, in the unit of the difference; default 0
+        threshold: 0.0                              # optional, in the unit of the difference; default 0
+        margin: 1.0                                 # optional, likewise: what is smaller counts as no difference; default 1
         published: 40 to 33                         # optional: the paper's numbers, where they stand in no table
         tests: [...]
+    equal_tuning: [...]                             # the claims that runs at equal tuning test in another form than the paper
     sanity: [...]                                   # the same, for what must hold before anything is concluded
+    measured:                                       # differences that no claim is about, a line each
+      - {id: choices, title: What a choice is worth, margin: 1.0, tests: [...]}
 
 A test is one of these; ``columns`` are all unless they are given::
 
@@ -26,6 +31,7 @@ A test is one of these; ``columns`` are all unless they are given::
 
 from __future__ import annotations
 
+from itertools import chain, product
 from pathlib import Path
 from typing import Literal, Self
 
@@ -83,20 +89,33 @@ class Test(Model):
             look_up(label, rows, f"{self.spec} has no row")
         for label in (*self.columns, *self.over_columns):
             look_up(label, columns, f"{self.spec} has no column")
-        return self if self.columns else self.model_copy(update={"columns": list(columns)})
+        named = self.columns or list(columns)
+        for row, column in product((*self.rows, *self.over), (*named, *self.over_columns)):
+            if any(rule.skip and rule.holds_for(row, column) for rule in spec.cells):
+                raise ValueError(f"{self.spec} leaves the cell '{row}', '{column}' out.")
+        return self.model_copy(update={"columns": named})
 
 
-class Claim(Model):
-    """One claim and its tests; see the module."""
+class Measure(Model):
+    """Comparisons of which each is told by itself; a difference within ``margin`` counts as none."""
 
     id: str
+    title: str = ""
+    direction: Literal["higher", "lower", "either"] = "either"
+    combine: Literal["mean", "every", "each"] = "each"
+    threshold: FiniteFloat = 0.0
+    margin: FiniteFloat = Field(default=1.0, ge=0.0)
+    published: str = ""
+    tests: list[Test] = Field(min_length=1)
+
+
+class Claim(Measure):
+    """One claim and its tests; see the module."""
+
     text: str = Field(alias="claim")
     source: str
     direction: Literal["higher", "lower"]
     combine: Literal["mean", "every"] = "mean"
-    margin: FiniteFloat = 0.0
-    published: str = ""
-    tests: list[Test] = Field(min_length=1)
 
 
 class Claims(Model):
@@ -104,13 +123,16 @@ class Claims(Model):
 
     level: float = Field(gt=0, lt=1)
     scales: list[str]
+    new_seeds: dict[str, list[int]] = Field(default={})
     claims: list[Claim] = Field(min_length=1)
+    equal_tuning: list[Claim] = Field(default=[])
     sanity: list[Claim] = Field(default=[])
+    measured: list[Measure] = Field(default=[])
 
     @property
-    def all(self) -> list[Claim]:
-        """Claims and sanity checks."""
-        return [*self.claims, *self.sanity]
+    def all(self) -> list[Measure]:
+        """Claims, sanity checks and what is measured beside them."""
+        return [*self.sanity, *self.claims, *self.equal_tuning, *self.measured]
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
@@ -118,8 +140,18 @@ class Claims(Model):
         for index, name in enumerate(ids):
             if name in ids[:index]:
                 raise ValueError(f"two claims are called {name}. Give one another id.")
-        for name in self.scales:
+        for name in (*self.scales, *self.new_seeds):
             load_scale(name)
+        for name, seeds in self.new_seeds.items():
+            repeats = load_scale(name).repeats
+            trained = {
+                seed
+                for test in chain(*(claim.tests for claim in self.claims))
+                for seed in repeats.get(test.spec, load_spec(test.spec).repeats)["seed"]
+            }
+            for seed in seeds:
+                if seed not in trained:
+                    raise ValueError(f"new_seeds.{name}: no claim has runs with seed {seed}.")
         return self
 
 

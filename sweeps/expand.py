@@ -209,9 +209,7 @@ class Expansion:
         return points
 
     def _cell(self, row: Line, column: Line) -> Cell:
-        rules = [
-            rule for rule in self.spec.cells if (not rule.row or row.label in rule.row) and (not rule.column or column.label in rule.column)
-        ]
+        rules = [rule for rule in self.spec.cells if rule.holds_for(row.label, column.label)]
         skip = next((rule.skip for rule in rules if rule.skip), None)
         parts: list[tuple[str, Part]] = [("common", Part.model_construct(settings=self.spec.common))]
         for title, part in (("its row", row), ("its column", column), *(("cells", rule) for rule in rules)):

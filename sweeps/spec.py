@@ -232,6 +232,10 @@ class CellRule(Used):
     column: Names = []
     skip: str | None = None
 
+    def holds_for(self, row: str, column: str) -> bool:
+        """Say whether the cell of ``row`` and ``column`` is one of them."""
+        return (not self.row or row in self.row) and (not self.column or column in self.column)
+
 
 class Shared(Model):
     """Named runs and tunings, of one spec or of several."""
@@ -465,13 +469,14 @@ class Chosen(Model):
 
     @property
     def at_end(self) -> list[str]:
-        """The chosen numbers at an end of three or more, where none inside does as well: a better one may lie beyond."""
+        """The chosen numbers, or lists of them, at an end of three or more, where none inside does as well: a better one may lie beyond."""
         found = []
         best = next((point.score for point in self.grid if point.values == self.chosen), math.nan)
         for key, value in self.chosen.items():
-            tried = {point.values[key] for point in self.grid}
-            inside = [point.score for point in self.grid if point.values[key] not in (min(tried), max(tried))]
-            if isinstance(value, int | float) and value in (min(tried), max(tried)) and inside and best not in inside:
+            tried = [point.values[key] for point in self.grid]
+            ends = () if isinstance(value, str) else (min(tried), max(tried))
+            inside = [point.score for point in self.grid if point.values[key] not in ends]
+            if value in ends and inside and best not in inside:
                 found.append(f"{key}={value}")
         return found
 

@@ -35,6 +35,8 @@ _STYLE = {
     "svg.hashsalt": "soft-labels-repro",
     "pdf.fonttype": 42,
 }
+#: In what every picture is drawn, and nothing else.
+STYLES: list[str | dict[str, Any]] = ["default", "seaborn-v0_8-whitegrid", _STYLE]
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -58,7 +60,7 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
     rows = (len(curves) + len(tiles) + 1) // 2
     if not rows:
         return {}
-    with matplotlib.style.context(["default", "seaborn-v0_8-whitegrid", _STYLE], after_reset=True):
+    with matplotlib.style.context(STYLES, after_reset=True):
         # In inches. The parts are of one size, two beside each other; the legend has what it needs above them.
         figure = Figure(figsize=(7.2, 1), layout="constrained")
         parts = iter(figure.subfigures(rows, 2, squeeze=False).flat)
@@ -72,7 +74,12 @@ def draw(results: Results, points: Sequence[Point], images: Sequence[ImagePanel]
         figure.set_figheight(2.2 * rows + 0.1 * len(handles))
         figure.legend(handles.values(), handles, loc="outside upper center", ncols=2)
         figure.supxlabel(textwrap.fill(results.scale.disclaimer, 120), fontsize=7)
-        return {kind: _save(figure, kind) for kind in _METADATA}
+        return saved(figure)
+
+
+def saved(figure: Figure) -> dict[str, bytes]:
+    """Return the bytes of ``figure`` by format."""
+    return {kind: _save(figure, kind) for kind in _METADATA}
 
 
 def _save(figure: Figure, kind: str) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -57,6 +58,14 @@ class Results:
     runs: pd.DataFrame
     source: Source
     spec_sha256: str
+
+    def only(self, key: str, values: Collection[Any]) -> Results:
+        """Return these results with the runs of each cell whose repeat has one of ``values`` at ``key``; a cell may have none."""
+        cells = []
+        for cell in self.cells:
+            kept = [(run_id, of) for run_id, of in zip(cell.run_ids, cell.repeats, strict=True) if of.get(key) in values]
+            cells.append(replace(cell, run_ids=tuple(run_id for run_id, _ in kept), repeats=tuple(of for _, of in kept)))
+        return replace(self, cells=tuple(cells))
 
     @functools.cached_property
     def states(self) -> dict[str, str]:

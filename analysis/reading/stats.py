@@ -98,8 +98,28 @@ def _digits(value: float) -> float:
     return float(f"{value:.8g}")
 
 
-def contrast(cells: Sequence[tuple[float, Summary]], *, confidence: float) -> float | None:
-    """Return half the length of the t interval of ``sum of weight * mean`` over independent cells, each given with its weight.
+@dataclass(frozen=True)
+class Contrast:
+    """The spread of ``sum of weight * mean`` over independent cells: its standard error and degrees of freedom."""
+
+    error: float
+    freedom: float
+
+    def half(self, confidence: float) -> float:
+        """Return half the length of the t interval."""
+        return _t_quantile(self.freedom, confidence) * self.error
+
+    def p_value(self, difference: float) -> float:
+        """Return the two-sided p value of the sum being 0 where it is ``difference``."""
+        from scipy.stats import t
+
+        if self.error == 0.0:
+            return float(difference == 0.0)
+        return _digits(2.0 * t.sf(abs(difference) / self.error, self.freedom))
+
+
+def contrast(cells: Sequence[tuple[float, Summary]]) -> Contrast | None:
+    """Return the spread of ``sum of weight * mean`` over independent cells, each given with its weight.
 
     The variance is the sum of ``weight^2 sd^2 / n``, with the degrees of freedom of Welch and Satterthwaite. ``None`` where a cell has no
     spread to go by: fewer than two runs, or one that diverged.
@@ -110,10 +130,8 @@ def contrast(cells: Sequence[tuple[float, Summary]], *, confidence: float) -> fl
             return None
         terms.append((weight**2 * summary.sd**2 / summary.n, summary.n - 1))
     variance = math.fsum(term for term, _ in terms)
-    if variance == 0.0:
-        return 0.0
-    freedom = variance**2 / math.fsum(term**2 / degrees for term, degrees in terms)
-    return _t_quantile(freedom, confidence) * math.sqrt(variance)
+    freedom = variance**2 / math.fsum(term**2 / degrees for term, degrees in terms) if variance else 1.0
+    return Contrast(math.sqrt(variance), freedom)
 
 
 def welch(one: Summary, other: Summary) -> float | None:

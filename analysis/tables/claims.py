@@ -1,12 +1,16 @@
 """The claims of the paper, tested one by one: what ``sweeps/claims.yaml`` asks, answered from finished runs.
 
-The rule, fixed before the runs of any scale. The difference of a claim is the mean of all its comparisons, each a difference of two cells'
-means. Runs vary independently, so its variance is the sum of those of the cells' means, weighted as they enter, and its degrees of freedom
-are Welch's and Satterthwaite's. A claim is *supported* where the whole t interval lies on the claimed side of its margin, *contradicted*
-where it lies on the other, and *undecided* where it holds the margin; the interval's confidence is 1 - level / number of claims
-(Bonferroni), so that all verdicts of a scale hold together. A claim that must hold in every comparison is supported where each of them is,
-and contradicted where one of them is. A claim without all its runs has no verdict; runs whose settings should have been tuned and were not
-count as missing. Scales are never pooled.
+The difference of a claim is the mean of all its comparisons, each a difference of two cells' means. Runs vary independently, so its
+variance is the sum of those of the cells' means, weighted as they enter (of runs that stand in both, of their differences), and its degrees
+of freedom are Welch's and Satterthwaite's. The verdicts of a scale hold together at one level. A claim is *supported*, or *contradicted*,
+where its p value against its threshold is below the level after Holm's correction over all claims, and the difference lies on the claimed
+side, or on the other. Otherwise it is *equivalent* where the whole interval at confidence 1 - level / number of claims (Bonferroni) lies
+within its margin around 0, and *undecided* where it does not. Freed levels go to no equivalence: with them a family errs three times as
+often (``tests/unit/analysis/test_claims.py`` simulates both). A claim that must hold in every comparison is supported where each of them
+is, at the claim's level, and contradicted where one of them is, at that level divided by their number. A claim without all its runs has no
+verdict; runs whose settings should have been tuned and were not count as missing. Scales are never pooled.
+
+What is measured beside the claims is judged by its 95% interval, each comparison by itself: *differs*, *equivalent* or *undecided*.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,13 +27,20 @@ import pandas as pd
 from analysis.reading.evidence import open_source
 from analysis.reading.reported import read_reported
 from analysis.reading.results import Results, read_results
-from analysis.reading.stats import contrast, factor, rounded, summarize
-from analysis.tables.page import csv_bytes, disclaimer_lines, grid_lines
-from sweeps.claims import Claim, Claims, Test, load_claims
-from sweeps.spec import Scale, load_scale, load_spec
+from analysis.reading.stats import contrast, factor, holm, summarize
+from sweeps.claims import Claim, Claims, Measure, Test
+from sweeps.spec import Scale, load_spec
 
-#: What a claim can come out as.
-SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN, WITHHELD = "supported", "contradicted", "undecided", "not run", "withheld"
+#: What a claim can come out as, and what is measured.
+SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED, NOT_RUN, WITHHELD = (
+    "supported",
+    "contradicted",
+    "equivalent",
+    "undecided",
+    "not run",
+    "withheld",
+)
+DIFFERS = "differs"
 
 _CONFIDENCE = 0.95
 
@@ -57,7 +68,8 @@ class Outcome:
     Attributes:
         difference: ``None`` where runs are missing, NaN where one diverged.
         low_95, high_95: the t interval at 95%.
-        low_adjusted, high_adjusted: that at the confidence that the verdict is given at.
+        low_adjusted, high_adjusted: that at Bonferroni's confidence.
+        p_value: of the threshold; of a claim after Holm's correction.
         parts: of a claim, its comparisons.
     """
 
@@ -71,23 +83,39 @@ class Outcome:
     high_95: float | None = None
     low_adjusted: float | None = None
     high_adjusted: float | None = None
+    p_value: float | None = None
     parts: tuple[Outcome, ...] = ()
 
 
-def examine(claims: Claims, scale: Scale, runs: Path) -> list[tuple[str, Claim, Outcome]]:
-    """Return what the runs at ``scale`` say of each claim, after the checks that it rests on: ``sanity`` or ``claim``, it, its outcome."""
+#: A claim with its outcome, and what it is: ``sanity``, ``claim``, ``equal tuning`` or ``measured``.
+Tested = tuple[str, Measure, Outcome]
+
+
+def examine(claims: Claims, scale: Scale, runs: Path, seeds: Collection[int] | None = None) -> list[Tested]:
+    """Return what the runs at ``scale``, or those with the ``seeds``, say of each claim, after the checks that it rests on."""
     source = open_source(runs, scale)
 
     @functools.cache
     def read(name: str) -> Results | None:
-        return read_results(load_spec(name), scale, source) if source.plan_path(name).exists() else None
+        if not source.plan_path(name).exists():
+            return None
+        results = read_results(load_spec(name), scale, source)
+        return results if seeds is None else results.only("seed", seeds)
 
-    sanity = [("sanity", claim, _outcome(claim, read, 1.0 - claims.level)) for claim in claims.sanity]
-    tested = [("claim", claim, _outcome(claim, read, 1.0 - claims.level / len(claims.claims))) for claim in claims.claims]
-    if any(outcome.verdict == CONTRADICTED for _, _, outcome in sanity):
-        decided = (SUPPORTED, CONTRADICTED)
-        tested = [(kind, claim, replace(item, verdict=WITHHELD) if item.verdict in decided else item) for kind, claim, item in tested]
-    return sanity + tested
+    tested: list[Tested] = []
+    families = [("sanity", [claim]) for claim in claims.sanity] + [("claim", claims.claims), ("equal tuning", claims.equal_tuning)]
+    for kind, members in families:
+        outcomes = [_outcome(claim, read, 1.0 - claims.level / len(members)) for claim in members]
+        tested += zip(itertools.repeat(kind), members, decided(members, outcomes, claims.level), strict=False)
+    if any(kind == "sanity" and outcome.verdict == CONTRADICTED for kind, _, outcome in tested):
+        tested = [
+            (kind, claim, replace(item, verdict=WITHHELD) if kind != "sanity" and item.verdict not in (UNDECIDED, NOT_RUN) else item)
+            for kind, claim, item in tested
+        ]
+    for measure in claims.measured:
+        for comparison in (comparison for test in measure.tests for comparison in _comparisons(test, read)):
+            tested.append(("measured", measure, _compared(measure, comparison, _CONFIDENCE)))
+    return tested
 
 
 def _outcome(claim: Claim, read: Read, confidence: float) -> Outcome:
@@ -105,29 +133,68 @@ def _outcome(claim: Claim, read: Read, confidence: float) -> Outcome:
     return _least(claim, outcome) if claim.combine == "every" else outcome
 
 
-def _compared(claim: Claim, comparison: Comparison, confidence: float) -> Outcome:
-    # A run that stands in several cells varies once: its weights are added up.
-    weights: dict[Values, float] = {}
+def _compared(claim: Measure, comparison: Comparison, confidence: float) -> Outcome:
+    # A run that stands in several cells, or that is read at several epochs, varies once: what it enters with is added up.
+    entries: dict[tuple[str, ...], list[list[float | None]]] = {}
     for weight, values in comparison.terms:
-        weights[values] = weights.get(values, 0.0) + weight
+        weighted = [None if value is None else weight * value for _, value in values]
+        entries.setdefault(tuple(run_id for run_id, _ in values), []).append(weighted)
     # Different runs, of which several cells may have one.
-    runs = {run_id: value for values in weights for run_id, value in values}
-    done = sum(value is not None for value in runs.values())
-    if done < len(runs) or not all(weights):
-        return Outcome(comparison.label, done, len(runs), comparison.published)
-    terms = [(weight, summarize([value for _, value in of if value is not None], expected=len(of))) for of, weight in weights.items()]
-    difference = math.fsum(weight * (summary.mean or 0.0) for weight, summary in terms) - comparison.constant
-    half, adjusted = (contrast(terms, confidence=level) for level in (_CONFIDENCE, confidence))
-    if half is None or adjusted is None:
-        return Outcome(comparison.label, done, len(runs), comparison.published, UNDECIDED, difference)
+    missing = {run_id for _, values in comparison.terms for run_id, value in values if value is None}
+    planned = len({run_id for ids in entries for run_id in ids})
+    if missing or not all(entries):
+        return Outcome(comparison.label, planned - len(missing), planned, comparison.published)
+    sums = [[math.fsum(filter(None, of_run)) for of_run in zip(*cells, strict=True)] for cells in entries.values()]
+    terms = [(1.0, summarize(values, expected=len(values))) for values in sums]
+    difference = math.fsum(summary.mean or 0.0 for _, summary in terms) - comparison.constant
+    spread = contrast(terms)
+    if spread is None:
+        return Outcome(comparison.label, planned, planned, comparison.published, UNDECIDED, difference)
+    half, adjusted = spread.half(_CONFIDENCE), spread.half(confidence)
     bounds = difference - half, difference + half, difference - adjusted, difference + adjusted
-    return Outcome(comparison.label, done, len(runs), comparison.published, _verdict(claim, *bounds[2:]), difference, *bounds)
+    verdict, p_value = verdict_of(claim, *bounds[2:]), spread.p_value(difference - claim.threshold)
+    return Outcome(comparison.label, planned, planned, comparison.published, verdict, difference, *bounds, p_value)
 
 
-def _verdict(claim: Claim, low: float, high: float) -> str:
-    above, below = low > claim.margin, high < claim.margin
-    wanted, other = (above, below) if claim.direction == "higher" else (below, above)
-    return SUPPORTED if wanted else CONTRADICTED if other else UNDECIDED
+def verdict_of(claim: Measure, low: float, high: float) -> str:
+    """Return what the interval from ``low`` to ``high`` says by itself."""
+    above, below = low > claim.threshold, high < claim.threshold
+    if above or below:
+        return _side(claim, above=above)
+    return EQUIVALENT if -claim.margin < low and high < claim.margin else UNDECIDED
+
+
+def _side(claim: Measure, *, above: bool) -> str:
+    if claim.direction == "either":
+        return DIFFERS
+    return SUPPORTED if above == (claim.direction == "higher") else CONTRADICTED
+
+
+def decided(claims: Sequence[Claim], outcomes: Sequence[Outcome], level: float) -> list[Outcome]:
+    """Return the ``outcomes`` with the verdicts that hold together at ``level``; on ``claims`` that are judged as one family."""
+    sides = [_p_values(claim, outcome) for claim, outcome in zip(claims, outcomes, strict=True)]
+    made = []
+    for outcome, of_side, p_value in zip(outcomes, sides, holm([min(of_side.values()) for of_side in sides]), strict=True):
+        if outcome.verdict == NOT_RUN:
+            made.append(outcome)
+            continue
+        verdict = EQUIVALENT if outcome.verdict == EQUIVALENT else UNDECIDED
+        if p_value <= level:
+            verdict = min(of_side, key=of_side.__getitem__)
+        made.append(replace(outcome, verdict=verdict, p_value=p_value))
+    return made
+
+
+def _p_values(claim: Claim, outcome: Outcome) -> dict[str, float]:
+    """Return the p value of each verdict that says which side a difference is on."""
+    parts = outcome.parts if claim.combine == "every" else (outcome,)
+    found: dict[str, list[float]] = {SUPPORTED: [], CONTRADICTED: []}
+    for part in parts:
+        if part.p_value is not None and part.difference is not None:
+            found[_side(claim, above=part.difference > claim.threshold)].append(part.p_value)
+    # Each comparison must support a claim; one of them is enough against it, so it counts as many times as there are.
+    supported = max(found[SUPPORTED]) if len(found[SUPPORTED]) == len(parts) else 1.0
+    return {SUPPORTED: supported, CONTRADICTED: min(1.0, len(parts) * min(found[CONTRADICTED], default=1.0))}
 
 
 def _least(claim: Claim, whole: Outcome) -> Outcome:
@@ -135,7 +202,7 @@ def _least(claim: Claim, whole: Outcome) -> Outcome:
     sign = 1.0 if claim.direction == "higher" else -1.0
     published = min((part.published for part in whole.parts if part.published is not None), key=lambda value: sign * value, default=None)
     verdicts = {part.verdict for part in whole.parts}
-    verdict = next(verdict for verdict in (NOT_RUN, CONTRADICTED, UNDECIDED, SUPPORTED) if verdict in verdicts)
+    verdict = next(verdict for verdict in (NOT_RUN, CONTRADICTED, UNDECIDED, EQUIVALENT, SUPPORTED) if verdict in verdicts)
     if verdict == NOT_RUN:
         return replace(whole, comparison="the least of all", published=published)
     # One that diverged has no difference, and supports nothing.
@@ -153,8 +220,9 @@ def _comparisons(test: Test, read: Read) -> Iterator[Comparison]:
         if test.metrics:
             yield Comparison(f"{label}: {' with '.join(test.metrics)}", ((1.0, values),), test.above)
         for two in [(other, column) for other in test.over] + [(row, other) for other in test.over_columns]:
+            pair = f"{row} over {two[0]}, {column}" if test.over else f"{row}, {column} over {two[1]}"
             published = reported[one].mean - reported[two].mean if one in reported and two in reported else None
-            yield Comparison(f"{label} over {', '.join(two)}", ((1.0, values), (-1.0, _values(test, read, *two))), 0.0, published)
+            yield Comparison(f"{test.spec}: {pair}", ((1.0, values), (-1.0, _values(test, read, *two))), 0.0, published)
 
 
 def _values(test: Test, read: Read, row: str, column: str) -> Values:
@@ -195,78 +263,3 @@ def _correlation(curves: pd.DataFrame, one: str, other: str) -> float | None:
     if first.nunique() == 1 or second.nunique() == 1:
         return 0.0
     return float(first.corr(second, method="spearman"))
-
-
-#: The files, below the folder of the pages.
-PAGE, TABLE = "claims.md", "claims.csv"
-
-_HEAD = """\
-# What the paper claims, and what these runs say
-
-{count} claims, in our own words, and their tests are in `sweeps/claims.yaml`. The rule was fixed before the runs:
-
-- The difference of a claim is the mean of all its comparisons, each a difference between the means of two cells, in points of test \
-accuracy (%) unless the claim says otherwise. Published differences are computed from the published means in the same way.
-- The intervals are Welch's, over the variation between runs on the same test images. The 95% interval is shown; the verdict uses the \
-interval at {each:.2f}%, so that all {count} verdicts of a scale hold together at {together:g}%.
-- *Supported*: the whole interval lies on the claimed side of the margin (0 unless given). *Contradicted*: on the other side. \
-*Undecided*: the interval contains the margin, or a run diverged. *Not run*: runs are missing, or have settings that are not tuned yet. \
-*Withheld*: a sanity check of the scale is contradicted.
-- A claim that must hold in every comparison shows the comparison that supports it least; its verdict is over all comparisons.
-- Scales are never pooled. [claims.csv](claims.csv) has every comparison behind each line.
-"""
-
-
-def claims_files(runs: Path, claims: Claims | None = None) -> dict[str, bytes]:
-    """Return the page and the table of the claims from the run folders and plans in ``runs``: name -> content.
-
-    Raises:
-        UserError: the claims have a mistake; a plan does not fit its spec.
-    """
-    claims = claims or load_claims()
-    count, level = len(claims.claims), claims.level
-    page = [_HEAD.format(count=count, each=100 * (1 - level / count), together=100 * (1 - level))]
-    rows = []
-    for scale in map(load_scale, claims.scales):
-        tested = examine(claims, scale, runs)
-        page += [f"## Scale: {scale.name}", "", *disclaimer_lines(scale)]
-        for kind, title in (("sanity", "Sanity:"), ("claim", "Claims:")):
-            page += [title, "", *_grid([(claim, outcome) for of, claim, outcome in tested if of == kind]), ""]
-        for kind, claim, whole in tested:
-            for outcome in (whole, *(whole.parts if len(whole.parts) > 1 else ())):
-                row = {"scale": scale.name, "kind": kind if outcome is whole else f"comparison of {kind}", "id": claim.id, **vars(outcome)}
-                del row["parts"]
-                rows.append(row | {"margin": claim.margin, "direction": claim.direction})
-    page += ["---", "", "- To rebuild this page: `python -m analysis claims`.", ""]
-    return {PAGE: "\n".join(page).encode(), TABLE: csv_bytes(rows)}
-
-
-def short_table(scale: Scale, runs: Path) -> list[str]:
-    """Return the lines of a Markdown table of the claims at one scale, for the README."""
-    tested = [(claim, outcome) for kind, claim, outcome in examine(load_claims(), scale, runs) if kind == "claim"]
-    body = [[claim.text, _published(claim, outcome), _difference(outcome), outcome.verdict] for claim, outcome in tested]
-    return grid_lines(["claim", "paper", "here (95% interval)", "verdict"], body)
-
-
-def _grid(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[str]:
-    body = []
-    for claim, outcome in outcomes:
-        numbers = [_published(claim, outcome), _difference(outcome), f"{outcome.runs} of {outcome.runs_planned}"]
-        body.append([claim.text, claim.source, *numbers, outcome.verdict])
-    return grid_lines(["claim", "where", "paper", "difference (95% interval)", "runs", "verdict"], body, left=2)
-
-
-def _published(claim: Claim, outcome: Outcome) -> str:
-    return claim.published or ("—" if outcome.published is None else f"{outcome.published:+.1f}")
-
-
-def _difference(outcome: Outcome) -> str:
-    if outcome.difference is None:
-        return "—"
-    if math.isnan(outcome.difference):
-        return "diverged"
-    digits = 1 if abs(outcome.difference) >= 1.0 else 2
-    text = f"{outcome.difference:+.{digits}f}"
-    if outcome.low_95 is None or outcome.high_95 is None:
-        return text
-    return f"{text} ({rounded(outcome.low_95, 1.0, digits)} to {rounded(outcome.high_95, 1.0, digits)})"

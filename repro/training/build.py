@@ -5,10 +5,12 @@ What is reached from here by imports, and the files of the run's choices, is the
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,6 +27,8 @@ from repro.randomness import Stream, seeded
 from repro.runs.inputs import Inputs
 from repro.training.loop import Training
 
+logger = logging.getLogger(__name__)
+
 
 def build(config: Config, data: RunData, device: torch.device, folder: Path, inputs: Inputs | None = None) -> Training:
     """Make the model, its optimiser, the method and the recorder of a run, all at their start."""
@@ -36,17 +40,22 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
             return prepare_model(made, config.exec, device)
 
     model = make_network("init")
-    noise = registry.get("noise", config.noise.name)
+    transition = registry.get("noise", config.noise.name).transition(config.noise, data.num_classes)
+    if np.allclose(transition, transition[0]):
+        logger.warning("noise=%s: labels are drawn whatever the true class is, so there is nothing to learn from.", config.noise.name)
+    number, size = len(data.observed), config.optim.batch_size
+    if size > number:
+        logger.warning("optim.batch_size=%d: there are %d training images, so each step is on all of them.", size, number)
     context = Context(
         num_classes=data.num_classes,
         observed=data.observed,
         device=device,
         seed=config.seed,
         epochs=config.optim.epochs,
-        steps_per_epoch=steps_per_epoch(config.optim, len(data.observed)),
+        steps_per_epoch=steps_per_epoch(config.optim, number),
         inputs=inputs or Inputs(),
         data=data,
-        transition=torch.from_numpy(noise.transition(config.noise, data.num_classes)).to(torch.get_default_dtype()).to(device),
+        transition=torch.from_numpy(transition).to(torch.get_default_dtype()).to(device),
         optim=config.optim,
         make_network=lambda name: make_network("init", name),
     )

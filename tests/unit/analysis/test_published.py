@@ -134,8 +134,8 @@ def test_statistics_against_independent_ones() -> None:
     # Holm 1979: the smallest of four times 4, the next times 3, never below the one before.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert contrast([(1.0, summarize([1.0], expected=1))], confidence=0.95) is None
-    assert contrast([(1.0, summarize([1.0, 1.0], expected=2))], confidence=0.95) == 0.0
+    assert contrast([(1.0, summarize([1.0], expected=1))]) is None
+    assert contrast([(1.0, summarize([1.0, 1.0], expected=2))]).half(0.95) == 0.0
     assert [rounded(-0.0001, 100.0, 1), rounded(-0.01, 100.0, 1)] == ["0.0", "-1.0"]
 
 

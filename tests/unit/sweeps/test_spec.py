@@ -4,7 +4,7 @@ import pytest
 from made_specs import FIGURE, RECIPE, SCALE, TABLE, spec_of, write
 
 from repro.errors import UserError
-from sweeps.spec import SpecError, find, known_scales, known_specs, load_scale, load_spec, read_tuned, tuned_folder
+from sweeps.spec import Chosen, Point, SpecError, find, known_scales, known_specs, load_scale, load_spec, read_tuned, tuned_folder
 
 EXTRA = "cells:"
 REFUSED = [
@@ -128,3 +128,16 @@ def test_everything_that_comes_with_the_suite_can_be_read(monkeypatch: pytest.Mo
         assert all(key == chosen.key for key, chosen in read_tuned(scale).items())
     assert all(load_spec(name).title for name in known_specs())
     assert tuned_folder() == known_specs()["demo"].parents[1] / "tuned"
+
+
+@pytest.mark.parametrize(
+    ("best", "told"), [([5, 8], ["optim.milestones=[5, 8]"]), ([10, 15], []), ([40, 50], ["optim.milestones=[40, 50]"])]
+)
+def test_lists_have_an_order_too_so_that_one_at_an_end_of_its_grid_is_told(best: list[int], told: list[str]) -> None:
+    grid = [
+        Point(values={"optim.milestones": drops, "optim.name": "sgd"}, score=float(drops == best), run_id="run")
+        for drops in ([5, 8], [10, 15], [20, 25], [40, 50])
+    ]
+    values = {"optim.milestones": best, "optim.name": "sgd"}
+    chosen = Chosen(name="own", dataset="digits", model="mlp", chosen=values, metric="val/accuracy", epoch="last", seed=0, grid=grid)
+    assert chosen.at_end == told

@@ -12,8 +12,10 @@ from real_runs import tiny
 from repro.command import stop_signals
 from repro.config.compose import compose
 from repro.config.identity import run_id
+from repro.data.prepare import prepare
 from repro.errors import UserError
 from repro.runs.state import read_state
+from repro.training.build import build
 from repro.training.debug import debug
 from repro.training.run import STOP_SIGNALS, _received, choose_device, choose_execution, execute
 
@@ -90,6 +92,22 @@ def test_a_run_does_not_start_over_a_status_that_cannot_be_read(tmp_path: Path) 
     with pytest.raises(UserError, match=r"status\.json cannot be read.*delete it"):
         execute(config)
     assert (read_state(folder), len(list(folder.iterdir()))) == ("corrupted", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["optim.batch_size=2000"], "optim.batch_size=2000: there are 1337 training images, so each step is on all of them."),
+        (["noise=uniform", "noise.rate=1.0"], "noise=uniform: labels are drawn whatever the true class is"),
+        (["noise=uniform", "noise.rate=0.9", "noise.include_true=false"], "so there is nothing to learn from."),
+        (["optim.batch_size=1337", "noise=uniform", "noise.rate=1.0", "noise.include_true=false"], ""),
+    ],
+)
+def test_settings_that_are_hardly_meant_are_said(tmp_path: Path, settings: list[str], said: str, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny(tmp_path, *settings)
+    caplog.clear()
+    build(config, prepare(config, torch.device("cpu")), torch.device("cpu"), tmp_path)
+    assert said in caplog.text if said else not caplog.text
 
 
 def test_debug_shows_every_metric_and_keeps_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,47 @@
+"""The numbers that docs repeat, each a reference such as ``[+6.8 (6.3 to 7.4)][noise]``, whose definition says where it stands.
+
+Below the page, ``[noise]: ../paper_tables/claims.csv "noise_over_one_hot"`` names a claim or a comparison of the scale small,
+``... "verdict of noise_over_one_hot"`` its verdict, ``../paper_tables/small/table6.md "L2RW [18] | CIFAR10, 40%"`` a cell, and
+``../paper_tables/evidence/small/runs.jsonl "runs"`` or ``"core-hours"`` what all runs are. ``python tests/support/held_numbers.py`` puts
+in what stands there now.
+"""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "docs" / name for name in ("report.md", "findings.md", "deviations.md")]
+
+
+def stands(target: str, title: str) -> str:
+    """Return what stands at ``title`` of the file ``target``, which is relative to docs."""
+    path = ROOT / "docs" / target
+    if path.suffix == ".jsonl":
+        runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        seconds = sum(run["cost"]["wall_s"] * (run["provenance"].get("threads") or 1) for run in runs)
+        return f"{len(runs):,}" if title == "runs" else f"{seconds / 3600:.0f}"
+    if path.suffix == ".md":
+        cells = rows(path.with_suffix(".cells.csv"))
+        return next(cell["text"] for cell in cells if f"{cell['row']} | {cell['column']}" == title)
+    verdict, name = title.startswith("verdict of "), title.removeprefix("verdict of ")
+    claims = (row for row in rows(path) if (row["scale"], row["seeds"]) == ("small", "all"))
+    return next(row["verdict" if verdict else "text"] for row in claims if name in (row["id"], row["comparison"]))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def held(text: str) -> str:
+    """Return ``text`` with the numbers that stand where its references say."""
+    for name, target, title in re.findall(r'^\[(.+?)\]: (\S+)\s+"(.+)"$', text, flags=re.MULTILINE):
+        text, count = re.subn(rf"\[[^\][]*\]\[{re.escape(name)}\]", f"[{stands(target, title)}][{name}]", text)
+        assert count, f"[{name}] is defined and not used"
+    return text
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(held(page.read_text(encoding="utf-8")), encoding="utf-8")
