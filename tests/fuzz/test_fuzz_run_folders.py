@@ -65,7 +65,7 @@ def test_every_reader_names_what_is_corrupted_or_finds_what_was_written(finished
 
     def mirror() -> Any:
         contents = Contents(finished)
-        return contents.rows(), contents.results(), contents.config
+        return contents.metrics(), contents.summary(), contents.config
 
     readers: dict[str, Callable[[], Any]] = {
         "labels": labels,
