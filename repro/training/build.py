@@ -36,7 +36,6 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
             return prepare_model(made, config.exec, device)
 
     model = make_network("init")
-    noise = registry.get("noise", config.noise.name)
     context = Context(
         num_classes=data.num_classes,
         observed=data.observed,
@@ -46,7 +45,7 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
         steps_per_epoch=steps_per_epoch(config.optim, len(data.observed)),
         inputs=inputs or Inputs(),
         data=data,
-        transition=torch.from_numpy(noise.transition(config.noise, data.num_classes)).to(torch.get_default_dtype()).to(device),
+        transition=torch.from_numpy(data.noise_transition).to(torch.get_default_dtype()).to(device),
         optim=config.optim,
         make_network=lambda name: make_network("init", name),
     )

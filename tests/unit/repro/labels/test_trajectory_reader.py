@@ -45,9 +45,9 @@ def test_what_was_recorded_is_read_also_by_a_run_that_stopped_within_an_epoch(tm
     np.testing.assert_array_equal([labels.block(epoch) for epoch in (0, 1)], wanted)
     assert labels.rows_of(np.array([390, 1, 0, 999])).tolist() == [0, -1, NUM_INSTANCES - 1, -1]
     layout_file = tmp_path / "labels" / "layout.json"
-    write_json(layout_file, read_json(layout_file) | {"schema": 2})
+    write_json(layout_file, read_json(layout_file) | {"schema": 3})
     seal(tmp_path)
-    with pytest.raises(UserError, match=r"layout\.json has layout 2, this code reads 1"):
+    with pytest.raises(UserError, match=r"layout\.json has layout 3, this code reads 2"):
         open_trajectory(tmp_path / "labels")
     (file,) = (tmp_path / "labels").glob("*.f*")
     file.write_bytes(file.read_bytes()[:-4])
