@@ -154,6 +154,9 @@ class TrajectoryConfig:
     gradient: bool = setting(
         False, help="log at how many visits the gradient of instance labels points the right way (label/gradient_right_...)", neutral=False
     )
+    predictions: bool = setting(
+        True, help="sum the network's predictions for each training image over its visits, for predictions.npz", neutral=True
+    )
     # C8
     dtype: str = setting("float16", help="how instance labels are stored", choices=("float16", "float32"), neutral="float16")
 
