@@ -47,6 +47,8 @@ class RawDataset:
     ``mean`` and ``std`` are per channel, of pixels in [0, 1], over the training images. ``superclasses`` has the number of the published
     group that each class belongs to, where there are such groups.
     ``train_positions`` (N,) are those of the training images of a part in the published training set; ``None`` where all are there.
+    Of a folder of images, ``train_files`` says which training image is which file, and ``verified`` (N,) whose label somebody has checked;
+    ``None``: published labels are taken for right.
     """
 
     train: ImageSet
@@ -56,6 +58,8 @@ class RawDataset:
     std: tuple[float, ...]
     superclasses: tuple[int, ...] | None = None
     train_positions: Labels | None = None
+    train_files: tuple[str, ...] = ()
+    verified: npt.NDArray[np.bool_] | None = None
 
     @property
     def num_classes(self) -> int:
