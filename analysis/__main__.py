@@ -82,19 +82,12 @@ def _report(chosen: argparse.Namespace) -> None:
 
 
 def _made_pages(chosen: argparse.Namespace) -> list[Files]:
-    """Return the pages of the specs named, else of every plan; then one that cannot be made is said, and stops no other."""
+    """Return the pages of the specs named, else of every plan."""
     scale = load_scale(chosen.scale)
     source = open_source(chosen.runs, scale)
-    if chosen.spec:
-        return [make_files(spec, scale, source) for spec in _specs(chosen)]
-    pages = []
-    for path in sorted(source.plans.glob("*.json")):
-        try:
-            # A spec that does not come with the suite is found by the file that its plan names.
-            pages.append(make_files(load_spec(read_json(path).get("spec_file", path.stem)), scale, source))
-        except (UserError, ValueError) as error:
-            print(f"left out: {path.stem}: {error}", file=sys.stderr)
-    return pages
+    # A spec that does not come with the suite is found by the file that its plan names.
+    planned = [load_spec(read_json(path).get("spec_file", path.stem)) for path in sorted(source.plans.glob("*.json"))]
+    return [make_files(spec, scale, source) for spec in _specs(chosen) or planned]
 
 
 def _evidence(chosen: argparse.Namespace) -> None:

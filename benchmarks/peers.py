@@ -1,6 +1,6 @@
 """The meta step written with other tools, each of which differentiates through the look-ahead step.
 
-``higher``, ``torchopt`` and double backward over ``torch.func.functional_call`` all build the second-order graph: the gradient of the
+``torchopt`` and double backward over ``torch.func.functional_call`` build the second-order graph: the gradient of the
 training loss with ``create_graph=True``, the parameters moved by it, the meta loss there, and its gradient with respect to the
 coefficients C (B, K). The labels' update and the optimiser's step are those of this project, so that only the way to the gradient differs.
 The step on the new labels goes back through the forward pass that the look-ahead began with, as ours does: with these tools it is more
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,25 +36,16 @@ class DoubleBackwardStep(TrainingStep):
     @override
     def take(self, inputs: Tensor, rows: Tensor, observed: Tensor, meta: MetaBatch | None, given: tuple[Tensor, ...]) -> StepResult:
         assert meta is not None, "a peer always looks ahead"
-        log_probabilities = F.log_softmax(self.forward(inputs), dim=1)
+        log_probabilities = F.log_softmax(self.model(inputs), dim=1)
         batch = Batch(rows=rows, observed=observed, log_probabilities=log_probabilities.detach(), inputs=inputs, given=given)
         coefficients = self.method.lookahead_coefficients(batch).requires_grad_()
         logits = self.logits_ahead(-(coefficients * log_probabilities).sum(), meta.inputs, float(self.optimizer.learning_rate))
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, meta.targets), coefficients)
         self.method.update(batch, gradient)
         loss = -(self.method.coefficients(batch) * log_probabilities).sum()
-        self.optimizer.step(torch.autograd.grad(loss, self.leaves()))
+        self.optimizer.step(torch.autograd.grad(loss, self.optimizer.parameters))
         correct = (batch.log_probabilities.argmax(dim=1) == observed).sum()
         return StepResult(loss=loss.detach() * len(rows), correct=correct)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits (B, K), with the graph that will be differentiated twice."""
-        logits: Tensor = self.model(inputs)
-        return logits
-
-    def leaves(self) -> Sequence[Tensor]:
-        """Return the tensors that stand for the model's parameters in the graph of :meth:`forward`, in their order."""
-        return self.optimizer.parameters
 
     def logits_ahead(self, loss: Tensor, inputs: Tensor, learning_rate: float) -> Tensor:
         """Return the logits of ``inputs`` after the look-ahead step on ``loss``, with its graph."""
@@ -83,40 +74,8 @@ class TorchOptStep(DoubleBackwardStep):
         return ahead
 
 
-class HigherStep(DoubleBackwardStep):
-    """``higher``: a patched copy of the module and a differentiable form of the optimiser."""
-
-    package: ClassVar[str | None] = "higher"
-    _patched: Any
-
-    @override
-    def forward(self, inputs: Tensor) -> Tensor:
-        import higher
-
-        self._patched = higher.monkeypatch(self.model, copy_initial_weights=True, track_higher_grads=True)
-        logits: Tensor = self._patched(inputs)
-        # The patched module has buffers of its own.
-        with torch.no_grad():
-            for buffer, moved in zip(self.model.buffers(), self._patched.buffers(), strict=True):
-                buffer.copy_(moved)
-        return logits
-
-    @override
-    def leaves(self) -> Sequence[Tensor]:
-        return tuple(self._patched.parameters(time=0))
-
-    @override
-    def logits_ahead(self, loss: Tensor, inputs: Tensor, learning_rate: float) -> Tensor:
-        import higher
-
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=learning_rate)
-        higher.get_diff_optim(optimizer, self.model.parameters(), fmodel=self._patched, track_higher_grads=True).step(loss)
-        logits: Tensor = self._patched(inputs)
-        return logits
-
-
 #: The peers by the name that a measurement has.
-PEERS: dict[str, type[DoubleBackwardStep]] = {"higher": HigherStep, "torchopt": TorchOptStep, "double_backward": DoubleBackwardStep}
+PEERS: dict[str, type[DoubleBackwardStep]] = {"torchopt": TorchOptStep, "double_backward": DoubleBackwardStep}
 
 
 def installed(name: str) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import sys
 import time
@@ -168,7 +167,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: CPU time, on a machine with others, with --threads 1")
     parser.add_argument("--what", nargs="+", choices=WHATS, default=WHATS)
     parser.add_argument("--modes", nargs="+", default=["eager", "compile"], help=f"words of {', '.join(MODE_WORDS)}, joined by +")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     for word in "+".join(options.modes).split("+"):
         if word not in MODE_WORDS:
@@ -176,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = choose_device(options.device)
     sizes = Sizes((f"model={options.model}",), options.batch, options.meta_batch, options.repeats)
     rows = measure(options.what, options.modes, sizes, threads=options.threads, device=device, clock=options.clock)
-    print(json.dumps(rows, indent=2) if options.json else page(rows, sizes, device))
+    print(page(rows, sizes, device))
 
 
 if __name__ == "__main__":

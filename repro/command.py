@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -39,17 +38,6 @@ def whole_number(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"'{text}' must be a whole number from 1")
-    return number
-
-
-def positive(text: str) -> float:
-    """Return an option's value, a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0.0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' must be a number above 0")
     return number
 
 

@@ -11,9 +11,6 @@ from collections.abc import Iterable, Sequence
 
 EXIT_USER_ERROR = 2
 
-#: Characters of what was typed that a message repeats.
-LONGEST_SHOWN = 200
-
 
 class UserError(Exception):
     """A mistake in the input of a command; its message is complete and needs no traceback."""
@@ -52,9 +49,3 @@ def one_of(names: Iterable[str]) -> str:
 def first_of(names: Sequence[str], count: int = 4) -> str:
     """Render the first ``count`` names for a message, and how many more there are."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def shown(text: str) -> str:
-    """Return ``text`` as a message shows it: on one line, without what a terminal cannot print, and not too long."""
-    printable = "".join(char if char.isprintable() else "?" for char in text)
-    return printable if len(printable) <= LONGEST_SHOWN else f"{printable[:LONGEST_SHOWN]}..."

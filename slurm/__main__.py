@@ -74,9 +74,9 @@ def _command(args: argparse.Namespace) -> int:
     if site is None:
         raise UserError(f"name a cluster: --cluster NAME, or $REPRO_CLUSTER. Known: {', '.join(known_clusters())}.")
     if args.command == "doctor":
-        from slurm.doctor import examine
+        from slurm.doctor import check_cluster
 
-        examine(site, runs)
+        check_cluster(site, runs)
         return 0
     scale, specs = load_scale(args.scale), [load_spec(name) for name in dict.fromkeys(args.spec)]
     site = site if args.max_jobs is None else site.model_copy(update={"max_jobs": args.max_jobs})

@@ -28,7 +28,7 @@ PATIENCE_S = 600.0
 _RUN = ("method=one_hot", "dataset=digits", "model=digits_cnn", "split=full", "seed=0", "optim.epochs=100000")
 
 
-def examine(site: Cluster, runs: Path) -> None:
+def check_cluster(site: Cluster, runs: Path) -> None:
     """Print each check as it is made.
 
     Raises:

@@ -21,7 +21,7 @@ from slurm.status import keep_plan
 from sweeps import tuning
 from sweeps.launch import Outcome
 from sweeps.plan import Plan, PlannedRun
-from sweeps.report import print_chosen, print_hours
+from sweeps.printing import print_chosen, print_hours
 from sweeps.spec import Scale, Spec, SpecError, shown, tuned_folder
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.command import exit_code_of, positive, whole_number
+from repro.command import exit_code_of, whole_number
 from sweeps.selection import add_options, select
 from sweeps.spec import PAPER, Scale, Spec, known_scales, known_specs, load_scale, load_spec, tuned_folder
 
@@ -71,13 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("run", "tune"):
             command.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="runs at a time (default: 1)")
             command.add_argument("--changed-code", choices=("refuse", "retrain", "accept"), default="refuse", help=_CHANGED)
-            command.add_argument("--minutes", type=positive, default=math.inf, metavar="M", help=_MINUTES)
+            command.add_argument("--minutes", type=float, default=math.inf, metavar="M", help=_MINUTES)
             command.add_argument("--set", type=_execution, action="append", default=[], metavar="KEY=VALUE", help=_SET)
         if name == "run":
             command.add_argument("--retry", action="store_true", help="train failed and corrupted runs again, from their checkpoints")
             add_options(command)
         if name == "tune":
-            command.add_argument("--again", action="store_true", help="train the grids and choose again though scores are kept")
             command.add_argument("--tuned", type=Path, metavar="DIR", help="where chosen values are kept (default: $REPRO_TUNED)")
     return parser
 
@@ -93,7 +92,7 @@ def _command(args: argparse.Namespace, began: float) -> int:
     scale = load_scale(args.scale)
     specs = [load_spec(name) for name in dict.fromkeys(args.spec)]
     # With these comes PyTorch, which `--help` and a mistake in a spec do without.
-    from sweeps import report
+    from sweeps import printing
     from sweeps.launch import start_server
     from sweeps.plan import make_plan, plan_document, with_evidence, write_plans
 
@@ -103,11 +102,11 @@ def _command(args: argparse.Namespace, began: float) -> int:
         return _tune(specs, scale, args, began)
     plan = make_plan(specs, scale, args.runs)
     if args.command == "verify":
-        return report.print_verified(args.runs, plan.runs if specs else None)
+        return printing.print_verified(args.runs, plan.runs if specs else None)
     if args.evidence:
         plan = with_evidence(plan, args.evidence)
     if args.command == "status":
-        report.print_status(plan)
+        printing.print_status(plan)
     else:
         write_plans(plan)
         if args.command == "run":
@@ -115,14 +114,14 @@ def _command(args: argparse.Namespace, began: float) -> int:
         if args.json:
             print(json.dumps(plan_document(plan), indent=2, sort_keys=True))
         else:
-            report.print_plan(plan, f"python -m sweeps tune {shlex.join(args.spec)} --scale {shlex.quote(args.scale)}")
+            printing.print_plan(plan, f"python -m sweeps tune {shlex.join(args.spec)} --scale {shlex.quote(args.scale)}")
     return 0
 
 
 def _execute(plan: Plan, args: argparse.Namespace, began: float, *, retry: bool = False) -> Outcome:
     from repro.config.compose import compose
     from sweeps.launch import launch
-    from sweeps.report import print_outcome
+    from sweeps.printing import print_outcome
 
     if args.set and plan.runs:
         compose([*next(iter(plan.runs.values())).overrides, *args.set])  # a misspelt one is told once, not by every run
@@ -133,7 +132,7 @@ def _execute(plan: Plan, args: argparse.Namespace, began: float, *, retry: bool 
 
 
 def _tune(specs: Sequence[Spec], scale: Scale, args: argparse.Namespace, began: float) -> int:
-    from sweeps.report import print_chosen
+    from sweeps.printing import print_chosen
     from sweeps.tuning import tune
 
     codes = [0]
@@ -144,7 +143,7 @@ def _tune(specs: Sequence[Spec], scale: Scale, args: argparse.Namespace, began: 
         return outcome
 
     folder = args.tuned or tuned_folder()
-    print_chosen(tune(specs, scale, args.runs, folder, execute, again=args.again), folder / f"{scale.name}.yaml")
+    print_chosen(tune(specs, scale, args.runs, folder, execute), folder / f"{scale.name}.yaml")
     return max(codes)
 
 

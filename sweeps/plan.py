@@ -35,6 +35,9 @@ SCHEMA = 1
 #: The settings without a dot that are choices of Hydra's.
 _CHOICES = frozenset(name for name, kind in get_type_hints(Config).items() if dataclasses.is_dataclass(kind))
 
+#: What is composed in place of a choice that brings nothing along: composing takes longest, and then the choice is put in its place.
+_PLAIN = {"method": "one_hot", "noise": "none", "dataset": "cifar10"}
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -226,7 +229,12 @@ class Graph:
         overrides = overrides_of(settings)
         if overrides not in self._configs:
             try:
-                tree = copy.deepcopy(self._chosen(overrides_of({key: settings[key] for key in settings.keys() & _CHOICES})))
+                named = [registry.get(group, settings[group]) for group in _PLAIN if group in settings]
+                plain = {choice.group: choice for choice in named if not choice.values and choice.overrides.keys() <= settings.keys()}
+                choices = {key: settings[key] for key in settings.keys() & _CHOICES} | {key: _PLAIN[key] for key in plain}
+                tree = copy.deepcopy(self._chosen(overrides_of(choices)))
+                for key, choice in plain.items():
+                    tree[key] = choice.config(name=choice.name)
                 for key in settings.keys() - _CHOICES:
                     OmegaConf.update(tree, key, settings[key])
                 self._configs[overrides] = to_config(tree)

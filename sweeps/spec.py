@@ -276,13 +276,6 @@ class Panel(Model):
     instances: Sample | list[int] | None = None
 
 
-class CellFormat(Model):
-    """How the runs of a cell are summarized; ``sample_sd`` has n - 1 in the denominator."""
-
-    statistic: Literal["mean"] = "mean"
-    spread: Literal["sample_sd"] = "sample_sd"
-
-
 class ReportedFile(Model):
     """The CSV of the published numbers, relative to the spec."""
 
@@ -295,7 +288,7 @@ class Spec(Shared):
     Attributes:
         repeats: what is repeated in every cell, such as ``{"seed": [0, 1, 2]}``.
         value: of a table; nothing reads that of another kind.
-        x, panels: of a figure.
+        panels: of a figure.
     """
 
     title: str
@@ -309,8 +302,6 @@ class Spec(Shared):
     cells: list[CellRule] = []
     repeats: Axes = {}
     value: Reading = Reading(metric="", epoch="last")
-    cell: CellFormat = CellFormat()
-    x: Literal["epoch"] = "epoch"
     panels: list[Panel] = []
 
     @property

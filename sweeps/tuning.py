@@ -29,8 +29,8 @@ METRIC, EPOCH = "val/accuracy", "last"
 
 _COMMENT = """\
 # Written by `python -m sweeps tune`: settings chosen by the score of one run for each point of a grid, on validation images alone.
-# No number of the test set takes part. Calling it again keeps what was chosen from the same runs (`--again` chooses anew);
-# a spec without an entry here uses what it says under `otherwise`.
+# No number of the test set takes part. Calling it again keeps what was chosen from the same runs; without its entry here a spec uses
+# what it says under `otherwise`, and can be tuned again.
 """
 
 
@@ -50,14 +50,12 @@ class Needed:
     waits: frozenset[Key]
 
 
-def tune(
-    specs: Sequence[Spec], scale: Scale, runs: Path, folder: Path, execute: Callable[[Plan], Outcome], *, again: bool = False
-) -> list[Chosen]:
+def tune(specs: Sequence[Spec], scale: Scale, runs: Path, folder: Path, execute: Callable[[Plan], Outcome]) -> list[Chosen]:
     """Do every tuning that ``specs`` need, those first whose values others need, and write what was chosen to ``folder``.
 
     ``execute`` trains the missing runs of a plan. Runs that are done are not trained again, so calling this again resumes. Of a grid
-    whose scores are in ``folder`` already nothing is trained, unless ``again``, whatever the runs folder holds: on another processor the
-    same runs score a little differently, and finished runs have the values that were chosen first. When a signal or the end of its time
+    whose scores are in ``folder`` already nothing is trained, whatever the runs folder holds: on another processor the same runs score a
+    little differently, and finished runs have the values that were chosen first. When a signal or the end of its time
     stopped ``execute``, what has been chosen until then is returned.
 
     Raises:
@@ -68,9 +66,9 @@ def tune(
     while level := _next_level(specs, scale, tuned := read_tuned(scale, folder), finished):
         plan, tried = _plan(list(level.values()), scale, runs)
         scored = {key: [(point.values, point.run_id) for point in chosen.grid] for key, chosen in tuned.items()}
-        if kept := {key: tuned[key] for key in level if not again and scored.get(key) == tried[key]}:
+        if kept := {key: tuned[key] for key in level if scored.get(key) == tried[key]}:
             names = "; ".join(str(level[key].use) for key in kept)
-            print(f"{names}: {folder} has the scores of these runs; `python -m sweeps tune --again` trains and chooses again")
+            print(f"{names}: {folder} has the scores of these runs; without their entry there, they are trained again")
             finished |= kept
             continue
         outcome = execute(plan)

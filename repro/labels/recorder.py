@@ -23,7 +23,6 @@ from torch import Tensor
 from repro.engine.method import Method
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
-from repro.labels.trajectory import SCHEMA
 from repro.runs.manifest import sha256
 
 
@@ -83,7 +82,7 @@ class Recorder:
         folder, layout = self._path.parent, self._layout
         folder.mkdir(exist_ok=True)
         described = {
-            "schema": SCHEMA,
+            "schema": 2,
             "kind": layout.kind,
             "file": layout.file_name,
             "dtype": layout.dtype.str,

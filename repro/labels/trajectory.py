@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from repro.errors import UserError
 from repro.runs.manifest import check, read_bytes, read_json
-
-#: The layout of ``labels/layout.json``. In layout 1 the positions of images were those within the run's part of the dataset.
-SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -61,12 +57,10 @@ def open_trajectory(folder: Path) -> Trajectory:
     """Return the trajectory in ``folder``, the ``labels`` of a finished run; all of it is read once, to check it.
 
     Raises:
-        UserError: there is none, it is of another layout, or a file is not what the run wrote.
+        UserError: there is none, or a file is not what the run wrote.
     """
     run, name = folder.parent, folder.name
     layout = read_json(run, f"{name}/layout.json")
-    if layout["schema"] not in (1, SCHEMA):
-        raise UserError(f"{folder / 'layout.json'} has layout {layout['schema']}, this code reads {SCHEMA}. Use the code it was made with.")
     path, dtype = folder / str(layout["file"]), np.dtype(layout["dtype"])
     check(run, f"{name}/{path.name}")
     indices = np.frombuffer(read_bytes(run, f"{name}/{layout['indices']}"), dtype="<i8").astype(np.int64)

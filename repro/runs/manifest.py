@@ -1,8 +1,7 @@
 """The sha256 of every file of a finished run, as the run wrote it: ``manifest.json`` holds ``{"files": {name: sha256}}``.
 
 It is written before the run says ``done``, from what was handed to the disk and not from what lies there. So a bit that flips, a file that
-is cut or one of another run is found by whoever reads it next. Manifests of older runs hold ``{"sha256": ...}`` for a file, or, for a
-label trajectory, ``{"block_bytes": ..., "blocks": [sha256, ...]}``.
+is cut or one of another run is found by whoever reads it next.
 """
 
 from __future__ import annotations
@@ -81,16 +80,11 @@ def verify(folder: Path) -> list[str]:
     return [f"{name}: {problem}" for name, expected in sorted(files.items()) if (problem := _problem(folder / name, expected))]
 
 
-def _problem(path: Path, expected: Any) -> str | None:
-    """Return what is wrong with a file that must have the ``expected`` sha256, or those of its blocks."""
+def _problem(path: Path, expected: object) -> str | None:
+    """Return what is wrong with a file that must have the ``expected`` sha256."""
     try:
         with path.open("rb") as file:
-            if isinstance(expected, dict) and "blocks" in expected:
-                size = int(expected["block_bytes"])
-                same = [sha256(block) for block in iter(lambda: file.read(size), b"")] == expected["blocks"]
-            else:
-                wanted = expected["sha256"] if isinstance(expected, dict) else expected
-                same = hashlib.file_digest(file, "sha256").hexdigest() == wanted
+            same = hashlib.file_digest(file, "sha256").hexdigest() == expected
     except OSError as error:
         return error.strerror or str(error)
     return None if same else "its content has changed"

@@ -45,7 +45,7 @@ def read_state(folder: Path) -> str:
     A run that says ``running`` but whose heartbeat is three periods old, or whose process is gone from this host, is ``lost``. One whose
     status.json cannot be read is ``corrupted``; so is one that says ``done`` and lacks a file. :func:`corruption` says which.
     """
-    return _examine(folder)[0]
+    return _look(folder)[0]
 
 
 def corruption(folder: Path) -> str | None:
@@ -53,7 +53,7 @@ def corruption(folder: Path) -> str | None:
 
     What its files hold is checked by whoever reads them, and by :func:`repro.runs.manifest.verify`.
     """
-    return _examine(folder)[1]
+    return _look(folder)[1]
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _examine(folder: Path) -> tuple[str, str | None]:
+def _look(folder: Path) -> tuple[str, str | None]:
     path = folder / "status.json"
     if not path.exists():
         return "queued", None

@@ -112,6 +112,5 @@ def save(server: Server, url: str | None = None) -> str:
         )
         view.save()
     except Exception as error:  # the client passes on whatever its service and its HTTP library raise
-        hint = "" if url is None else f" {url} must be an address that `workspace save` printed."
-        raise UserError(f"the workspace is not saved: {described(error)}.{hint}") from error
+        raise UserError(f"the workspace is not saved: {described(error)}.") from error
     return str(view.url)

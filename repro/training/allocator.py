@@ -7,21 +7,17 @@ that a process keeps its highest memory until it ends.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import sys
 
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
 
-def keep_freed_memory() -> bool:
-    """Let the C library keep what is freed for the next tensor. Return whether it could be told to; elsewhere nothing changes."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next tensor. With another C library nothing changes."""
+    with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library, such as musl
-        return False
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1}
-    return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())
+        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+            mallopt(parameter, value)

@@ -22,7 +22,7 @@ from repro.config import registry
 from repro.config.identity import check_same, identity_document, run_id
 from repro.config.schema import Config, ExecConfig
 from repro.data.prepare import RunData, prepare
-from repro.errors import UserError, shown
+from repro.errors import UserError
 from repro.files import try_read
 from repro.labels.predictions import FILE
 from repro.randomness import make_deterministic
@@ -70,7 +70,7 @@ def execute(config: Config) -> Path:
         logger.info("%s was finished by another process meanwhile.", folder.name)
     except OSError as error:
         raise UserError(
-            f"{shown(str(error.filename or folder))}: {error.strerror or error}. What was saved before is intact. Make room, or set "
+            f"{error.filename or folder}: {error.strerror or error}. What was saved before is intact. Make room, or set "
             "paths.runs or $REPRO_RUNS to a folder you can write; the same command resumes."
         ) from error
     return folder
@@ -170,7 +170,7 @@ def choose_device(name: str) -> torch.device:
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if name == "auto" and not torch.cuda.is_available() and given not in ("", "-1", "NoDevFiles"):
         raise UserError(
-            f"exec.device=auto: this process was given GPUs (CUDA_VISIBLE_DEVICES={shown(given)}), but PyTorch cannot use them. "
+            f"exec.device=auto: this process was given GPUs (CUDA_VISIBLE_DEVICES={given}), but PyTorch cannot use them. "
             "exec.device=cpu trains on the CPU all the same."
         )
     present = [kind for kind in ("cuda", "cpu", "mps") if kind == "cpu" or getattr(torch, kind).is_available()]

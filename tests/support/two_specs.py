@@ -29,7 +29,6 @@ title: A figure
 kind: figure
 rows: [{label: Labels, set: {method: class_labels, dataset: digits}}]
 repeats: {seed: [0]}
-x: epoch
 panels: [{metric: "class_meta_accuracy/{k}", label: Accuracy, classes: [1]}]
 """
 ROW = {"epoch": 0, "test/accuracy": 0.5, "class_meta_accuracy/001": 0.25, "class_target_probability/001": 0.75, "train/loss": "NaN"}

@@ -23,7 +23,7 @@ from repro.config.schema import DatasetConfig
 from repro.data.decoded_images import decoded, image_suffixes
 from repro.data.splits import draw
 from repro.data.types import ImageSet, RawDataset
-from repro.errors import UserError, first_of, shown
+from repro.errors import UserError, first_of
 from repro.randomness import Stream
 
 logger = logging.getLogger(__name__)
@@ -73,12 +73,12 @@ def build(config: ImageFolderConfig, folder: Path) -> RawDataset:
     if len(names) < 2:
         raise UserError(f"{root}: there must be images of two classes or more, and there are {len(names)}.")
     if alone := [image for image in listed if counts[image.label] == 1]:
-        raise UserError(f"{alone[0].place}: {shown(alone[0].label)} is the label of one image only.")
+        raise UserError(f"{alone[0].place}: {alone[0].label} is the label of one image only.")
     labels = np.array([names.index(image.label) for image in listed])
     test = np.array([image.test for image in listed])
     if not test.any():
         test[draw(labels, round(config.test_fraction * len(test)), Stream(0, "image_folder", "test"), stratified=True)] = True
-    if untrained := [shown(name) for label, name in enumerate(names) if not (labels[~test] == label).any()]:
+    if untrained := [name for label, name in enumerate(names) if not (labels[~test] == label).any()]:
         raise UserError(f"{root}: no training image has the label {first_of(untrained)}.")
     # Training images first, so that both sets are parts of one array.
     order, count = np.argsort(test, kind="stable"), int((~test).sum())
@@ -99,7 +99,7 @@ def _of_folders(root: Path) -> list[Listed]:
 
     def inside(folder: Path) -> list[Path]:
         if not folder.is_dir():
-            raise UserError(f"dataset.folder: {shown(str(folder))} is no folder.")
+            raise UserError(f"dataset.folder: {folder} is no folder.")
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
     listed, others = [], []
@@ -111,10 +111,10 @@ def _of_folders(root: Path) -> list[Listed]:
             if path.is_dir() or any(name.startswith(".") for name in file.parts):
                 continue
             if path.suffix.lower() in image_suffixes():
-                place = shown(str(path))
+                place = str(path)
                 listed.append(Listed(path.relative_to(root).as_posix(), _label(file.parts[0], place), place, part == root / "test"))
             else:
-                others.append(shown(str(path)))
+                others.append(str(path))
     if others:
         logger.warning("by their names no images, and left out: %s.", first_of(others))
     return listed
@@ -131,7 +131,7 @@ def _of_csv(root: Path, path: Path) -> list[Listed]:
             for row in reader:
                 image = _of_line(root, row, f"{path}:{reader.line_num}")
                 if image.file in listed:
-                    raise UserError(f"{image.place}: {shown(image.file)} is listed already, at {listed[image.file].place}.")
+                    raise UserError(f"{image.place}: {image.file} is listed already, at {listed[image.file].place}.")
                 listed[image.file] = image
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"dataset.labels: {path} cannot be read: {error}.") from error
@@ -143,11 +143,11 @@ def _of_line(root: Path, row: dict[str | None, Any], place: str) -> Listed:
         raise UserError(f"{place}: it has more or fewer fields than the first line. Put quotation marks around a text with commas.")
     file, split, verified = (str(row.get(name, "")).strip() for name in ("file", "split", "verified"))
     if not (root / file).is_file():
-        raise UserError(f"{place}: there is no file {shown(str(root / file))}.")
+        raise UserError(f"{place}: there is no file {root / file}.")
     if split.lower() not in _SPLITS:
-        raise UserError(f"{place}: split is {shown(split)}, and must be train or test.")
+        raise UserError(f"{place}: split is {split}, and must be train or test.")
     if verified.lower() not in _VERIFIED:
-        raise UserError(f"{place}: verified is {shown(verified)}, and must be true or false.")
+        raise UserError(f"{place}: verified is {verified}, and must be true or false.")
     return Listed(file, _label(str(row["label"]), place), place, split.lower() == "test", _VERIFIED[verified.lower()])
 
 
@@ -155,5 +155,5 @@ def _label(text: str, place: str) -> str:
     """Return a label as a class is called: any text, whose blanks and composed letters count the same however they are written."""
     label = unicodedata.normalize("NFC", " ".join(text.split()))
     if not label or not label.isprintable():
-        raise UserError(f"{place}: the label is empty, or has characters that cannot be shown: '{shown(text)}'.")
+        raise UserError(f"{place}: the label is empty, or has characters that cannot be shown: {text!r}.")
     return label

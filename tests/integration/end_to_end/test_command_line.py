@@ -203,7 +203,7 @@ def test_full_disk(small_disk: Path) -> None:
     for path in folder.glob("*.json"):
         json.loads(path.read_text())
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
-    result = command(*arguments, runs=small_disk)
+    result = command(*arguments, "exec.checkpoint_interval_s=600", runs=small_disk)
     assert result.returncode == 0, result.stderr
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from markdown_blocks import ROOT
 
+from analysis.__main__ import main as analysis
 from repro.config import registry
+from sweeps.__main__ import main as sweeps
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETTINGS = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
@@ -56,12 +58,14 @@ def test_training_commands(command: str, tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
 
 
-def test_commands_on_a_plan(tmp_path: Path) -> None:
+def test_commands_on_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One runs folder for all; what trains is replaced by its plan."""
-    planned = [command.replace("sweeps run", "sweeps plan").replace(" --jobs 2", "") for command in COMMANDS]
-    for command in (one for one in planned if one.startswith(("python -m sweeps", "python -m analysis"))):
-        result = run(command, tmp_path)
-        assert result.returncode == 0, f"{command}\n{result.stderr}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path / "runs"))
+    planned = [shlex.split(command.replace("sweeps run", "sweeps plan").replace(" --jobs 2", "")) for command in COMMANDS]
+    mains = {"sweeps": sweeps, "analysis": analysis}
+    for _, _, program, *words in (command for command in planned if command[0] == "python" and command[2] in mains):
+        assert mains[program](words) == 0, words
 
 
 def test_the_demo_table_is_the_generated_one() -> None:

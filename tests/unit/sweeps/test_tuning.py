@@ -11,7 +11,7 @@ from repro.files import write_json
 from repro.runs.manifest import sha256, write_manifest
 from sweeps.launch import Outcome
 from sweeps.plan import Plan
-from sweeps.report import print_chosen
+from sweeps.printing import print_chosen
 from sweeps.spec import Chosen, Point, SpecError, load_scale, load_spec, read_tuned
 from sweeps.tuning import choose, tune, tuned_text, tunings_of
 
@@ -50,9 +50,9 @@ def rate(fields: dict[str, object]) -> float:
     return 1.0 if fields.get("method.learning_rate") == 25.0 or fields.get("method.temperature") == 1.0 else 0.5
 
 
-def call(folder: Path, trainer: Trainer, text: str = TWO, *, again: bool = False) -> list[Chosen]:
+def call(folder: Path, trainer: Trainer, text: str = TWO) -> list[Chosen]:
     (folder / "runs").mkdir(exist_ok=True)
-    return tune([load_spec(write(folder, text))], PAPER, folder / "runs", folder / "tuned", trainer, again=again)
+    return tune([load_spec(write(folder, text))], PAPER, folder / "runs", folder / "tuned", trainer)
 
 
 def test_what_others_need_is_tuned_first_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,8 @@ def test_what_others_need_is_tuned_first_and_kept(tmp_path: Path, capsys: pytest
     assert call(tmp_path, other) == chosen
     assert not other.plans, "their scores are kept"
     assert path.read_bytes() == before
-    call(tmp_path, other, again=True)
+    path.unlink()
+    call(tmp_path, other)
     assert read_tuned(PAPER, path.parent)[RATE].chosen == {"method.learning_rate": 50.0}, "of equal ones that of otherwise"
 
 

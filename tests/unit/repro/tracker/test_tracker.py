@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from repro.metric_names import MAX_CLASS_SERIES, METRICS, MIRROR_ONLY
 from repro.tracker.__main__ import _parser
 from repro.tracker.contents import mismatch
+from repro.tracker.mirror import WandbTracker
 from repro.tracker.pictures import heatmap
 
 PAGE = (Path(__file__).parents[4] / "docs" / "wandb.md").read_text()
@@ -58,6 +60,14 @@ def test_the_documentation_lists_every_metric() -> None:
         definition = metric.definition.replace("|", "\\|") + limit
         lines.append(f"| `{metric.name}` | {metric.unit} | {definition} | {'no' if metric.name in MIRROR_ONLY else 'yes'} |")
     assert PAGE.partition("<!-- metrics: begin -->\n")[2].partition("\n<!-- metrics: end -->")[0].splitlines() == lines
+
+
+def test_only_epochs_after_the_last_of_the_server_are_logged(tmp_path: Path) -> None:
+    run = SimpleNamespace(steps=[], log=lambda row, step, commit: run.steps.append(step))
+    tracker = WandbTracker(run, SimpleNamespace(tracker={"picture_epochs": 0}, epochs=4, attempt=2, folder=tmp_path), last_epoch=1)  # type: ignore[arg-type]
+    for epoch in range(5):
+        tracker.log({"epoch": epoch, "step": epoch, "test/loss": 1.0})
+    assert (run.steps, tracker.last_error) == ([2, 3, 4], None)
 
 
 def test_documented_commands_are_understood() -> None:

@@ -28,23 +28,19 @@ def print_plan(plan: Plan, tune: str) -> None:
     print_disclaimer(plan.scale)
     for spec in plan.specs:
         cells = [cell for cell in plan.cells if cell.spec == spec.name]
-        left_out = sum(cell.skip is not None for cell in cells)
         runs = [run for run in plan.runs.values() if spec.name in run.specs]
         shared = sum(len(run.specs) > 1 for run in runs)
-        needed = f"{_number(len(cells), 'cell')} ({left_out} left out), {_number(len(runs), 'run')} ({shared} shared with other specs)"
+        needed = f"{len(cells)} cells, {len(runs)} runs ({shared} shared with other specs)"
         print(f"{spec.name}: {needed}, {_states(runs)}")
     if len(plan.specs) > 1:
-        print(f"together: {_number(len(plan.runs), 'run')}, {_states(plan.runs.values())}")
-    stages = Counter(run.stage for run in plan.runs.values())
-    if len(stages) > 1:
-        print(", ".join(f"stage {stage + 1}: {_number(stages[stage], 'run')}" for stage in sorted(stages)))
+        print(f"together: {len(plan.runs)} runs, {_states(plan.runs.values())}")
     for run in plan.runs.values():
         if run.state in ENDED_BADLY:
             print(f"{run.state}: {run.place} ({run.run_id}) {corruption(plan.folder / run.run_id) or ''}")
     if plan.spared:
-        print(f"not needed: {_number(len(plan.spared), 'run')} of them, read only by runs that are done")
+        print(f"not needed: {len(plan.spared)} runs of them, read only by runs that are done")
     if changed := sum(run.changed for run in plan.runs.values()):
-        print(f"made by a different version of the code: {_number(changed, 'run')}. {REMEDIES}")
+        print(f"made by a different version of the code: {changed} runs. {REMEDIES}")
     for name in plan.untuned:
         print(f"not tuned yet: {name}")
     if plan.untuned:
@@ -70,11 +66,7 @@ def print_hours(plan: Plan, names: Collection[str]) -> None:
     if len(plan.specs) > 1:
         lines.append(["together", costs.total(names), costs.total(left)])
     print_table(lines)
-    print(f"of {_number(len(plan.runs), 'run')}: {costs.basis}")
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    print(f"of {len(plan.runs)} runs: {costs.basis}")
 
 
 def _states(runs: Iterable[PlannedRun]) -> str:
