@@ -61,7 +61,7 @@ def train(composed: DictConfig) -> None:
             print(execute(config))
     except Exception as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            # Hydra goes on with the next run, and at the end raises the first error alone.
+            # Hydra continues with the next run, and at the end raises the first error alone.
             logger.error("error: %s", error)
         raise
 

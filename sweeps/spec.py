@@ -342,12 +342,12 @@ def _flat(lines: Sequence[Line], table_epoch: str) -> Iterator[Line]:
         for line in below:
             if group.use and line.use:
                 raise ValueError(f"'{line.label}': use is set by its group too. Set it in one place.")
-            said = dict(merge([("its group", group), (f"'{line.label}'", line)])) | {"use": line.use or group.use}
+            given = dict(merge([("its group", group), (f"'{line.label}'", line)])) | {"use": line.use or group.use}
             if not group.epochs:
-                yield line.model_copy(update=said)
+                yield line.model_copy(update=given)
             for name, rule in group.epochs.items():
                 label, epoch = f"{line.label}, {name}", None if rule == table_epoch else rule
-                yield line.model_copy(update=said | {"label": label, "epoch": epoch})
+                yield line.model_copy(update=given | {"label": label, "epoch": epoch})
 
 
 def look_up(name: str, among: Mapping[str, _Item], what: str) -> _Item:

@@ -65,7 +65,7 @@ def training_set_of(record: Record, labels: Trajectory) -> TrainingSet:
     """Return what a run that is done and has recorded ``labels`` was cut out of, from ``$REPRO_DATA`` or ``data`` as training reads it.
 
     Raises:
-        UserError: the files of the dataset are missing or damaged, or it is another one than the run's.
+        UserError: the files of the dataset are missing or corrupted, or it is another one than the run's.
     """
     settings = json.dumps(_settings(record, "dataset"), sort_keys=True)
     training_set = _load(settings, _data_folder())

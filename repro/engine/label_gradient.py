@@ -1,7 +1,7 @@
 """Which way the gradient of instance labels points, counted over the visits of an epoch (``trajectory.gradient=true``).
 
-A visit's gradient dL_meta/dp_i is that of one meta batch, so much of it is noise. Of a wrongly annotated image it points the right way
-where moving mass from the annotated to the true class lowers the meta loss; of a rightly annotated one where Eq. 5 raises the annotated
+A visit's gradient dL_meta/dp_i is that of one meta batch, so much of it is noise. Of a wrongly labelled image it points the right way
+where moving mass from the annotated to the true class lowers the meta loss; of a correctly labelled one where Eq. 5 raises the annotated
 class's logit: where its entry lies below the label's mean of all entries. Nothing that is trained changes.
 """
 
@@ -18,7 +18,7 @@ class GradientDirections:
 
     def __init__(self, method: Method, observed: Tensor, true: Tensor) -> None:
         self._method, self._observed, self._true = method, observed, true
-        #: Right visits and all visits, of rightly and then of wrongly annotated images.
+        #: Right visits and all visits, of correctly and then of wrongly labelled images.
         self.counts = torch.zeros(4, dtype=torch.int64, device=observed.device)
 
     def count(self, batch: Batch, gradient: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Saving and finding the state of an unfinished run.
 
-Two generations are kept. Each begins with the sha256 of the run's id and of what follows, so one that was cut, damaged or belongs to
+Two generations are kept. Each begins with the sha256 of the run's id and of what follows, so one that was cut, corrupted or belongs to
 another run is known; it is named, and the one before it is used. Files hold tensors and plain values only and are read with
 ``weights_only=True``: a checkpoint cannot run code.
 """

@@ -24,7 +24,7 @@ class HeldError(UserError):
 
 @contextlib.contextmanager
 def acquire(path: Path, *, timeout_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock ``path`` until the block ends. Where the file system has none, a warning says so, and the block goes on without.
+    """Hold the lock ``path`` until the block ends. Where the file system has none, a warning says so, and the block continues without it.
 
     Raises:
         HeldError: another process still holds it after ``timeout_s`` seconds.

@@ -1,6 +1,6 @@
 """The mirror of a run while it trains, and one W&B run: opened, its rows logged each once and in order, closed.
 
-Whatever W&B raises is counted and warned about once; training goes on.
+Whatever W&B raises is counted and warned about once; training continues.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class WandbTracker(Tracker):
     def _guarded(self, action: Callable[[], object]) -> bool:
         try:
             action()
-        except Exception as error:  # noqa: BLE001  # whatever W&B raises, training goes on
+        except Exception as error:  # noqa: BLE001  # whatever W&B raises, training continues
             self._failures += 1
             self.last_error = described(error)
             if self._failures == 1:
@@ -146,7 +146,7 @@ def _start(config: Config, folder: Path, locks: contextlib.ExitStack) -> Tracker
                 run = open_run(contents, mode="online", **target)
                 # The summary would not do: it is uploaded before the rows it is made of.
                 return WandbTracker(run, contents, run.starting_step - 1)
-            except Exception as error:  # noqa: BLE001  # whatever W&B raises, training goes on
+            except Exception as error:  # noqa: BLE001  # whatever W&B raises, training continues
                 logger.warning("W&B could not start online (%s); this attempt is mirrored offline.", described(error))
                 import wandb
 
@@ -154,7 +154,7 @@ def _start(config: Config, folder: Path, locks: contextlib.ExitStack) -> Tracker
                 wandb.teardown()
         # An offline attempt logs the run from its first epoch on, so that its file shows the whole run.
         return WandbTracker(open_run(contents, mode="offline", **target), contents, -1)
-    except Exception as error:  # noqa: BLE001  # a full disk, a broken installation: training goes on
+    except Exception as error:  # noqa: BLE001  # a full disk, a broken installation: training continues
         logger.warning("W&B could not start (%s); training continues without the mirror.", described(error))
         return Tracker()
 

@@ -87,7 +87,9 @@ def label_metrics(
         masses = torch.zeros(num_classes, dtype=torch.float64, device=observed.device)
         for rows, values in zip(rows_of, blocks, strict=True):
             masses += torch.zeros_like(masses).index_add_(0, observed[rows], values["target_probability"])
-        means = (masses / torch.bincount(observed, minlength=num_classes)).tolist()
+        # Not bincount, which asks the device how many classes there are.
+        counts = torch.zeros_like(masses).index_add_(0, observed, torch.ones_like(observed, dtype=torch.float64))
+        means = (masses / counts).tolist()
         row |= {f"class_target_probability/{k:03d}": mean for k, mean in enumerate(means) if not math.isnan(mean)}
     if not noisy:
         return row

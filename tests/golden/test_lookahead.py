@@ -1,5 +1,7 @@
 """The engine against automatic differentiation, finite differences and a closed form, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,7 @@ VARIANTS = {
 def test_equals_autodiff_through_the_step_and_finite_differences(name: str) -> None:
     model, inputs, coefficients, *meta = make_problem()
     settings = VARIANTS[name]
+    settings = replace(settings, velocities=[velocity.to(coefficients.device) for velocity in settings.velocities])
     ours = coefficient_gradient(model, inputs, coefficients, *meta, RATE, lookahead=settings)
     assert distance(ours, through_the_step(model, inputs, coefficients, *meta, settings)) <= 1e-10
     for place in [(0, 0), (3, 2), (6, 4)]:

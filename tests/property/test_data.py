@@ -82,7 +82,7 @@ def test_more_noise_only_adds_to_less_noise(num_classes: int, rate: float, seed:
     assert not np.any(wrong_at_half & ~wrong)
 
 
-# A change of any of these makes every finished run a different one: raise the version of what changed, then pin anew.
+# A change of any of these makes every finished run a different one: raise the version of what changed, then pin again.
 PINNED_SPLITS = {
     "fold": "c7b3bbfd3b1b3fa3bb7c31325433c6bf1f90ab9ccfcfb8f7fbfd2cf7bfab9838",
     "clean_meta": "9bc0915b91e3b0157724113febc5f01206cc9f7fcb72282c46194eed3bc1cab0",
