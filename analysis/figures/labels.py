@@ -111,8 +111,8 @@ def _read(results: Results, run_id: str) -> Learned | None:
     last = labels.block(labels.epochs - 1)
     if labels.epochs < labels.planned or not np.isfinite(last).all():
         raise UserError("a run diverged")
-    training_set = training_set_of(record)
-    annotated, true = annotated_classes(record, training_set, labels.indices), training_set.labels[labels.indices]
+    training_set = training_set_of(record, labels)
+    annotated, true = annotated_classes(record, training_set, labels.indices), training_set.true(labels.indices)
     return Learned(run_id, labels, training_set, annotated, true, last)
 
 

@@ -22,7 +22,9 @@ from PIL import Image
 
 from analysis.reading.runs import Record
 from repro.config import registry
+from repro.data.types import CleanLabels
 from repro.errors import UserError
+from repro.labels.trajectory import Trajectory
 from repro.randomness import sha256_of
 
 Classes = npt.NDArray[np.int64]
@@ -33,6 +35,7 @@ class TrainingSet:
     """The published training set, or the part of it that a run was cut out of.
 
     Attributes:
+        positions: how a run's labels count the images (N,): in the published training set, or, of older runs, within the part.
         images: uint8 (N, C, H, W).
         labels: the true classes (N,).
         class_names: for readers: ``sea lion``, or ``class 7`` where the dataset calls it by its number.
@@ -43,25 +46,35 @@ class TrainingSet:
     labels: Classes
     class_names: list[str]
     sha256: str
+    positions: Classes
+
+    def true(self, positions: Classes) -> Classes:
+        """Return the true classes (M,) of the images at ``positions`` (M,)."""
+        return self.labels[np.searchsorted(self.positions, positions)]
 
     def png(self, position: int) -> str:
-        """Return one image as PNG in base64."""
+        """Return the image at a position as PNG in base64."""
         content = io.BytesIO()
         # A gray image has no axis of channels.
-        Image.fromarray(self.images[position].transpose(1, 2, 0).squeeze()).save(content, "png", optimize=True)
+        pixels = self.images[np.searchsorted(self.positions, position)]
+        Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(content, "png", optimize=True)
         return base64.b64encode(content.getvalue()).decode("ascii")
 
 
-def training_set_of(record: Record) -> TrainingSet:
-    """Return what a run that is done was cut out of, from ``$REPRO_DATA`` or ``data`` as training reads it.
+def training_set_of(record: Record, labels: Trajectory) -> TrainingSet:
+    """Return what a run that is done and has recorded ``labels`` was cut out of, from ``$REPRO_DATA`` or ``data`` as training reads it.
 
     Raises:
         UserError: the files of the dataset are missing or corrupted, or it is another one than the run's.
     """
     settings = json.dumps(_settings(record, "dataset"), sort_keys=True)
-    training_set = _load(settings, Path(os.environ.get("REPRO_DATA", "data")))
+    training_set = _load(settings, _data_folder())
     _check(record, "dataset", training_set.sha256)
-    return training_set
+    return dataclasses.replace(training_set, positions=np.arange(len(training_set.labels))) if labels.within_part else training_set
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("REPRO_DATA", "data"))
 
 
 @functools.lru_cache(maxsize=4)
@@ -71,7 +84,7 @@ def _load(settings: str, folder: Path) -> TrainingSet:
     # A bare number as the name of a bar would read as a value.
     names = [f"class {name}" if name.isdigit() else name.replace("_", " ") for name in raw.class_names]
     sha256 = sha256_of(raw.train.images, raw.train.labels, raw.test.images, raw.test.labels)
-    return TrainingSet(raw.train.images, raw.train.labels, names, sha256)
+    return TrainingSet(raw.train.images, raw.train.labels, names, sha256, raw.positions)
 
 
 def annotated_classes(record: Record, training_set: TrainingSet, indices: Classes) -> Classes:
@@ -84,7 +97,8 @@ def annotated_classes(record: Record, training_set: TrainingSet, indices: Classe
     """
     choice, config = _choice("noise", _settings(record, "noise"))
     seed = int(record["fields"]["seed"]) if config.seed is None else config.seed
-    observed: Classes = choice.build(config, training_set.labels[indices], len(training_set.class_names), seed)
+    dataset, num_classes = str(record["fields"]["dataset.name"]), len(training_set.class_names)
+    observed: Classes = choice.build(config, CleanLabels(training_set.true(indices), num_classes, dataset, indices, _data_folder()), seed)
     _check(record, "noise", sha256_of(observed))
     return observed
 

@@ -50,12 +50,12 @@ def _shown(record: Record, labels: Trajectory, problems: dict[str, None]) -> Ite
     """Return the selected labels of a run, with what its dataset knows of them where that is on this machine."""
     about = {"dataset": record["fields"]["dataset.name"], "names": [], "kind": labels.kind, "when": labels.when}
     try:
-        training_set = training_set_of(record)
+        training_set = training_set_of(record, labels)
         annotated = annotated_classes(record, training_set, labels.indices)
     except UserError as error:
         problems[str(error)] = None
         return about | select(labels)
-    true = training_set.labels[labels.indices]
+    true = training_set.true(labels.indices)
     shown = about | select(labels, annotated, true) | {"names": training_set.class_names[: labels.num_classes]}
     for item in shown["items"]:
         # The picture of a class is that of the first image of it that the run trained on.

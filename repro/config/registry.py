@@ -51,7 +51,7 @@ class Choice:
         overrides: choices of other groups that this one brings along, such as a dataset its usual model. What the user types wins.
         values: values of other sections that it brings along, as ``{"meta": {"batch_size": 100}}``. What the user types wins.
         transition: of a kind of noise: a function ``transition(config, num_classes)`` that returns the matrix (K, K) with the probability
-            that an image of class i is annotated as j.
+            that an image of class i is annotated as j; without it, the matrix is counted on the run's training images.
         size: of a dataset; without it the cost of its runs is not estimated. Settings called ``num_classes``, ``train_size``,
             ``test_size`` and ``side`` change it.
     """
@@ -91,7 +91,7 @@ dataset = partial(_register, "dataset")
 #: Registers a function ``build(config, num_classes=, image_shape=) -> nn.Module``.
 model = partial(_register, "model")
 
-#: Registers a function ``build(config, labels, num_classes, seed) -> noisy labels``.
+#: Registers a function ``build(config, clean, seed) -> noisy labels``; ``clean`` is a :class:`repro.data.types.CleanLabels`.
 noise = partial(_register, "noise")
 
 

@@ -58,8 +58,9 @@ class SplitConfig:
     """How the training images are cut into train, meta and validation sets."""
 
     name: str = setting(
-        help="fold: held-out fold of a k-fold cut; clean_meta: a clean set of fixed size; full: nothing held out",
-        choices=("fold", "clean_meta", "full"),
+        help="fold: held-out fold of a k-fold cut; clean_meta: a clean set of fixed size; verified: the images whose labels somebody has "
+        "checked; full: nothing held out",
+        choices=("fold", "clean_meta", "verified", "full"),
     )
     num_folds: int = setting(5, help="number of folds (paper: 5)", at_least=2)
     fold: int | None = setting(None, help="which fold is held out, from 0; only with split=fold", at_least=0)
@@ -153,6 +154,9 @@ class TrajectoryConfig:
     when: str = setting("after", help="an instance's label before or after the update at its visit (C3)", choices=("before", "after"))
     gradient: bool = setting(
         False, help="log at how many visits the gradient of instance labels points the right way (label/gradient_right_...)", neutral=False
+    )
+    predictions: bool = setting(
+        True, help="sum the network's predictions for each training image over its visits, for predictions.npz", neutral=True
     )
     # C8
     dtype: str = setting("float16", help="how instance labels are stored", choices=("float16", "float32"), neutral="float16")

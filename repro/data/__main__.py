@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repro.command import exit_code_of
+from repro.data.noises import human
 from repro.data.published_files import files_of
 
 
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 files.download(Path(chosen.folder))
                 print(f"{name}: complete and as published, below {chosen.folder}")
+            if name in human.FILES:
+                print(f"{name}: noise=human needs a file that is not downloaded. {human.FILES[name].get}")
 
     return exit_code_of(command)
 

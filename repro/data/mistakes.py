@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from repro.config import registry
-from repro.data.types import Labels, Matrix
+from repro.data.types import CleanLabels, Labels, Matrix
 from repro.randomness import Stream
 
 #: Returns, given the settings and the number of classes K, the classes (K,) that each class is mistaken for, one array for each of them.
@@ -29,9 +29,9 @@ def register_mistakes(name: str, config: type[Any], others: Others) -> None:
         return matrix
 
     @registry.noise(name, config=config, transition=transition)
-    def build(settings: Any, labels: Labels, num_classes: int, seed: int) -> Labels:
+    def build(settings: Any, clean: CleanLabels, seed: int) -> Labels:
         """Return noisy labels (N,)."""
-        mistaken = others(settings, num_classes)
+        labels, mistaken = clean.labels, others(settings, clean.num_classes)
         drawn = Stream(seed, "noise", name, "which").uniform(len(labels))
         observed = labels.copy()
         # Below the rate a label is mistaken; the first of two others takes the lower half.

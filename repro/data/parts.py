@@ -10,7 +10,7 @@ import numpy as np
 from repro.config.fields import setting
 from repro.config.schema import DatasetConfig
 from repro.data.splits import draw
-from repro.data.types import Images, ImageSet, RawDataset
+from repro.data.types import Images, ImageSet, Labels, RawDataset
 from repro.errors import UserError
 from repro.randomness import Stream
 
@@ -38,20 +38,25 @@ class PartConfig(DatasetConfig):
             raise UserError(f"dataset.num_classes={num_classes}: must be at most {raw.num_classes}.")
 
         # The training part's stream has the name it had when it was the only one.
-        def part(images: ImageSet, field: str, stream: str) -> ImageSet:
-            if num_classes is not None:
-                images = images.at(images.labels < num_classes)
+        def chosen(labels: Labels, field: str, stream: str) -> Labels:
+            positions = np.arange(len(labels)) if num_classes is None else np.flatnonzero(labels < num_classes)
             size = getattr(self, field)
-            if size is not None:
-                if size > len(images.labels):
-                    raise UserError(f"dataset.{field}={size}: must be at most the {len(images.labels)} images of these classes.")
-                images = images.at(draw(images.labels, size, Stream(0, "dataset", stream), stratified=True))
+            if size is None:
+                return positions
+            if size > len(positions):
+                raise UserError(f"dataset.{field}={size}: must be at most the {len(positions)} images of these classes.")
+            return positions[draw(labels[positions], size, Stream(0, "dataset", stream), stratified=True)]
+
+        def part(images: ImageSet, positions: Labels) -> ImageSet:
+            images = images if len(positions) == len(images.labels) else images.at(positions)
             return images if side is None else ImageSet(block_means(images.images, side), images.labels)
 
+        train = chosen(raw.train.labels, "train_size", "part")
         return dataclasses.replace(
             raw,
-            train=part(raw.train, "train_size", "part"),
-            test=part(raw.test, "test_size", "test_part"),
+            train=part(raw.train, train),
+            test=part(raw.test, chosen(raw.test.labels, "test_size", "test_part")),
+            train_positions=train,
             class_names=raw.class_names[:num_classes],
             superclasses=None if raw.superclasses is None else raw.superclasses[:num_classes],
         )

@@ -22,11 +22,15 @@ from repro.errors import UserError
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """The files of one dataset, in the layout of the class of ``torchvision.datasets`` that downloads it; ``md5`` of each, by its path."""
+    """The files of one dataset, in the layout of the class of ``torchvision.datasets`` that downloads it; ``md5`` of each, by its path.
+
+    Where no class downloads them, ``get`` says how to come by them.
+    """
 
     dataset: str
-    torchvision_class: str
+    torchvision_class: str | None
     md5: Mapping[str, str]
+    get: str = ""
 
     def read(self, folder: Path) -> dict[str, bytes]:
         """Return the content of every file below ``folder``, each checked against its md5.
@@ -42,11 +46,11 @@ class PublishedFiles:
             except OSError as error:
                 problem = error.strerror or str(error)
             if problem:
-                raise UserError(
-                    f"dataset={self.dataset}: {folder / name} is not the published file, of md5 {expected}: {problem}.\n"
-                    f"Put the published files there, set paths.data or $REPRO_DATA, or download them: "
+                get = self.get or (
+                    "Put the published files there, set paths.data or $REPRO_DATA, or download them: "
                     f"python -m repro.data download {self.dataset} --folder {folder}"
                 )
+                raise UserError(f"dataset={self.dataset}: {folder / name} is not the published file, of md5 {expected}: {problem}.\n{get}")
         return contents
 
     def download(self, folder: Path) -> None:
@@ -57,6 +61,7 @@ class PublishedFiles:
         """
         from torchvision import datasets
 
+        assert self.torchvision_class is not None
         source: Any = getattr(datasets, self.torchvision_class)
         wanted = [folder / name for name, md5 in self.md5.items() if not datasets.utils.check_integrity(folder / name, md5)]
         try:

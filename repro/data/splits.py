@@ -38,12 +38,12 @@ class Split:
         return sha256_of(*(self.train[:0] if part is None else part for part in (self.train, self.meta, self.validation)))
 
 
-def make_split(config: SplitConfig, labels: Labels, seed: int) -> Split:
+def make_split(config: SplitConfig, labels: Labels, seed: int, verified: npt.NDArray[np.bool_] | None = None) -> Split:
     """Cut the images with the clean ``labels`` (N,) as ``config`` says.
 
-    ``fold`` holds out one fold of a k-fold cut. A validation set of its own is cut out of that fold, so that the training set
-    stays as it is. ``clean_meta`` holds out ``meta_size`` images, and ``validation_size`` further ones, so that the meta set
-    stays as it is. ``config.seed`` comes before ``seed``, the run's.
+    ``fold`` holds out one fold of a k-fold cut, ``verified`` the images that ``verified`` (N,) marks. A validation set of its own is cut
+    out of them, so that the training set stays as it is. ``clean_meta`` holds out ``meta_size`` images, and ``validation_size`` further
+    ones, so that the meta set stays as it is. ``config.seed`` comes before ``seed``, the run's.
 
     Raises:
         UserError: a size does not fit the number of images.
@@ -57,14 +57,23 @@ def make_split(config: SplitConfig, labels: Labels, seed: int) -> Split:
     def drawn(pool: Indices, size: int, purpose: str) -> Indices:
         return pool[draw(labels[pool], size, Stream(seed, "folds", purpose), stratified=config.stratified)]
 
-    if config.name == "fold":
-        if config.num_folds > count:
+    if config.name in ("fold", "verified"):
+        if config.name == "verified":
+            held_out = np.zeros(count, np.bool_) if verified is None else verified
+            if held_out.all() or not held_out.any():
+                raise UserError(
+                    f"split=verified: {held_out.sum()} of {count} training images are marked as verified, and it must be some of them. "
+                    "Mark them in the column verified of dataset.labels, or use split=clean_meta."
+                )
+        elif config.num_folds > count:
             raise UserError(f"split.num_folds={config.num_folds}: must be at most the {count} training images.")
-        folds = fold_of_each(labels, config.num_folds, Stream(seed, "folds", "fold"), stratified=config.stratified)
-        pool = meta = np.flatnonzero(folds == config.fold)
+        else:
+            folds = fold_of_each(labels, config.num_folds, Stream(seed, "folds", "fold"), stratified=config.stratified)
+            held_out = folds == config.fold
+        pool = meta = np.flatnonzero(held_out)
         if config.validation_size is not None and config.validation_size >= len(meta):
             raise UserError(
-                f"split.validation_size={config.validation_size}: must be below the {len(meta)} images of the held-out fold, "
+                f"split.validation_size={config.validation_size}: must be below the {len(meta)} images that are held out, "
                 "out of which it is cut; the rest is the meta set."
             )
     else:

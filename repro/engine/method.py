@@ -162,6 +162,14 @@ class Method(nn.Module, ABC):
         """Take one step on the method's own parameters, given dL_meta/dC (B, K)."""
         raise AssertionError(f"{type(self).__name__} does not learn, so it is never updated")
 
+    def trust(self, batch: Batch, coefficients: Float[Tensor, "batch classes"] | None) -> Float[Tensor, " batch"] | None:
+        """Return how far the method trusts the annotation of each image (B,) at the step just taken; ``None``: it has no opinion.
+
+        It is the coefficient of the annotated class, where 1 is that of a one-hot label in an unweighted loss: the label's probability, the
+        image's weight, or both. ``coefficients`` (B, K) are those of the real step, ``None`` where the loss is more than they say.
+        """
+        return None if coefficients is None else coefficients.gather(1, batch.observed.unsqueeze(1)).squeeze(1) * len(batch.rows)
+
     def after_step(self, batch: Batch) -> None:  # most methods have nothing to do
         """Take note of the model's real step on ``batch``.
 

@@ -66,7 +66,8 @@ def steps_per_epoch(config: OptimConfig, num_images: int) -> int:
 class TrainingStep:
     """Trains ``model``, which maps inputs (B, C, H, W) to logits (B, K), with ``method``, one batch a call.
 
-    ``observe`` is called with the batch and dL_meta/dC (B, K) before each update of the method.
+    ``observe`` is called with the batch and dL_meta/dC (B, K) before each update of the method, ``visited`` after each step with the batch
+    and the method's trust (B,).
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TrainingStep:
         meta: MetaConfig,
         *,
         observe: Callable[[Batch, Tensor], None] | None = None,
+        visited: Callable[[Batch, Tensor | None], None] | None = None,
     ) -> None:
         self.model = model
         self._network = Network(model)
@@ -86,6 +88,7 @@ class TrainingStep:
         self._optim = optim
         self._meta = meta
         self._observe = observe
+        self._visited = visited
 
     def __call__(
         self,
@@ -138,6 +141,8 @@ class TrainingStep:
         return self._measured(loss.detach(), batch, coefficients)
 
     def _measured(self, loss: Tensor, batch: Batch, coefficients: Tensor | None) -> StepResult:
+        if self._visited is not None:
+            self._visited(batch, self.method.trust(batch, coefficients))
         size = batch.rows.shape[0]
         correct = (batch.log_probabilities.argmax(dim=1) == batch.observed).sum()
         if coefficients is None or not self.method.weighs:

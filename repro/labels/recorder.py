@@ -82,7 +82,7 @@ class Recorder:
         folder, layout = self._path.parent, self._layout
         folder.mkdir(exist_ok=True)
         described = {
-            "schema": 1,
+            "schema": 2,
             "kind": layout.kind,
             "file": layout.file_name,
             "dtype": layout.dtype.str,

@@ -24,6 +24,7 @@ class Trajectory:
         num_classes: K.
         when: whether labels were noted ``before`` or ``after`` the update of their visit (C3).
         indices: positions (N,) of the training instances in the published training set.
+        within_part: whether they are positions within the run's part of that set instead, as older runs recorded them.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Trajectory:
     indices: npt.NDArray[np.int64]
     path: Path
     dtype: np.dtype[np.floating[Any]]
+    within_part: bool = False
 
     def block(self, epoch: int) -> npt.NDArray[np.float32]:
         """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K)."""
@@ -64,4 +66,4 @@ def open_trajectory(folder: Path) -> Trajectory:
     indices = np.frombuffer(read_bytes(run, f"{name}/{layout['indices']}"), dtype="<i8").astype(np.int64)
     planned, rows, num_classes = layout["shape"]
     epochs = path.stat().st_size // (rows * num_classes * dtype.itemsize)
-    return Trajectory(layout["kind"], epochs, planned, rows, num_classes, layout["when"], indices, path, dtype)
+    return Trajectory(layout["kind"], epochs, planned, rows, num_classes, layout["when"], indices, path, dtype, layout["schema"] == 1)

@@ -40,8 +40,7 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
             return prepare_model(made, config.exec, device)
 
     model = make_network("init")
-    transition = registry.get("noise", config.noise.name).transition(config.noise, data.num_classes)
-    if np.allclose(transition, transition[0]):
+    if np.allclose(data.noise_transition, data.noise_transition[0]):
         logger.warning("noise=%s: labels are drawn whatever the true class is, so there is nothing to learn from.", config.noise.name)
     number, size = len(data.observed), config.optim.batch_size
     if size > number:
@@ -55,7 +54,7 @@ def build(config: Config, data: RunData, device: torch.device, folder: Path, inp
         steps_per_epoch=steps_per_epoch(config.optim, number),
         inputs=inputs or Inputs(),
         data=data,
-        transition=torch.from_numpy(transition).to(torch.get_default_dtype()).to(device),
+        transition=torch.from_numpy(data.noise_transition).to(torch.get_default_dtype()).to(device),
         optim=config.optim,
         make_network=lambda name: make_network("init", name),
     )

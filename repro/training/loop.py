@@ -25,6 +25,7 @@ from repro.engine.optimizer import Optimizer
 from repro.engine.schedule import Schedule
 from repro.engine.step import MetaBatch, TrainingStep, steps_per_epoch
 from repro.errors import UserError
+from repro.labels.predictions import Predictions
 from repro.labels.recorder import Recorder
 from repro.randomness import Stream, visit_order
 from repro.training.evaluate import Evaluation, evaluate, exact_dtype
@@ -75,14 +76,24 @@ class Training:
         self.optimizer = optimizer
         self.method = method
         self.recorder = recorder
+        self.predictions: Predictions | None = None
+        if config.trajectory.predictions:
+            self.predictions = Predictions(len(data.observed), data.num_classes, data.observed.device)
         parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "method": method, "recorder": recorder}
+        parts["predictions"] = self.predictions
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self.epoch = 0
         self.batch = 0
         self.diverged = False
         self._directions = GradientDirections(method, data.observed, data.true) if config.trajectory.gradient else None
         self._step = TrainingStep(
-            model, optimizer, method, config.optim, config.meta, observe=self._directions.count if self._directions else None
+            model,
+            optimizer,
+            method,
+            config.optim,
+            config.meta,
+            observe=self._directions.count if self._directions else None,
+            visited=self.predictions.add if self.predictions else None,
         )
         self._take = self._programs() if config.exec.compile or config.exec.cuda_graphs else self._take_eagerly
         self._schedule = Schedule(config.optim)
@@ -210,7 +221,8 @@ class Training:
 
         def state() -> list[Tensor]:
             recorded = [] if self.recorder is None else [self.recorder.block]
-            return [*self._step.state(), *self._totals.values(), *recorded]
+            predicted = [] if self.predictions is None else list(self.predictions.buffers())
+            return [*self._step.state(), *self._totals.values(), *recorded, *predicted]
 
         optimizers = (self.optimizer, *self.method.optimizers())
         execution = self.config.exec

@@ -24,6 +24,7 @@ from repro.config.schema import Config, ExecConfig
 from repro.data.prepare import RunData, prepare
 from repro.errors import UserError
 from repro.files import try_read
+from repro.labels.predictions import FILE
 from repro.randomness import make_deterministic
 from repro.runs import checkpoint
 from repro.runs.code import differs, settle
@@ -62,6 +63,9 @@ def execute(config: Config) -> Path:
             settle(folder, config.exec.on_changed_code)
             if not _is_done(folder):
                 _execute(config, folder, requests)
+            # The files of a dataset without a known size are the user's own, and may have been changed since.
+            elif registry.get("dataset", config.dataset.name).size is None:
+                _check_data(folder, prepare(config, torch.device("cpu")))
     except FinishedError:
         logger.info("%s was finished by another process meanwhile.", folder.name)
     except OSError as error:
@@ -101,6 +105,7 @@ def _execute(config: Config, path: Path, requests: Sequence[int]) -> None:
     config = dataclasses.replace(config, exec=execution)
     make_deterministic(threads=execution.threads, allow_tf32=execution.allow_tf32)
     data = prepare(config, device)
+    _check_data(path, data)
     # Only now: what reading the files took goes back to the system.
     keep_freed_memory()
     folder = RunFolder(
@@ -114,6 +119,16 @@ def _execute(config: Config, path: Path, requests: Sequence[int]) -> None:
         _train(config, folder, data, device, inputs, requests)
         folder.finish()
     checkpoint.remove(path)
+
+
+def _check_data(folder: Path, data: RunData) -> None:
+    """Check that what a run was trained on, as far as it is, is what the dataset holds now."""
+    before = try_read(folder / "provenance.json", "sha256")
+    if before not in (None, data.hashes):
+        raise UserError(
+            f"{folder} was trained on other images, labels or splits than the dataset has now. Move it away, or set paths.runs to another "
+            "folder, to train on those of now."
+        )
 
 
 def _train(config: Config, folder: RunFolder, data: RunData, device: torch.device, inputs: Inputs, requests: Sequence[int]) -> None:
@@ -138,6 +153,8 @@ def _train(config: Config, folder: RunFolder, data: RunData, device: torch.devic
         if config.exec.save_model:
             weights = training.model.state_dict()
             folder.write("model.safetensors", save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
+        if training.predictions:
+            folder.write(FILE, training.predictions.content(data))
         folder.write_json("final.json", summarize(folder.rows, diverged=training.diverged))
         if training.recorder:
             folder.written |= training.recorder.sha256s()

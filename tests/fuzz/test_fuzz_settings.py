@@ -78,7 +78,9 @@ def test_a_value_is_refused_or_has_its_effect(field: Field) -> None:
     chance = random.Random(f"{field.key} {field.choices}")
     base = PLAIN | field.choices
     if base.get("noise", "none") != "none":
-        base["noise.rate"] = "0.25"
+        base |= {"noise.annotator": "worst"} if base["noise"] == "human" else {"noise.rate": "0.25"}
+    if base["dataset"] == "image_folder":
+        base["dataset.folder"] = "a"
     section, _, name = field.key.partition(".")
     before = outcome(base)
     assert isinstance(before, Config), before

@@ -10,7 +10,7 @@ from repro.config import registry
 from repro.config.schema import AugmentConfig, SplitConfig
 from repro.data.splits import make_split
 from repro.data.transform import Transform
-from repro.data.types import Labels
+from repro.data.types import CleanLabels, Labels
 from repro.randomness import Stream, sha256_of
 
 COUNT = 4000
@@ -32,7 +32,7 @@ def label_arrays(draw: st.DrawFn) -> Labels:
 
 def noisy(name: str, labels: Labels, num_classes: int, seed: int, **values: Any) -> Labels:
     choice = registry.get("noise", name)
-    return choice.build(choice.config(name=name, **values), labels, num_classes, seed)
+    return choice.build(choice.config(name=name, **values), CleanLabels(labels, num_classes), seed)
 
 
 def some_labels(num_classes: int, seed: int) -> Labels:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from run_folders import change, done_run
 
 from repro.config import registry
-from repro.data.types import RawDataset
+from repro.data.types import CleanLabels, RawDataset
 from repro.files import write_json
 from repro.randomness import sha256_of
 
@@ -25,7 +25,8 @@ def digits() -> RawDataset:
 def noisy(indices: Sequence[int], seed: int) -> npt.NDArray[np.int64]:
     """Return the annotated classes of digits in a run with ``NOISY`` and ``seed``."""
     choice = registry.get("noise", "uniform")
-    return choice.build(choice.config(name="uniform", rate=0.4, include_true=False), digits().train.labels[np.asarray(indices)], 10, seed)
+    clean = CleanLabels(digits().train.labels[np.asarray(indices)], 10)
+    return choice.build(choice.config(name="uniform", rate=0.4, include_true=False), clean, seed)
 
 
 def one_sided(classes: npt.NDArray[np.int64], probability: float) -> npt.NDArray[np.float64]:

@@ -34,7 +34,7 @@ def lasting_rows(folder: Path) -> list[dict[str, Any]]:
 
 def results(folder: Path) -> dict[str, Any]:
     """Return everything of a finished run that must not depend on what happened to it."""
-    files = (folder / "final.json", folder / "model.safetensors", *folder.glob("labels/*"))
+    files = (folder / "final.json", folder / "model.safetensors", folder / "predictions.npz", *folder.glob("labels/*"))
     return {"rows": lasting_rows(folder)} | {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from repro.config import registry
 from repro.config.schema import NoiseConfig
-from repro.data.types import Labels, Matrix
+from repro.data.types import CleanLabels, Labels, Matrix
 
 
 @dataclass
@@ -22,6 +22,6 @@ def transition(config: NoNoiseConfig, num_classes: int) -> Matrix:
 
 
 @registry.noise("none", config=NoNoiseConfig, transition=transition)
-def build(config: NoNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
-    """Return a copy of ``labels`` (N,). The effective flip rate is 0."""
-    return labels.copy()
+def build(config: NoNoiseConfig, clean: CleanLabels, seed: int) -> Labels:
+    """Return a copy of the labels (N,). The effective flip rate is 0."""
+    return clean.labels.copy()

@@ -9,7 +9,7 @@ import numpy as np
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import NoiseConfig
-from repro.data.types import Labels, Matrix
+from repro.data.types import CleanLabels, Labels, Matrix
 from repro.randomness import Stream
 
 
@@ -35,12 +35,13 @@ def transition(config: UniformNoiseConfig, num_classes: int) -> Matrix:
 
 
 @registry.noise("uniform", config=UniformNoiseConfig, transition=transition)
-def build(config: UniformNoiseConfig, labels: Labels, num_classes: int, seed: int) -> Labels:
+def build(config: UniformNoiseConfig, clean: CleanLabels, seed: int) -> Labels:
     """Return noisy labels (N,).
 
     The effective flip rate, the probability that a label really becomes wrong, is ``rate * (K - 1) / K`` with ``include_true``
     and ``rate`` without: 0.36 and 0.4 for ten classes at rate 0.4.
     """
+    labels, num_classes = clean.labels, clean.num_classes
     count = len(labels)
     chance = Stream(seed, "noise", "uniform", "which")
     if config.draw == "exact":

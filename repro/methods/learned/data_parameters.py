@@ -96,6 +96,10 @@ class DataParameters(AnnotatedTargets):
             self._slope = slope.squeeze(1)
         return self._at(sigma, log_probabilities, batch)
 
+    @override
+    def trust(self, batch: Batch, coefficients: Tensor | None) -> Tensor:
+        return 1.0 / self.temperatures(batch)
+
     @staticmethod
     def _at(sigma: Tensor, log_probabilities: Tensor, batch: Batch) -> Tensor:
         # log softmax(z / T) from log softmax(z): the two differ by a number that the second softmax takes out again.

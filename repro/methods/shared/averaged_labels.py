@@ -129,8 +129,9 @@ class _InstanceLabels(AveragedLabels):
         counts = np.sum([local >= 0 for local in self._local], axis=0)
         if counts.min() == 0 or counts.min() < counts.max():
             raise UserError(
-                f"inputs.labels: some training images have labels in {counts.min()} inputs, some in {counts.max()}: a fold is missing, or "
-                "two inputs hold out the same one."
+                f"inputs.labels: some training images have labels in {counts.min()} inputs, some in {counts.max()}: a fold is missing, "
+                "two inputs hold out the same one, or they were recorded by an older version, which counted images within a part of the "
+                "dataset."
             )
         self._count = len(self.trajectories) if self.config.folds == "all" else int(counts.max())
         # Two epochs: `fraction` looks at both sides of a moment.

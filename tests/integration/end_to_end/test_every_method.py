@@ -33,6 +33,10 @@ MORE = {
 }
 
 
+#: Methods with labels or weights of images, or a choice of them.
+LEARNS_OF_IMAGES = ("instance_labels", "data_parameters", "l2rw", "meta_weight_net", "co_teaching")
+
+
 class Halt(Exception):  # noqa: N818  # no error: how these tests stop a run
     """The moment at which a run is stopped."""
 
@@ -88,6 +92,10 @@ def test_two_epochs_and_a_bitwise_resume(name: str, runs: Path) -> None:
     assert rows.rows[-1]["test/accuracy"] > 0.4  # of four classes, a third of whose labels are wrong
     assert ("peer_test/accuracy" in rows.rows[-1], "weight/mean" in rows.rows[-1]) == ("co_" in name, whole.method.weighs)
 
+    if name in LEARNS_OF_IMAGES:
+        wrong, trust = whole.data.observed != whole.data.true, whole.predictions.trust
+        assert trust[wrong].mean() < trust[~wrong].mean()
+
     stopped = start(name, runs)
     with pytest.raises(Halt):
         stopped.run(Watcher(steps=whole.num_batches + 3))
@@ -99,5 +107,5 @@ def test_two_epochs_and_a_bitwise_resume(name: str, runs: Path) -> None:
     assert (resumed.epoch, resumed.batch) == (1, 3)
     resumed.run(later)
     assert later.rows == rows.rows[2:]
-    for part in ("model", "method"):
+    for part in ("model", "method", "predictions"):
         torch.testing.assert_close(resumed.state()[part], whole.state()[part], rtol=0, atol=0, equal_nan=True)

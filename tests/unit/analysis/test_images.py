@@ -12,7 +12,7 @@ from label_runs import NOISY, digits, label_run, noisy, one_sided, true_hashes
 from PIL import Image
 
 from analysis.reading.images import TrainingSet, annotated_classes, training_set_of
-from analysis.reading.runs import Record, read_record
+from analysis.reading.runs import Record, read_labels, read_record
 from repro.config import registry
 from repro.config.fields import setting
 from repro.config.schema import DatasetConfig
@@ -30,12 +30,18 @@ def record_of(folder: Path, indices: list[int], **more: Any) -> Record:
     return read_record(folder)
 
 
+def set_of(record: Record) -> TrainingSet:
+    labels = read_labels(Path(record["place"]))
+    assert labels is not None
+    return training_set_of(record, labels)
+
+
 def pixels(png: str) -> Any:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
 
 
 def test_digits_images_classes_and_names(tmp_path: Path) -> None:
-    training_set, raw = training_set_of(record_of(tmp_path / "run", [3, 1])), digits()
+    training_set, raw = set_of(record_of(tmp_path / "run", [3, 1])), digits()
     assert np.array_equal(pixels(training_set.png(7)), raw.train.images[7, 0])
     assert np.array_equal(training_set.labels, raw.train.labels)
     # A bare number as the name of a bar would read as a value.
@@ -52,28 +58,40 @@ def test_a_setting_that_the_identity_leaves_out_has_its_neutral_value(tmp_path: 
         return replace(digits(), class_names=digits().class_names[: config.num_classes])
 
     monkeypatch.setitem(registry.choices("dataset"), "later", registry.Choice("dataset", "later", build, Config))
-    assert len(training_set_of(record_of(tmp_path / "run", [3], **{"dataset.name": "later"})).class_names) == 4
+    assert len(set_of(record_of(tmp_path / "run", [3], **{"dataset.name": "later"})).class_names) == 4
 
 
 def test_colours_survive_as_png() -> None:
     images = np.random.RandomState(0).randint(0, 256, (2, 3, 5, 4)).astype(np.uint8)
-    training_set = TrainingSet(images, np.zeros(2, np.int64), [], "")
+    training_set = TrainingSet(images, np.zeros(2, np.int64), [], "", np.arange(2))
     assert np.array_equal(pixels(training_set.png(1)), images[1].transpose(1, 2, 0))
+
+
+def test_images_of_a_part_are_found_by_their_published_positions_and_those_of_older_runs_within_the_part(tmp_path: Path) -> None:
+    raw = digits()
+    few = registry.get("dataset", "digits").config(train_size=100).part_of(raw)
+    record = record_of(tmp_path / "run", [3], **{"dataset.train_size": 100})
+    within = set_of(record)
+    published = training_set_of(record, replace(read_labels(tmp_path / "run"), within_part=False))
+    for row, position in enumerate(few.positions.tolist()):
+        assert published.png(position) == within.png(row)
+        np.testing.assert_array_equal(published.true(np.array([position])), raw.train.labels[[position]])
+    np.testing.assert_array_equal(within.labels, published.true(few.positions))
 
 
 def test_another_dataset_than_the_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run: its dataset has sha256 000000000000"):
-        training_set_of(record_of(tmp_path / "run", [3], hashes={"dataset": "0" * 64}))
+        set_of(record_of(tmp_path / "run", [3], hashes={"dataset": "0" * 64}))
 
 
 def test_annotated_classes_are_made_again_and_checked(tmp_path: Path) -> None:
     indices = list(range(0, 400, 3))
     observed = noisy(indices, seed=2)
     record = record_of(tmp_path / "run", indices, hashes=true_hashes(observed), **(NOISY | {"noise.seed": 2}), seed=5)
-    assert np.array_equal(annotated_classes(record, training_set_of(record), np.array(indices)), observed)
+    assert np.array_equal(annotated_classes(record, set_of(record), np.array(indices)), observed)
     record = record_of(tmp_path / "other", indices, hashes=true_hashes(observed), **NOISY, seed=3)
     with pytest.raises(UserError, match="its noise has sha256"):
-        annotated_classes(record, training_set_of(record), np.array(indices))
+        annotated_classes(record, set_of(record), np.array(indices))
 
 
 def test_neither_torch_nor_the_network_is_needed(tmp_path: Path) -> None:
@@ -88,7 +106,8 @@ from analysis.reading.runs import read_labels, read_record
 from analysis.reading.images import annotated_classes, training_set_of
 folder = Path({str(tmp_path / "run")!r})
 record = read_record(folder)
-annotated_classes(record, training_set_of(record), read_labels(folder).indices)
+labels = read_labels(folder)
+annotated_classes(record, training_set_of(record, labels), labels.indices)
 print(sorted(set(sys.modules) & {{"torch", "torchvision", "hydra", "wandb"}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

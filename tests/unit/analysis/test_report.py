@@ -61,13 +61,14 @@ TRAINING_SET = TrainingSet(
     np.arange(3 * IMAGES) // 3 % CLASSES,
     [f"kind {number}" for number in range(CLASSES)],
     "x",
+    np.arange(3 * IMAGES),
 )
 
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
     """Of six runs four are done, one failed, one is missing."""
-    monkeypatch.setattr("analysis.report.labels.training_set_of", lambda record: TRAINING_SET)
+    monkeypatch.setattr("analysis.report.labels.training_set_of", lambda record, labels: TRAINING_SET)
     suite = Suite(tmp_path / "made", SPEC)
     label_run(suite.folder("Class <b>", "Clean", 0), INDICES, list(class_labels()), kind="class")
     label_run(suite.folder("Instance", "Clean", 0), INDICES, list(instance_labels()))
@@ -148,7 +149,7 @@ def test_labels_come_with_pictures_names_and_annotations(suite: Suite) -> None:
 
 
 def test_without_the_dataset_or_with_corrupted_labels_the_rest_is_shown(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(record: object) -> TrainingSet:
+    def refuse(record: object, labels: object) -> TrainingSet:
         raise UserError("no dataset")
 
     monkeypatch.setattr("analysis.report.labels.training_set_of", refuse)

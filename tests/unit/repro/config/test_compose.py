@@ -17,6 +17,7 @@ PLAIN = ["method=one_hot", *GOOD[1:]]
 CHOICES = [(group, name) for group in registry.GROUPS for name in registry.choices(group)]
 CHOICES += [(path.parent.name, path.stem) for path in sorted(Path(repro.conf.__path__[0]).glob("*/*.yaml"))]
 NEEDED = {name: ["noise.rate=0.4"] for name in ("uniform", "patrini", "flip", "flip2")} | {"fold": ["split.fold=0"]}
+NEEDED |= {"human": ["noise.annotator=worst"], "image_folder": ["dataset.folder=mine"]}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from torchvision import datasets
 
 from repro.data.__main__ import main
+from repro.data.noises import human
 from repro.data.published_files import PublishedFiles
 from repro.data.sources import cifar100
 from repro.errors import EXIT_USER_ERROR, UserError
@@ -68,7 +69,9 @@ def test_download_gets_what_is_missing_or_corrupted_once(fake: Any, tmp_path: Pa
         assert len(FILES.read(tmp_path)) == 2
     assert fake.calls == 1
     lines = ["digits: is part of an installed package; there is nothing to download."]
-    assert capsys.readouterr().out.splitlines() == 2 * [*lines, f"cifar100: complete and as published, below {tmp_path}"]
+    lines += [f"cifar100: complete and as published, below {tmp_path}"]
+    lines += [f"cifar100: noise=human needs a file that is not downloaded. {human.FILES['cifar100'].get}"]
+    assert capsys.readouterr().out.splitlines() == 2 * lines
 
 
 @pytest.mark.parametrize(("answer", "words"), [(b"a login page", "its content differs"), (b"", r"the address failed \(no network\)")])

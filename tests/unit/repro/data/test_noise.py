@@ -9,6 +9,7 @@ import torch
 from repro.config import registry
 from repro.config.schema import SplitConfig
 from repro.data.splits import make_split
+from repro.data.types import CleanLabels
 from repro.errors import UserError
 from repro.randomness import Stream, seeded, sha256_of
 
@@ -89,7 +90,7 @@ def noisy(name: str, labels: np.ndarray = LABELS, num_classes: int = 10, seed: i
     """Return noisy labels, and the transition matrix."""
     choice = registry.get("noise", name)
     config = choice.config(name=name, **settings if name == "none" else {"rate": 0.4, **settings})
-    return choice.build(config, labels, num_classes, seed), choice.transition(config, num_classes)
+    return choice.build(config, CleanLabels(labels, num_classes), seed), choice.transition(config, num_classes)
 
 
 def transitions(observed: np.ndarray, labels: np.ndarray = LABELS, num_classes: int = 10) -> np.ndarray:
@@ -102,8 +103,8 @@ def transitions(observed: np.ndarray, labels: np.ndarray = LABELS, num_classes: 
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *((name, {}) for name in registry.choices("noise")),
-        *((name, {"rate": 0.0}) for name in registry.choices("noise") if name != "none"),
+        *((name, {}) for name, choice in registry.choices("noise").items() if choice.transition),
+        *((name, {"rate": 0.0}) for name, choice in registry.choices("noise").items() if choice.transition and name != "none"),
         ("uniform", {"include_true": False}),
         ("uniform", {"draw": "exact"}),
         ("patrini", {"pairs": "digits"}),
