@@ -61,8 +61,10 @@ class TrainingSet:
         return base64.b64encode(content.getvalue()).decode("ascii")
 
 
-def training_set_of(record: Record, labels: Trajectory) -> TrainingSet:
-    """Return what a run that is done and has recorded ``labels`` was cut out of, from ``$REPRO_DATA`` or ``data`` as training reads it.
+def training_set_of(record: Record, labels: Trajectory | None = None) -> TrainingSet:
+    """Return what a run that is done was cut out of, from ``$REPRO_DATA`` or ``data`` as training reads it.
+
+    Where it is asked for images, it needs the ``labels`` that the run has recorded, which say how they are numbered.
 
     Raises:
         UserError: the files of the dataset are missing or corrupted, or it is another one than the run's.
@@ -70,7 +72,9 @@ def training_set_of(record: Record, labels: Trajectory) -> TrainingSet:
     settings = json.dumps(_settings(record, "dataset"), sort_keys=True)
     training_set = _load(settings, _data_folder())
     _check(record, "dataset", training_set.sha256)
-    return dataclasses.replace(training_set, positions=np.arange(len(training_set.labels))) if labels.within_part else training_set
+    return (
+        dataclasses.replace(training_set, positions=np.arange(len(training_set.labels))) if labels and labels.within_part else training_set
+    )
 
 
 def _data_folder() -> Path:

@@ -37,7 +37,8 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    # The middle of a manifest may belong to a file that a reader does not need.
+    content[0 if path.name == "manifest.json" else len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
