@@ -1,17 +1,12 @@
 """Shared set-up. Tensor shapes in annotations are checked at run time here, and only here."""
 
-import atexit
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 
 # Forked test workers and the runs that tests start share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_ERROR_REPORTING"] = "false"
-# What plans keep for later ones, kept for this session alone.
-os.environ["REPRO_CACHE"] = tempfile.mkdtemp(prefix="repro-cache-")
 
 import jaxtyping
 import pytest
@@ -19,7 +14,6 @@ import pytest
 # Tests send Ctrl-C to what they start, also where they themselves run in the background of a script, which ignores it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-atexit.register(shutil.rmtree, os.environ["REPRO_CACHE"], ignore_errors=True)
 
 _hook = jaxtyping.install_import_hook(
     ["repro.engine.lookahead", "repro.engine.step", "repro.engine.method", "repro.methods", "repro.training.metrics"], "beartype.beartype"

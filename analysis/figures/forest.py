@@ -29,7 +29,8 @@ def forest(scale: Scale, tested: Sequence[tuple[Claim, Outcome]]) -> dict[str, b
         figure = Figure(figsize=(8.5, 1.2 + 0.42 * len(tested)), layout="constrained")
         axes = figure.subplots()
         for line, (claim, outcome) in enumerate(tested):
-            unit = claim.margin if claim.direction == "higher" else -claim.margin
+            size = claim.margin or 1.0
+            unit = size if claim.direction == "higher" else -size
             marker, fill = _LOOKS.get(outcome.verdict, _OTHERS)
             if outcome.difference is not None and math.isfinite(outcome.difference):
                 axes.plot(outcome.difference / unit, line, marker, color=fill, markeredgecolor="black", markersize=7, zorder=3)

@@ -125,12 +125,14 @@ def short_block(scale: Scale, runs: Path, *, table: bool = False) -> list[str]:
     tested, alone = ([*_of(part, "claim"), *_of(part, "equal tuning")] for part in _both(claims, scale, runs))
     if table:
         body = []
-        for (claim, outcome), (_, new) in zip(tested, alone, strict=True):
-            body.append([claim.text, _published(claim, outcome), difference(outcome), outcome.verdict, _verdict(new)])
+        # A scale may have no new seeds.
+        for (claim, outcome), (_, new) in zip(tested, alone or [(claim, None) for claim, _ in tested], strict=True):
+            line = [claim.text, _published(claim, outcome), difference(outcome), outcome.verdict]
+            body.append([*line, _verdict(new) if new else "—"])
         return grid_lines(["claim", "paper", "here (95% interval)", "verdict", "new seeds alone"], body)
     of_claims, of_new = tested[: len(claims.claims)], alone[: len(claims.claims)]
     lines = [f"![The claims, each with the paper's difference, ours and the verdict](paper_tables/{picture(scale)})", ""]
-    return [*lines, f"At this scale, {counts(of_claims)}", f"From the new seeds alone, {counts(of_new)}"]
+    return [*lines, f"At this scale, {counts(of_claims)}", *([f"From the new seeds alone, {counts(of_new)}"] if of_new else [])]
 
 
 def _grid(tested: Sequence[tuple[Claim, Outcome]], alone: Sequence[tuple[Claim, Outcome]]) -> list[str]:

@@ -346,3 +346,9 @@ def test_the_findings_have_the_numbers_of_the_pages() -> None:
         (_, *header), _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
         shown[tuple(header)] = {(name, column): text for name, *texts in body for column, text in zip(header, texts, strict=True)}
     assert shown == expected
+
+
+def test_a_scale_without_new_seeds_has_its_blocks_too() -> None:
+    evidence = Path(__file__).parents[3] / "paper_tables" / "evidence"
+    assert "| not run |" in short_block(load_scale("paper"), evidence, table=True)[2]
+    assert not any("new seeds" in line for line in short_block(load_scale("paper"), evidence))

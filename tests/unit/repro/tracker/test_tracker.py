@@ -73,7 +73,7 @@ def test_the_documentation_lists_every_metric() -> None:
 
 def test_only_epochs_after_the_last_of_the_server_are_logged(tmp_path: Path) -> None:
     run = SimpleNamespace(steps=[], log=lambda row, step, commit: run.steps.append(step))
-    tracker = WandbTracker(run, SimpleNamespace(tracker={"picture_epochs": 0}, epochs=4, attempt=2, folder=tmp_path), last_epoch=1)  # type: ignore[arg-type]
+    tracker = WandbTracker(run, SimpleNamespace(tracker={"picture_epochs": 0}, epochs=4, attempt=2, folder=tmp_path), last_epoch=1)  # type: ignore[arg-type]  # all that it reads
     for epoch in range(5):
         tracker.log({"epoch": epoch, "step": epoch, "test/loss": 1.0})
     assert (run.steps, tracker.last_error) == ([2, 3, 4], None)
