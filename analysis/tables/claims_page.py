@@ -125,10 +125,10 @@ def short_block(scale: Scale, runs: Path, *, table: bool = False) -> list[str]:
     tested, alone = ([*_of(part, "claim"), *_of(part, "equal tuning")] for part in _both(claims, scale, runs))
     if table:
         body = []
-        # A scale may have no new seeds.
-        for (claim, outcome), (_, new) in zip(tested, alone or [(claim, None) for claim, _ in tested], strict=True):
-            line = [claim.text, _published(claim, outcome), difference(outcome), outcome.verdict]
-            body.append([*line, _verdict(new) if new else "—"])
+        for index, (claim, outcome) in enumerate(tested):
+            # A scale may have no new seeds.
+            new = _verdict(alone[index][1]) if alone else "—"
+            body.append([claim.text, _published(claim, outcome), difference(outcome), outcome.verdict, new])
         return grid_lines(["claim", "paper", "here (95% interval)", "verdict", "new seeds alone"], body)
     of_claims, of_new = tested[: len(claims.claims)], alone[: len(claims.claims)]
     lines = [f"![The claims, each with the paper's difference, ours and the verdict](paper_tables/{picture(scale)})", ""]
