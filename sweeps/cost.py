@@ -133,7 +133,7 @@ class _Counter(TorchFunctionMode):
     It gives what :class:`torch.utils.flop_counter.FlopCounterMode` does, which imports PyTorch's compiler: seconds of each plan.
     """
 
-    flops = 0.0
+    flops: float = 0.0
 
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
