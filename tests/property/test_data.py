@@ -11,7 +11,7 @@ from repro.config.schema import AugmentConfig, SplitConfig
 from repro.data.splits import make_split
 from repro.data.transform import Transform
 from repro.data.types import CleanLabels, Labels
-from repro.randomness import Stream, sha256_of
+from repro.randomness import Stream, sha256_of, visit_order
 
 COUNT = 4000
 #: For any number of classes.
@@ -116,3 +116,10 @@ def test_augmentation_is_the_same_everywhere() -> None:
     config = AugmentConfig(padding=4, horizontal_flip=True)
     draws = Transform(config, (0.5,), (0.5,), (1, 8, 8), torch.device("cpu")).draw(Stream(0, "augment", "train", 3), 1000)
     assert sha256_of(draws.numpy()) == PINNED_DRAWS
+
+
+@given(seed=seeds)
+def test_an_epoch_visits_each_image_once_in_an_order_of_its_own(seed: int) -> None:
+    orders = [visit_order(seed, epoch, 50).tolist() for epoch in range(3)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from made_specs import RECIPE, SCALE, TABLE, spec_of, write
 
-from sweeps.expand import Cell, Variant, digest, expand
+from sweeps.expand import Cell, Variant, digest, expand, on_top
 from sweeps.spec import Scale, SpecError, load_scale
 
 PAPER = load_scale("paper")
@@ -197,3 +197,14 @@ def test_the_digest_changes_with_whatever_decides_which_runs_there_are(tmp_path:
     changed += [of("split.fold: 1}", "split.fold: 2}"), of(scale=load_scale(write(tmp_path, SCALE, "tiny.yaml")))]
     tuned(tmp_path, {"method.learning_rate": 25.0})
     assert len({before, of(), *changed}) == 7
+
+
+def test_a_choice_takes_what_was_set_below_the_one_before_with_it() -> None:
+    base = {"noise": "uniform", "noise.rate": 0.4, "optim.epochs": 3, "seed": 0}
+    assert on_top(base, {"noise": "none"}) == {"noise": "none", "optim.epochs": 3, "seed": 0}
+    assert on_top(base, {"model": "small_cnn", "noise.rate": 0.2}) == {
+        "noise": "uniform",
+        "noise.rate": 0.2,
+        "seed": 0,
+        "model": "small_cnn",
+    }
