@@ -9,9 +9,9 @@ the forward passes that training takes anyway: augmented images, in training mod
 * ``trust`` (N,): :meth:`repro.engine.method.Method.trust`; not there where the method has none;
 * ``visits`` (N,): how many there were; ``observed`` (N,): annotated classes; ``indices`` (N,): positions in the published training set.
 
-Where they are low, an annotation is doubtful. What to make of them shows on images whose labels are known to be right, where the run holds
-some out: ``clean_probabilities`` (M, K), the means over the evaluations after each epoch of the validation set (which is the meta set but for
-``split.validation_size``), not augmented, and ``clean_labels`` (M,).
+Where they are low, an annotation is doubtful (:mod:`repro.labels.doubt`). What to make of them shows on images whose labels are known to
+be right, where the run holds some out: ``clean_probabilities`` (M, K), the means over the evaluations after each epoch of the validation
+set (the meta set, unless ``split.validation_size`` says otherwise), not augmented, and ``clean_labels`` (M,).
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from torch import Tensor, nn
 
 from repro.data.prepare import RunData
 from repro.engine.method import Batch
-
-FILE = "predictions.npz"
 
 
 class Predictions(nn.Module):
