@@ -55,8 +55,8 @@
     return [svg];
   }
   function fate(item) {
-    if (!decided.has(item)) return data.changed[item] ? "the rule changes it" : "";
-    return decided.get(item) === annotated(item) ? "kept" : `rejected: ${data.classes[decided.get(item)]}`;
+    if (!decided.has(item)) return data.changed[item] ? "rule agrees" : "";
+    return decided.get(item) === annotated(item) ? "kept" : `now ${data.classes[decided.get(item)]}`;
   }
 
   const STATES = {
@@ -114,10 +114,10 @@
     picture(at("picture"), item, at("picture").clientWidth);
     at("name").textContent = data.key === "file" ? data.names[data.rows[item]] : `Position ${data.names[data.rows[item]]}`;
     at("classes").textContent = `${data.classes[annotated(item)]} → ${data.classes[data.suggested[item]]}?`;
-    const doubt = `${item + 1} of ${data.trained_on} in doubt`, agreed = data.agreement[item] < 1 ? `, ${percent(data.agreement[item])} of the runs agree` : "";
+    const doubt = `Number ${item + 1} of ${data.trained_on}`, agreed = data.agreement[item] < 1 ? `, ${percent(data.agreement[item])} of the runs agree` : "";
     const truth = data.true ? ` In truth: ${data.classes[data.true[item]]}.` : "", said = fate(item);
-    at("numbers").textContent = `${doubt}. Probability ${percent(data.own[item])} annotated, ${percent(data.other[item])} suggested${agreed}.${truth}${said && ` Now: ${said}.`}`;
-    at("chart").replaceChildren(...history(item));
+    at("numbers").textContent = `${doubt}. Probability ${percent(data.own[item])} annotated, ${percent(data.other[item])} suggested${agreed}.${truth}${said && ` ${said[0].toUpperCase()}${said.slice(1)}.`}`;
+    at("trajectory").replaceChildren(...history(item));
     at("keep").querySelector("span").textContent = data.classes[annotated(item)];
     at("reject").querySelector("span").textContent = data.classes[data.suggested[item]];
     at("undo").disabled = !decided.has(item);
