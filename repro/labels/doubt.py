@@ -99,7 +99,8 @@ def noise_rate(found: Predictions) -> float:
     ratio, is_right = ratios(clean, likeliest_others(clean)), np.arange(clean.shape[1]) == labels[:, None]
     rate = 0.0
     for factor in FACTORS:
-        right, wrong = (ratio[is_right] > factor).mean(), (ratio[~is_right] > factor).mean()
+        # One more right label that is flagged: of a few clean images none says little.
+        right, wrong = ((ratio[is_right] > factor).sum() + 1) / (len(labels) + 1), (ratio[~is_right] > factor).mean()
         if wrong - right > _TOLD_APART:
             rate = max(rate, ((trained > factor).mean() - right) / (wrong - right))
     return float(min(rate, 1.0))
@@ -139,7 +140,8 @@ def choose_rule(found: Predictions) -> Rule:
     value = np.where(is_right, rate - 1.0, (others == labels[:, None]) * rate / (len(classes) - 1))
     best = Rule(rate, len(labels), None)
     for factor in FACTORS:
-        gains = (value * (ratio > factor)).sum(axis=1)
+        # One more clean image, whose label is spoilt: that none of a few is says little.
+        gains = np.append((value * (ratio > factor)).sum(axis=1), rate - 1.0)
         gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
         # Of equal ones the last, which changes least.
         if gain - error > 0.0 and gain - error >= best.gain - best.error:
