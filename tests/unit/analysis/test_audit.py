@@ -80,6 +80,7 @@ def test_several_runs_are_one_list_of_all_their_images(tmp_path: Path) -> None:
     doubts = find_doubts([tmp_path / "a", tmp_path / "b"])
     assert sorted(doubts.rows.tolist()) == list(range(30))
     assert (doubts.rows[0], doubts.annotated[0], doubts.suggested[0], doubts.true[0]) == (4, observed[4], true[4], true[4])
+    assert doubts.scores[0] == pytest.approx(1.0 - (0.5 / 20 + 0.5 / 28) / 2)
     # Half of the runs suggest it; they keep no predictions of clean images.
     assert doubts.agreement[0] == 0.5
     assert "No label is changed: the runs kept no predictions of clean images" in doubts.in_words()
@@ -100,6 +101,7 @@ def test_a_real_run_keeps_what_its_network_makes_of_clean_images(tmp_path: Path,
     # Of the trained network alone, so that the untrained one of epoch 0 is not among them.
     accuracy = read_json(run / "final.json")["meta/accuracy"]["last"]
     assert (kept["clean_probabilities"].argmax(axis=1) == kept["clean_labels"]).mean() == pytest.approx(accuracy)
+    np.testing.assert_allclose(kept["clean_probabilities"].sum(axis=1), 1.0, rtol=1e-5)
     assert main(["audit", str(run)]) == 0
     said, doubts = capsys.readouterr().out, find_doubts([run])
     assert f"right after {(doubts.corrected == doubts.true).mean():.3f}" in said
