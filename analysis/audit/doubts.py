@@ -100,7 +100,7 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
     records = [_done(folder) for folder in folders]
     raw, runs = dataset_of(records[0]), [read_predictions(folder) for folder in folders]
     for record in records[1:]:
-        if record["provenance"]["sha256"]["dataset"] != records[0]["provenance"]["sha256"]["dataset"]:
+        if dataset_of(record) is not raw:
             raise UserError(f"{record['place']} was trained on another dataset, or another part of it, than {records[0]['place']}.")
     positions = np.unique(np.concatenate([run.indices for run in runs]))
     annotated, probabilities = np.full(len(positions), -1), np.zeros((len(positions), raw.num_classes))

@@ -4,60 +4,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 from label_runs import FIELDS
 from PIL import Image
-from run_folders import change, done_run
+from run_folders import done_run
+from sealed import seal
 
-#: What strangers call their classes.
-NAMES = ("sea lion", "</script><img src=x onerror=window.broken=1>", 'a "b", c')
-SIDE = 8
+from repro.config.registry import get
+from repro.data.types import RawDataset
 
-
-def doubted_run(
-    folder: Path, indices: list[int], observed: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], **more: Any
-) -> None:
-    """Make the folder of a finished run with ``predictions.npz``; ``more`` are arrays of that file, or settings, whose names have a dot."""
-    own = probabilities[np.arange(len(observed)), observed]
-    settings = {name.replace("__", "."): value for name, value in more.items() if "__" in name}
-    arrays = {name: value for name, value in more.items() if "__" not in name}
-    done_run(folder, fields=FIELDS | {"seed": 0} | settings)
-    np.savez(
-        folder / "predictions.npz",
-        **{"indices": np.array(indices), "observed": observed, "probabilities": probabilities, "margins": own - 0.5} | arrays,
-    )
-    change(folder, "provenance.json", {"sha256": {"dataset": None}})
+#: What strangers call their classes, in alphabetical order.
+NAMES = ("</script><img src=x onerror=window.broken=1>", 'a "b", c', "sea lion")
 
 
-def folder_run(data: Path, runs: Path) -> Path:
-    """Make 24 images of three classes below ``data``, of which images 3 and 7 are annotated wrongly, and the folder of a run on them.
+def doubted_run(folder: Path, indices: Any, observed: Any, probabilities: Any, settings: dict[str, Any], **more: Any) -> Path:
+    """Make the folder of a finished run with ``predictions.npz``, in which ``more`` are arrays."""
+    done_run(folder, fields=FIELDS | settings)
+    margins = np.take_along_axis(probabilities, observed[:, None], axis=1)[:, 0]
+    np.savez(folder / "predictions.npz", indices=indices, observed=observed, probabilities=probabilities, margins=margins, **more)
+    seal(folder)
+    return folder
 
-    Image 0 is verified. The last six are the test set. The run doubts image 7 most, then 3.
+
+def folder_run(data: Path) -> Path:
+    """Make 24 images of three classes below ``data``, images 3 and 7 annotated wrongly, and a run there that doubts 7 most, then 3.
+
+    Image 0 is verified, and the last six are the test set.
     """
     (data / "mine").mkdir(parents=True)
-    lines, right = ["file,label,split,verified"], np.arange(24) % 3
-    observed = right.copy()
-    observed[[3, 7]] = (right[[3, 7]] + 1) % 3
-    for number in range(24):
-        Image.new("RGB", (9, 7), (10 * number, 200, 10)).save(data / "mine" / f"{number}, a.png")
-        name = NAMES[observed[number]].replace('"', '""')
-        lines.append(f'"{number}, a.png","{name}",{"test" if number >= 18 else "train"},{"true" if number == 0 else ""}')
-    (data / "mine" / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
-    order = [sorted(NAMES).index(name) for name in NAMES]
-    probabilities = np.full((17, 3), 0.05)
-    probabilities[np.arange(17), np.array(order)[right[1:18]]] = 0.9
-    probabilities[6] = np.full(3, 0.01)
-    probabilities[6, order[right[7]]] = 0.98
-    clean = np.eye(3).repeat(20, axis=0) * 0.85 + 0.05
-    settings = {"dataset__name": "image_folder", "dataset__folder": "mine", "dataset__labels": "labels.csv", "dataset__side": SIDE}
-    doubted_run(
-        runs / "instance_labels-image_folder-1",
-        list(range(1, 18)),
-        np.array(order)[observed[1:18]],
-        probabilities,
-        clean_probabilities=clean,
-        clean_labels=np.arange(3).repeat(20),
-        dataset__test_fraction=0.2,
-        **settings,
+    files, right = [f"{number}, a.png" for number in range(24)], np.arange(24) % 3
+    for number, file in enumerate(files):
+        Image.new("L", (9, 7), 10 * number).save(data / "mine" / file)
+    observed = np.where(np.isin(np.arange(24), [3, 7]), (right + 1) % 3, right)
+    columns = {"file": files, "label": np.array(NAMES)[observed], "split": ["train"] * 18 + ["test"] * 6, "verified": ["yes"] + [""] * 23}
+    pd.DataFrame(columns).to_csv(data / "mine" / "labels.csv", index=False)
+    probabilities = np.eye(3)[right[1:18]] * 0.85 + 0.05
+    probabilities[6] = np.eye(3)[right[7]] * 0.97 + 0.01
+    clean = {"clean_probabilities": np.eye(3).repeat(20, axis=0) * 0.85 + 0.05, "clean_labels": np.arange(3).repeat(20)}
+    settings = {"dataset.name": "image_folder", "dataset.folder": "mine", "dataset.labels": "labels.csv", "dataset.side": 8}
+    return doubted_run(
+        data / "runs" / "of_a_folder", np.arange(1, 18), observed[1:18], probabilities, settings | {"dataset.test_fraction": 0.2}, **clean
     )
-    return runs / "instance_labels-image_folder-1"
+
+
+def read_back(data: Path, labels: str) -> RawDataset:
+    """Return the images of :func:`folder_run` as another CSV has them."""
+    choice = get("dataset", "image_folder")
+    return choice.build(choice.config(name="image_folder", folder="mine", labels=labels, side=8), data)
