@@ -17,7 +17,7 @@ from analysis.reading.images import Classes, dataset_of
 from analysis.reading.runs import Record, read_record
 from repro.data.types import RawDataset
 from repro.errors import UserError
-from repro.labels.doubt import Floats, Predictions, Rule, choose_rule, likeliest_others, own, ranking, ranks, ratios, read_predictions
+from repro.labels.doubt import Floats, Rule, choose_rule, likeliest_others, own, ranking, ranks, ratios, read_predictions
 
 #: The column of a CSV that names images of one's own, as ``image_folder`` reads it.
 FILE = "file"
@@ -37,7 +37,8 @@ class Doubts:
         agreement: share of the runs for which the suggested class is the likeliest other one, too.
         own: mean probability of the annotated class.
         other: mean probability of the suggested class.
-        rule: how labels are changed.
+        rule: how labels are changed: that of the run which shows the largest gain.
+        rule_of: the id of this run.
         corrected: classes after the rule.
         true: classes in truth; ``None`` where nobody knows them, which is so where the runs put no noise on labels.
     """
@@ -52,6 +53,7 @@ class Doubts:
     own: Floats
     other: Floats
     rule: Rule
+    rule_of: str
     corrected: Classes
     true: Classes | None
 
@@ -71,7 +73,8 @@ class Doubts:
             return f"No label is changed: on {tried}, no rule repairs clearly more than it spoils."
         return (
             f"{(self.corrected != self.annotated).sum()} labels are changed: where another class is more than {rule.factor:g} times as "
-            f"probable as the annotated one. On {tried}, that adds {rule.gain:.2%} of right labels (standard error {rule.error:.2%})."
+            f"probable as the annotated one in {self.rule_of}. On {tried}, that adds {rule.gain:.2%} of right labels "
+            f"(standard error {rule.error:.2%})."
         )
 
     def found(self) -> dict[str, float]:
@@ -121,9 +124,13 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
     suggested, agreement = own(others, annotated), np.zeros(len(positions))
     for run, place in zip(runs, places, strict=True):
         agreement[place] += own(likeliest_others(run.probabilities), run.observed) == suggested[place]
-    clean = [np.concatenate(parts) for parts in zip(*((run.clean_probabilities, run.clean_labels) for run in runs), strict=True)]
-    rule = choose_rule(Predictions(positions, annotated, probabilities, -scores, *clean))
-    changed = own(ratios(probabilities, others), annotated) > (np.inf if rule.factor is None else rule.factor)
+    # Means over the runs would be of other networks than the predictions of the clean images.
+    rules = [choose_rule(run) for run in runs]
+    chosen = int(np.argmax([rule.gain - rule.error for rule in rules]))
+    rule, run, place, corrected = rules[chosen], runs[chosen], places[chosen], annotated.copy()
+    of_run = likeliest_others(run.probabilities)
+    changed = own(ratios(run.probabilities, of_run), run.observed) > (np.inf if rule.factor is None else rule.factor)
+    corrected[place[changed]] = own(of_run, run.observed)[changed]
     order, rows = np.argsort(-scores, kind="stable"), np.searchsorted(raw.positions, positions)
     return Doubts(
         records,
@@ -136,7 +143,8 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
         own(probabilities, annotated)[order],
         own(probabilities, suggested)[order],
         rule,
-        np.where(changed, suggested, annotated)[order],
+        str(records[chosen]["run_id"]),
+        corrected[order],
         None if records[0]["fields"]["noise.name"] == "none" else raw.train.labels[rows[order]],
     )
 

@@ -47,7 +47,7 @@ def make_page(doubts: Doubts) -> bytes:
         "own": doubts.own[shown].round(3).tolist(),
         "other": doubts.other[shown].round(3).tolist(),
         "agreement": doubts.agreement[shown].round(2).tolist(),
-        "changed": (doubts.corrected != doubts.annotated)[shown].astype(int).tolist(),
+        "changed": (doubts.corrected == doubts.suggested)[shown].astype(int).tolist(),
         "true": None if doubts.true is None else doubts.true[shown].tolist(),
         "epochs": epochs,
         "lines": lines,
