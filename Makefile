@@ -8,7 +8,7 @@ JOBS ?= 2
 TESTS ?= 3
 # Seconds between two lines of `make setup` while pip says nothing.
 BEAT ?= 5
-PYTEST := $(BIN)/python -m pytest -n $(TESTS)
+PYTEST := $(BIN)/python -m pytest -n $(TESTS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo docs test test-slow test-slurm test-cuda test-lowest test-pythons lint type check format clean
@@ -71,7 +71,7 @@ test-lowest: ## run the test suite with the lowest versions that pyproject.toml 
 	python3.11 -m venv $(LOWEST)
 	grep -oE '[A-Za-z0-9_-]+>=[0-9.]+' pyproject.toml | sed 's/>=/==/' > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --constraint $(LOWEST)/constraints.txt --editable '.[dev,bench]'
-	$(LOWEST)/bin/python -m pytest -n $(TESTS) -m "not slow and not slurm" -W default
+	$(LOWEST)/bin/python -m pytest -n $(TESTS) --dist loadfile -m "not slow and not slurm" -W default
 
 PYTHONS := 3.11 3.12 3.13 3.14
 test-pythons: ## run the test suite on every Python from 3.11 to 3.14 that is installed

@@ -1,11 +1,10 @@
 """Code that is edited between two calls of the command."""
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+from commands import python
 from real_runs import tiny
 
 import repro
@@ -22,9 +21,7 @@ def test_results_of_a_different_version_are_refused_and_comments_are_none(tmp_pa
     method, other = tmp_path / "repro/methods/fixed/focal.py", tmp_path / "repro/metric_names.py"
 
     def train() -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-        command = [sys.executable, "-m", "repro", *RUN, "paths.runs=runs"]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return python("-m", "repro", *RUN, "paths.runs=runs", cwd=tmp_path)
 
     method.write_text("# A comment.\n" + method.read_text())
     other.write_text(other.read_text() + "\nUNUSED = 1\n")

@@ -1,5 +1,6 @@
 """The guides and notebooks work as they stand: their files are written, and their commands and Python run, in order."""
 
+import functools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import command, python
 from markdown_blocks import ROOT, Block, blocks
 
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -53,13 +55,14 @@ def is_complete(block: Block) -> bool:
 def run_block(block: Block, checkout: Path, where: str) -> None:
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("REPRO_")},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(checkout),
-        "OMP_NUM_THREADS": "1",
+        # Hydra brings a plugin of pytest, and is imported before it here.
+        "PYTEST_ADDOPTS": "-W ignore::pytest.PytestAssertRewriteWarning",
     }
-    command = [sys.executable, "-c", block.text] if block.kind == "python" else ["bash", "-euc", block.text]
-    result = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"{where}\n{block.text}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    for text in [block.text] if block.kind == "python" else block.text.splitlines():
+        call = functools.partial(python, "-c", text) if block.kind == "python" else functools.partial(command, text)
+        result = call(cwd=checkout, environment=environment)
+        assert result.returncode == 0, f"{where}\n{text}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
 
 
 def check_options(command: str) -> None:

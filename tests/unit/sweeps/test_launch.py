@@ -25,8 +25,7 @@ def test_inputs_come_first_and_a_second_call_finds_everything_done(tmp_path: Pat
     assert set(outcome.done) == set("abcde")
     assert outcome.exit_code == 0
     order = trained(tmp_path)
-    assert set(order[:3]) <= set("abe")
-    assert order.index("c") < order.index("d")
+    assert max(order.index("a"), order.index("b")) < order.index("c") < order.index("d")
     assert set(call(plan_of(tmp_path, GRAPH, **behaviours)).done) == set("abcde")
     assert trained(tmp_path) == order
 
