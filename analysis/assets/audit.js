@@ -55,7 +55,7 @@
     return [svg];
   }
   function fate(item) {
-    if (!decided.has(item)) return data.changed[item] ? "rule agrees" : "";
+    if (!decided.has(item)) return data.changed[item] ? "by rule" : "";
     return decided.get(item) === annotated(item) ? "kept" : `now ${data.classes[decided.get(item)]}`;
   }
 
@@ -115,7 +115,8 @@
     at("name").textContent = data.key === "file" ? data.names[data.rows[item]] : `Position ${data.names[data.rows[item]]}`;
     at("classes").textContent = `${data.classes[annotated(item)]} → ${data.classes[data.suggested[item]]}?`;
     const doubt = `Number ${item + 1} of ${data.trained_on}`, agreed = data.agreement[item] < 1 ? `, ${percent(data.agreement[item])} of the runs agree` : "";
-    const truth = data.true ? ` In truth: ${data.classes[data.true[item]]}.` : "", said = fate(item);
+    const truth = data.true ? ` In truth: ${data.classes[data.true[item]]}.` : "";
+    const said = !decided.has(item) && data.changed[item] ? "the rule agrees" : fate(item);
     at("numbers").textContent = `${doubt}. Probability ${percent(data.own[item])} annotated, ${percent(data.other[item])} suggested${agreed}.${truth}${said && ` ${said[0].toUpperCase()}${said.slice(1)}.`}`;
     at("trajectory").replaceChildren(...history(item));
     at("keep").querySelector("span").textContent = data.classes[annotated(item)];

@@ -49,7 +49,7 @@ def test_a_guide_works_as_it_stands(guide: Path, checkout: Path) -> None:
 
 
 def is_complete(block: Block) -> bool:
-    return block.kind == "python" or all(line.startswith("python ") for line in block.text.replace("\\\n", "").splitlines())
+    return block.kind == "python" or all(line.startswith("python ") for line in block.text.splitlines())
 
 
 def run_block(block: Block, checkout: Path, where: str) -> None:
