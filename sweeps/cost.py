@@ -121,7 +121,8 @@ def _forward_flops(model: str, side: int, size: registry.DatasetSize) -> float:
     """Return the FLOPs of a forward pass of one image, two for each multiply-accumulate."""
     settings, shape = json.loads(model), (size.image_shape[0], side, side)
     choice = registry.get("model", settings["name"])
-    with torch.no_grad(), _Counter() as counter:
+    counter = _Counter()
+    with torch.no_grad(), counter:
         network = choice.build(choice.config(**settings), num_classes=size.num_classes, image_shape=shape)
         network.eval()(torch.zeros(1, *shape))
     return counter.flops
@@ -133,7 +134,7 @@ class _Counter(TorchFunctionMode):
     It gives what :class:`torch.utils.flop_counter.FlopCounterMode` does, which imports PyTorch's compiler: seconds of each plan.
     """
 
-    flops: float = 0.0
+    flops = 0.0
 
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
