@@ -1,4 +1,4 @@
-"""``python -m analysis collect|claims|build|check``, ``tables|figures|report|evidence SPEC...``: run folders in, tables and figures out."""
+"""``python -m analysis collect|claims|build|check``, ``tables|figures|report|evidence SPEC...``, ``audit RUN...``: runs in, pages out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.reading.evidence import FOLDER, open_evidence, open_source
 from analysis.reading.keep import add
 from analysis.reading.runs import curves_frame, runs_frame
 from analysis.tables.claims_page import PAGE, claims_files, short_block
-from analysis.tables.page import Files, write_files
+from analysis.tables.page import Files, grid_lines, write_files
 from repro.command import exit_code_of
 from repro.errors import UserError
 from repro.files import read_json
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(chosen: argparse.Namespace) -> int | None:
     source = chosen.out / FOLDER if chosen.command in ("build", "check") else chosen.runs
-    if not source.is_dir():
+    if chosen.command != "audit" and not source.is_dir():
         raise UserError(
             f"{source}: there is no such folder. --runs or $REPRO_RUNS names that of run folders; paper_tables comes with a checkout."
         )
@@ -105,6 +105,22 @@ def _evidence(chosen: argparse.Namespace) -> None:
     print(f"{len(open_evidence(path).run_ids)} runs in {path}")
 
 
+def _audit(chosen: argparse.Namespace) -> None:
+    from analysis.audit.doubts import corrected_table, doubted_table, find_doubts
+    from analysis.audit.page import make_page
+
+    doubts = find_doubts(chosen.run)
+    print(doubts.in_words())
+    if found := doubts.found():
+        print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.items()))
+        body = [[str(count), f"{precision:.1%}", f"{recall:.1%}"] for count, precision, recall in doubts.by_rank()]
+        print(*grid_lines(["first", "precision", "recall"], body, left=0), sep="\n")
+    tables = {"doubted_labels.csv": doubted_table(doubts), "corrected_labels.csv": corrected_table(doubts)}
+    contents = {name: table.to_csv(index=False, lineterminator="\n").encode() for name, table in tables.items()}
+    out = chosen.out or chosen.run[0].absolute().parent / "pages" / chosen.run[0].absolute().name
+    _print_files(write_files(out, contents | {"audit.html": make_page(doubts)}))
+
+
 def _claims(chosen: argparse.Namespace) -> None:
     if chosen.short is not None:
         print("\n".join(short_block(load_scale(chosen.short), chosen.runs, table=chosen.table)))
@@ -144,6 +160,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, Sequ
     "figures": (_pages, "write figures as PNG, SVG and PDF, with what is plotted as CSV", _OF_PAGES),
     "report": (_report, "write one HTML page of tables, figures and labels that opens without a network", _OF_PAGES),
     "evidence": (_evidence, "add what pages need of finished runs to what is committed", _OF_PAGES),
+    "audit": (_audit, "list the labels that finished runs on the same images doubt, and make a page to review them", ("run", "--out")),
     "claims": (_claims, "test the claims of the paper, write the page and the table, and print them", _OF_CLAIMS),
     "build": (_build, "make every page of paper_tables from the evidence", ("--out",)),
     "check": (_check, "fail if a file of paper_tables is not what the evidence makes", ("--out",)),
@@ -151,6 +168,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, Sequ
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "spec": {"nargs": "*", "metavar": "SPEC", "help": "a name such as demo, or the path of a .yaml file (default: all that have a plan)"},
+    "run": {"nargs": "+", "type": Path, "metavar": "RUN", "help": "the folder of a run; of several on the same images and annotations"},
     "--scale": {"default": PAPER, "metavar": "NAME", "help": "how large: a name or the path of a .yaml file (default: %(default)s)"},
     "--runs": {"type": Path, "metavar": "DIR", "help": "run folders, or evidence (default: $REPRO_RUNS or runs; of claims: the evidence)"},
     "--out": {"type": Path, "metavar": "PATH", "help": "where files go (default: beside the runs; of what is committed: paper_tables)"},

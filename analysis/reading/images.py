@@ -22,7 +22,7 @@ from PIL import Image
 
 from analysis.reading.runs import Record
 from repro.config import registry
-from repro.data.types import CleanLabels
+from repro.data.types import CleanLabels, RawDataset
 from repro.errors import UserError
 from repro.labels.trajectory import Trajectory
 from repro.randomness import sha256_of
@@ -39,13 +39,11 @@ class TrainingSet:
         images: uint8 (N, C, H, W).
         labels: the true classes (N,).
         class_names: for readers: ``sea lion``, or ``class 7`` where the dataset calls it by its number.
-        sha256: of the training and test sets, as provenance.json has it.
     """
 
     images: npt.NDArray[np.uint8]
     labels: Classes
     class_names: list[str]
-    sha256: str
     positions: Classes
 
     def true(self, positions: Classes) -> Classes:
@@ -69,12 +67,18 @@ def training_set_of(record: Record, labels: Trajectory | None = None) -> Trainin
     Raises:
         UserError: the files of the dataset are missing or corrupted, or it is another one than the run's.
     """
-    settings = json.dumps(_settings(record, "dataset"), sort_keys=True)
-    training_set = _load(settings, _data_folder())
-    _check(record, "dataset", training_set.sha256)
-    return (
-        dataclasses.replace(training_set, positions=np.arange(len(training_set.labels))) if labels and labels.within_part else training_set
-    )
+    raw = dataset_of(record)
+    # A bare number as the name of a bar would read as a value.
+    names = [f"class {name}" if name.isdigit() else name.replace("_", " ") for name in raw.class_names]
+    positions = np.arange(len(raw.train.labels)) if labels and labels.within_part else raw.positions
+    return TrainingSet(raw.train.images, raw.train.labels, names, positions)
+
+
+def dataset_of(record: Record) -> RawDataset:
+    """Return the dataset of a run that is done as its code reads it; raises what :func:`training_set_of` raises."""
+    raw, sha256 = _load(json.dumps(_settings(record, "dataset"), sort_keys=True), _data_folder())
+    _check(record, "dataset", sha256)
+    return raw
 
 
 def _data_folder() -> Path:
@@ -82,13 +86,11 @@ def _data_folder() -> Path:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(settings: str, folder: Path) -> TrainingSet:
+def _load(settings: str, folder: Path) -> tuple[RawDataset, str]:
+    """Return a dataset and its sha256, as provenance.json has it."""
     choice, config = _choice("dataset", json.loads(settings))
     raw = choice.build(config, folder)
-    # A bare number as the name of a bar would read as a value.
-    names = [f"class {name}" if name.isdigit() else name.replace("_", " ") for name in raw.class_names]
-    sha256 = sha256_of(raw.train.images, raw.train.labels, raw.test.images, raw.test.labels)
-    return TrainingSet(raw.train.images, raw.train.labels, names, sha256, raw.positions)
+    return raw, sha256_of(raw.train.images, raw.train.labels, raw.test.images, raw.test.labels)
 
 
 def annotated_classes(record: Record, training_set: TrainingSet, indices: Classes) -> Classes:

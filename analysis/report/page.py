@@ -43,7 +43,7 @@ def make_report(pages: Sequence[Files], *, deviations: str, command: str, runs_l
         sections.append({"page": page, "runs": runs, "states": states, "waiting": [*states] == ["missing"], "html": html, "notes": notes})
     return (
         jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-        .from_string(_asset("report.html"))
+        .from_string(asset("report.html"))
         .render(
             sections=sections,
             everything=_states(pd.concat([page.results.runs for page in pages]).drop_duplicates("run_id")),
@@ -52,14 +52,15 @@ def make_report(pages: Sequence[Files], *, deviations: str, command: str, runs_l
             data=browse([page.results for page in pages]),
             command=command,
             link=runs_link,
-            css=_asset("report.css"),
-            script=_asset("report.js"),
+            css=asset("report.css"),
+            script=asset("report.js"),
         )
         .encode()
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return an asset of this package as text."""
     return (package_files("analysis") / "assets" / name).read_text(encoding="utf-8")
 
 

@@ -47,8 +47,8 @@ class RawDataset:
     ``mean`` and ``std`` are per channel, of pixels in [0, 1], over the training images. ``superclasses`` has the number of the published
     group that each class belongs to, where there are such groups.
     ``train_positions`` (N,) are those of the training images of a part in the published training set; ``None`` where all are there.
-    Of a folder of images, ``train_files`` says which training image is which file, and ``verified`` (N,) whose label somebody has checked;
-    ``None``: published labels are taken for right.
+    Of a folder of images, ``train_files`` and ``test_files`` say which image is which file, and ``verified`` (N,) whose label, of the
+    training images, somebody has checked; ``None``: published labels are taken for right.
     """
 
     train: ImageSet
@@ -59,6 +59,7 @@ class RawDataset:
     superclasses: tuple[int, ...] | None = None
     train_positions: Labels | None = None
     train_files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
     verified: npt.NDArray[np.bool_] | None = None
 
     @property

@@ -9,7 +9,9 @@ the forward passes that training takes anyway: augmented images, in training mod
 * ``trust`` (N,): :meth:`repro.engine.method.Method.trust`; not there where the method has none;
 * ``visits`` (N,): how many there were; ``observed`` (N,): annotated classes; ``indices`` (N,): positions in the published training set.
 
-Where they are low, an annotation is doubtful.
+Where they are low, an annotation is doubtful (:mod:`repro.labels.doubt`). What to make of them shows on images whose labels are known to
+be right, where the run holds some out: ``clean_probabilities`` (M, K), the means over the evaluations after each epoch of the validation
+set (the meta set, unless ``split.validation_size`` says otherwise), not augmented, and ``clean_labels`` (M,).
 """
 
 from __future__ import annotations
@@ -23,8 +25,6 @@ from torch import Tensor, nn
 from repro.data.prepare import RunData
 from repro.engine.method import Batch
 
-FILE = "predictions.npz"
-
 
 class Predictions(nn.Module):
     """The sums over the visits so far, as buffers: they are part of a run's state, and changed in place."""
@@ -33,12 +33,15 @@ class Predictions(nn.Module):
     margins: Tensor
     trust: Tensor
     visits: Tensor
+    clean: Tensor
+    evaluations: Tensor
 
-    def __init__(self, num_images: int, num_classes: int, device: torch.device) -> None:
+    def __init__(self, num_images: int, num_classes: int, device: torch.device, num_clean: int = 0) -> None:
         super().__init__()
-        self.register_buffer("probabilities", torch.zeros((num_images, num_classes), dtype=torch.float32, device=device))
-        for name in ("margins", "trust", "visits"):
-            self.register_buffer(name, torch.zeros(num_images, dtype=torch.float32, device=device))
+        shapes = {"probabilities": (num_images, num_classes), "clean": (num_clean, num_classes), "evaluations": ()}
+        for name in ("probabilities", "margins", "trust", "visits", "clean", "evaluations"):
+            zeros = torch.zeros(shapes.get(name, (num_images,)), dtype=torch.float32, device=device)
+            self.register_buffer(name, zeros)
 
     def add(self, batch: Batch, trust: Tensor | None) -> None:
         """Add a visit of each image of ``batch``; ``trust`` (B,) is that of the method."""
@@ -54,6 +57,11 @@ class Predictions(nn.Module):
         for name, value in values.items():
             self.get_buffer(name).index_add_(0, batch.rows, value.to(torch.float32))
 
+    def add_clean(self, probabilities: Tensor) -> None:
+        """Add an evaluation: the probabilities (M, K) of the classes of the clean images."""
+        self.clean += probabilities
+        self.evaluations += 1
+
     def content(self, data: RunData) -> bytes:
         """Return what ``predictions.npz`` holds at the end of a run on ``data``."""
         sums = {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
@@ -62,6 +70,9 @@ class Predictions(nn.Module):
         means = {name: (sums[name].T / count).T for name in ("probabilities", "margins", "trust")}
         if np.isnan(means["trust"]).any():
             del means["trust"]
+        if data.validation is not None:
+            clean = sums["clean"] / sums["evaluations"]
+            means |= {"clean_probabilities": clean, "clean_labels": data.validation.labels.cpu().numpy()}
         written = io.BytesIO()
         np.savez(written, **means, visits=sums["visits"], observed=data.observed.cpu().numpy(), indices=data.train_indices)
         return written.getvalue()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from repro.data.prepare import LabelledImages
 from repro.data.transform import Transform
@@ -16,11 +16,12 @@ from repro.metric_names import MAX_CLASS_SERIES
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy (nats), accuracy, and accuracy per class (K,) of a model on a set."""
+    """Mean cross-entropy (nats), accuracy, and accuracy per class (K,) of a model on a set, and its probabilities (N, K) of the classes."""
 
     loss: float
     accuracy: float
     class_accuracy: list[float]
+    probabilities: Tensor
 
     def row(self, split: str) -> dict[str, float]:
         """Return the metrics ``split/loss`` and ``split/accuracy``."""
@@ -50,10 +51,12 @@ def evaluate(model: nn.Module, data: LabelledImages, transform: Transform, *, nu
     exact = exact_dtype(device)
     loss = torch.zeros((), dtype=exact, device=device)
     correct = torch.zeros(num_classes, dtype=exact, device=device)
+    probabilities = torch.empty((len(data), num_classes), device=device)
     try:
         for start in range(0, len(data), batch_size):
             labels = data.labels[start : start + batch_size]
             logits = model(transform(data.images[start : start + batch_size], None))
+            probabilities[start : start + batch_size] = logits.softmax(dim=1)
             loss += F.cross_entropy(logits, labels, reduction="sum").to(exact)
             correct.index_add_(0, labels, (logits.argmax(dim=1) == labels).to(exact))
     finally:
@@ -62,4 +65,4 @@ def evaluate(model: nn.Module, data: LabelledImages, transform: Transform, *, nu
     counts = torch.zeros_like(correct).index_add_(0, data.labels, torch.ones_like(data.labels, dtype=exact))
     mean_loss = float(loss) / len(data)
     accuracy = float(correct.sum()) / len(data) if math.isfinite(mean_loss) else math.nan
-    return Evaluation(mean_loss, accuracy, (correct / counts).tolist())
+    return Evaluation(mean_loss, accuracy, (correct / counts).tolist(), probabilities)

@@ -24,7 +24,7 @@ from repro.config.schema import Config, ExecConfig
 from repro.data.prepare import RunData, prepare
 from repro.errors import UserError
 from repro.files import try_read
-from repro.labels import predictions
+from repro.labels import doubt
 from repro.randomness import make_deterministic
 from repro.runs import checkpoint
 from repro.runs.code import differs, settle
@@ -154,7 +154,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, device: torch.devic
             weights = training.model.state_dict()
             folder.write("model.safetensors", save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
         if training.predictions:
-            folder.write(predictions.FILE, training.predictions.content(data))
+            folder.write(doubt.FILE, training.predictions.content(data))
         folder.write_json("final.json", summarize(folder.rows, diverged=training.diverged))
         if training.recorder:
             folder.written |= training.recorder.sha256s()

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -65,7 +66,7 @@ def python(*words: str, cwd: Path, environment: Mapping[str, str] = os.environ) 
 
 
 def command(line: str, *, cwd: Path, environment: Mapping[str, str] = os.environ) -> "subprocess.CompletedProcess[str]":
-    """Return what a line of a page does: ``python -m NAME ...``, with a comment or without."""
-    program, *words = shlex.split(line, comments=True)
+    """Return what a line of a page does: ``python -m NAME ...``, with a comment or without, and paths with ``*``."""
+    program, *words = (found for word in shlex.split(line, comments=True) for found in sorted(glob(word, root_dir=cwd)) or [word])
     assert program == "python"
     return python(*words, cwd=cwd, environment=environment)

@@ -33,7 +33,9 @@ def blocks(text: str) -> Iterator[Block]:
             before = token.content
         elif token.type in ("fence", "code_block"):
             named = _FILE.fullmatch(before)
-            yield Block(token.info.strip() or "commands", token.content, named[1] if named else None, token.map[0] + 1)
+            # A command goes on in the line below a backslash.
+            text = token.content if token.info else token.content.replace("\\\n", "")
+            yield Block(token.info.strip() or "commands", text, named[1] if named else None, token.map[0] + 1)
             before = ""
 
 

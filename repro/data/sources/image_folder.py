@@ -90,6 +90,7 @@ def build(config: ImageFolderConfig, folder: Path) -> RawDataset:
         mean=images.mean,
         std=images.std,
         train_files=tuple(listed[row].file for row in order[:count]),
+        test_files=tuple(listed[row].file for row in order[count:]),
         verified=np.array([listed[row].verified for row in order[:count]]),
     )
 

@@ -1,4 +1,7 @@
-"""The report in a real browser, driven over the Chrome DevTools Protocol through a pipe, so no port is opened and no library is needed."""
+"""The report, and the page of doubted labels, in a real browser.
+
+It is driven over the Chrome DevTools Protocol through a pipe, so no port is opened and no library is needed.
+"""
 
 import json
 import os
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from doubted_runs import folder_run, read_back
 from label_runs import NOISY, digits, label_run, noisy, one_sided
 from run_folders import Suite
 
@@ -20,7 +24,7 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 
 COMPLAINTS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
-EPOCHS, CODES = 5, {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36}
+EPOCHS, CODES = 5, {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36, "k": 75, "r": 82, "u": 85}
 
 
 class Browser:
@@ -194,3 +198,26 @@ def test_the_keyboard_changes_the_epoch(browser: Browser, page: Path) -> None:
     browser.of("item", "focus()")
     browser.press("ArrowRight")
     assert "Epoch 1 of 5" in browser.live
+
+
+def test_doubted_labels_are_reviewed_by_key_and_what_is_saved_is_read_back(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    assert main(["audit", str(folder_run(tmp_path)), "--out", str(tmp_path)]) == 0
+    browser.open(tmp_path / "audit.html", width=390)
+    # The first is rejected, the second kept, the third rejected, then taken back, and given another class.
+    for key in ("r", "k", "r", "ArrowLeft", "u"):
+        browser.press(key)
+    assert browser.of("about", "textContent") == "17 of 17 images shown; 1 kept, 1 rejected."
+    third = int(browser.of("name", "textContent").split(",")[0])
+    browser.choose("other", (third + 2) % 3)
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "mine"), eventsEnabled=True)
+    browser.of("save", "click()")
+    browser._until(lambda event: event.get("params", {}).get("state") == "completed")
+    raw = read_back(tmp_path, "reviewed_labels.csv")
+    assert dict(enumerate(raw.train.labels.tolist())) == {number: number % 3 for number in range(18)} | {3: 1, third: (third + 2) % 3}
+    assert np.flatnonzero(raw.verified).tolist() == sorted([0, 3, 7, third])
+    assert browser.value("document.documentElement.scrollWidth") <= 390
+    assert browser.value("window.broken") is None
+    assert not [event for event in browser.events if event.get("method") in COMPLAINTS]

@@ -63,7 +63,7 @@ def test_a_setting_that_the_identity_leaves_out_has_its_neutral_value(tmp_path: 
 
 def test_colours_survive_as_png() -> None:
     images = np.random.RandomState(0).randint(0, 256, (2, 3, 5, 4)).astype(np.uint8)
-    training_set = TrainingSet(images, np.zeros(2, np.int64), [], "", np.arange(2))
+    training_set = TrainingSet(images, np.zeros(2, np.int64), [], np.arange(2))
     assert np.array_equal(pixels(training_set.png(1)), images[1].transpose(1, 2, 0))
 
 

@@ -60,7 +60,6 @@ TRAINING_SET = TrainingSet(
     np.random.RandomState(0).randint(0, 256, (3 * IMAGES, 1, 4, 4)).astype(np.uint8),
     np.arange(3 * IMAGES) // 3 % CLASSES,
     [f"kind {number}" for number in range(CLASSES)],
-    "x",
     np.arange(3 * IMAGES),
 )
 

@@ -11,7 +11,7 @@ from made_inputs import NUM_CLASSES, NUM_INSTANCES, batch_at, build_method, make
 from repro.data.prepare import RunData
 from repro.labels.predictions import Predictions
 
-DATA = cast(RunData, SimpleNamespace(observed=make_context().observed, train_indices=np.arange(NUM_INSTANCES) * 10))
+DATA = cast(RunData, SimpleNamespace(observed=make_context().observed, train_indices=np.arange(NUM_INSTANCES) * 10, validation=None))
 
 
 def test_means_over_the_visits_of_probabilities_and_margins() -> None:

@@ -1,0 +1,1 @@
+"""Which labels a run doubts: lists, and one HTML page to review them."""

@@ -1,0 +1,172 @@
+"""Which annotations a run doubts, and which of them it may change: made of ``predictions.npz`` alone, with NumPy alone.
+
+An image is the more doubtful, the lower its mean margin (:mod:`repro.labels.predictions`): in trials it ranked wrong annotations better
+than mean probabilities, the method's trust, the label that was learned, or ranks of several of them together.
+
+A label may be changed to the likeliest other class where that class was, in the mean, at least so many times as probable as the annotated
+one. How many times is chosen on images whose labels are right and that the network was not trained on, as if some of them were annotated
+wrongly. They may tell that nothing is to be changed.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from repro.errors import UserError
+from repro.runs import manifest
+
+FILE = "predictions.npz"
+
+#: What is tried: so many times as probable must the other class be.
+FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0)
+
+#: By so much must a factor flag more of the wrong than of the right labels to tell how many there are of each.
+_TOLD_APART = 0.05
+
+#: Keeps ratios of probabilities finite.
+_TINY = 1e-12
+
+Kind = TypeVar("Kind", bound=np.generic)
+Floats = npt.NDArray[np.float64]
+Classes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What ``predictions.npz`` holds of N training and M clean images, as :mod:`repro.labels.predictions` describes it; M may be 0."""
+
+    indices: Classes
+    observed: Classes
+    probabilities: Floats
+    margins: Floats
+    clean_probabilities: Floats
+    clean_labels: Classes
+
+
+def read_predictions(folder: Path) -> Predictions:
+    """Return what the finished run in ``folder`` kept of its predictions.
+
+    Raises:
+        UserError: it kept none, they are not as it wrote them, or it had diverged.
+    """
+    if FILE not in manifest.listed_files(folder):
+        raise UserError(f"{folder} has no {FILE}: it was trained with trajectory.predictions=false, or before there was one.")
+    kept = np.load(io.BytesIO(manifest.read_bytes(folder, FILE)))
+    probabilities = kept["probabilities"].astype(np.float64)
+    if not np.isfinite(probabilities).all():
+        raise UserError(f"{folder} had diverged: its predictions are not finite. Train it with a lower learning rate.")
+    # Of older runs, and where nothing was held out.
+    clean = kept["clean_probabilities"] if "clean_probabilities" in kept else np.empty((0, probabilities.shape[1]))
+    labels = kept["clean_labels"] if "clean_labels" in kept else np.empty(0, np.int64)
+    return Predictions(
+        kept["indices"], kept["observed"], probabilities, kept["margins"].astype(np.float64), clean.astype(np.float64), labels
+    )
+
+
+def own(values: npt.NDArray[Kind], classes: Classes) -> npt.NDArray[Kind]:
+    """Return, of ``values`` (N, K) of each image and class, those (N,) of the classes (N,) of the images."""
+    return np.take_along_axis(values, classes[:, None], axis=1)[:, 0]
+
+
+def likeliest_others(probabilities: Floats) -> Classes:
+    """Return, for each image and each class that it may be annotated with, the most probable of the other classes (N, K)."""
+    ordered = np.argsort(probabilities, axis=1, kind="stable")
+    first, second = ordered[:, -1:], ordered[:, -2:-1]
+    return np.where(np.arange(probabilities.shape[1]) == first, second, first)
+
+
+def ratios(probabilities: Floats, others: Classes) -> Floats:
+    """Return how many times as probable as each class (N, K) the likeliest other one of ``others`` (N, K) is."""
+    ratio: Floats = np.take_along_axis(probabilities, others, axis=1) / np.maximum(probabilities, _TINY)
+    return ratio
+
+
+def noise_rate(found: Predictions) -> float:
+    """Return the share of training images that seem to be annotated wrongly; there must be clean images.
+
+    A factor flags a share of the training images that lies between its shares of right and of wrong labels of the clean images, where a
+    label is wrong in each other way equally often. Of all factors the one counts that shows most. A network remembers annotations that
+    it was trained on, so this is rather too low: in trials it was never above the true share.
+    """
+    clean, labels = found.clean_probabilities, found.clean_labels
+    trained = own(ratios(found.probabilities, likeliest_others(found.probabilities)), found.observed)
+    ratio, is_right = ratios(clean, likeliest_others(clean)), np.arange(clean.shape[1]) == labels[:, None]
+    rate = 0.0
+    for factor in FACTORS:
+        # One more right label that is flagged: of a few clean images none says little.
+        right, wrong = ((ratio[is_right] > factor).sum() + 1) / (len(labels) + 1), (ratio[~is_right] > factor).mean()
+        if wrong - right > _TOLD_APART:
+            rate = max(rate, ((trained > factor).mean() - right) / (wrong - right))
+    return float(min(rate, 1.0))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How labels are changed.
+
+    Attributes:
+        rate: share of wrong annotations that was estimated.
+        clean: how many clean images there were.
+        factor: so many times as probable must another class be; ``None``: nothing is changed.
+        gain: what it adds to the share of right labels among the clean images, if that share of them were annotated wrongly.
+        error: standard error of the gain.
+    """
+
+    rate: float
+    clean: int
+    factor: float | None
+    gain: float = 0.0
+    error: float = 0.0
+
+
+def choose_rule(found: Predictions) -> Rule:
+    """Return the factor at which the gain on clean images is the largest, less its standard error; none where that is not above 0.
+
+    A clean image is annotated with its own class, or, at the estimated rate, with each other class equally often. A change of the right
+    label is a loss, one from a wrong to the right label a gain, one from a wrong label to another neither.
+    """
+    labels, clean = found.clean_labels, found.clean_probabilities
+    if not len(labels):
+        return Rule(0.0, 0, None)
+    rate, classes = noise_rate(found), np.arange(clean.shape[1])
+    others = likeliest_others(clean)
+    ratio, is_right = ratios(clean, others), classes == labels[:, None]
+    value = np.where(is_right, rate - 1.0, (others == labels[:, None]) * rate / (len(classes) - 1))
+    best = Rule(rate, len(labels), None)
+    for factor in FACTORS:
+        # One more clean image, whose label is spoilt: that none of a few is says little.
+        gains = np.append((value * (ratio > factor)).sum(axis=1), rate - 1.0)
+        gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
+        # Of equal ones the last, which changes least.
+        if gain - error > 0.0 and gain - error >= best.gain - best.error:
+            best = Rule(rate, len(labels), factor, gain, error)
+    return best
+
+
+def ranks(scores: Floats) -> Floats:
+    """Return the rank (N,) of each score, from 1 for the lowest; equal ones share theirs."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    shared: Floats = np.cumsum(counts) - (counts - 1) / 2
+    return shared[places]
+
+
+def ranking(scores: Floats, wrong: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Return how well ``scores`` (N,), high where doubtful, find the ``wrong`` (N,) annotations, of which there must be some, but not all.
+
+    ``auroc``: area under the receiver operating characteristic. ``average_precision``: mean precision at each wrong one, down the list.
+    ``false_negative_rate``: share of the wrong ones that is not found where as many images are flagged as are wrong.
+    """
+    found = wrong[np.argsort(-scores, kind="stable")]
+    count, others = int(wrong.sum()), int((~wrong).sum())
+    precision = np.cumsum(found) / np.arange(1, len(found) + 1)
+    return {
+        "auroc": float((ranks(scores)[wrong].sum() - count * (count + 1) / 2) / (count * others)),
+        "average_precision": float(precision[found].mean()),
+        "false_negative_rate": float(1.0 - found[:count].mean()),
+    }

@@ -1,0 +1,77 @@
+"""The lists and the page of doubted labels: what is in them, what reads them back, and which runs are refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from doubted_runs import NAMES, doubted_run, folder_run, read_back
+from label_runs import NOISY, digits
+from real_runs import tiny
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from analysis.__main__ import main
+from analysis.audit.doubts import find_doubts
+from analysis.audit.page import LEVELS
+from repro.errors import UserError
+from repro.files import read_json
+from repro.training.run import execute
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_images_of_ones_own_are_listed_by_file_and_what_is_corrected_is_read_back(data: Path) -> None:
+    out = data / "mine" / "audit"
+    assert main(["audit", str(folder_run(data)), "--out", str(out)]) == 0
+    doubted, corrected = (pd.read_csv(out / f"{name}_labels.csv") for name in ("doubted", "corrected"))
+    assert doubted.loc[0, ["file", "annotated", "suggested"]].tolist() == ["7, a.png", NAMES[2], NAMES[1]]
+    assert np.flatnonzero(corrected["rule"].str.startswith("another class more than")).tolist() == [3, 7]
+    raw = read_back(data, "audit/corrected_labels.csv")
+    assert raw.train.labels.tolist() == [number % 3 for number in range(18)]
+    assert np.flatnonzero(raw.verified).tolist() == [0]
+    # Names of strangers are text: the page has no markup of theirs.
+    assert "<img" not in (out / "audit.html").read_text(encoding="utf-8")
+
+
+def test_several_runs_are_one_list_of_all_their_images(tmp_path: Path) -> None:
+    true = digits().train.labels[:30]
+    observed = np.where(np.arange(30) == 4, (true + 1) % 10, true)
+    runs = []
+    for rows, suggested, sure in ((np.arange(20), true[4], 0.8), (np.arange(2, 30), (true[4] + 2) % 10, 0.6)):
+        probabilities = np.eye(10)[true] * 0.8 + 0.02
+        probabilities[4] = np.eye(10)[suggested] * sure + 0.02
+        runs.append(doubted_run(tmp_path / str(len(rows)), rows, observed[rows], probabilities[rows], NOISY))
+    doubts = find_doubts(runs)
+    assert (doubts.rows[0], doubts.annotated[0], doubts.suggested[0], doubts.true[0]) == (4, observed[4], true[4], true[4])
+    assert doubts.scores[0] < 1.0
+    # Half of the runs suggest it; they keep no predictions of clean images.
+    assert doubts.agreement[0] == 0.5
+    assert "No label is changed: the runs kept no predictions of clean images" in doubts.in_words()
+    assert doubts.by_rank() == [(1, 1.0, 1.0), (10, 0.1, 1.0), (20, 0.05, 1.0)]
+    other = doubted_run(tmp_path / "other", [4], true[[4]], probabilities[[4]], NOISY)
+    with pytest.raises(UserError, match=r"other: its images are annotated otherwise than those of .*20\. Noise is drawn anew"):
+        find_doubts([runs[0], other])
+
+
+def test_a_real_run_keeps_what_its_network_makes_of_clean_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = execute(tiny(tmp_path / "runs", "method=instance_labels", "noise=uniform", "noise.rate=0.4"))
+    kept = np.load(run / "predictions.npz")
+    # Of the trained network alone, so that the untrained one of epoch 0 is not among them.
+    accuracy = read_json(run / "final.json")["meta/accuracy"]["last"]
+    assert (kept["clean_probabilities"].argmax(axis=1) == kept["clean_labels"]).mean() == pytest.approx(accuracy)
+    np.testing.assert_allclose(kept["clean_probabilities"].sum(axis=1), 1.0, rtol=1e-5)
+    assert main(["audit", str(run)]) == 0
+    said, doubts = capsys.readouterr().out, find_doubts([run])
+    found, wrong = doubts.found(), doubts.annotated != doubts.true
+    assert found["average_precision"] == pytest.approx(average_precision_score(wrong, doubts.scores))
+    assert found["auroc"] == pytest.approx(roc_auc_score(wrong, doubts.scores))
+    assert f"right after {(doubts.corrected == doubts.true).mean():.3f}" in said
+    page = tmp_path / "runs" / "pages" / run.name / "audit.html"
+    shown = json.loads(page.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0])
+    # The line of a label: in the first epoch it is close to the annotated class.
+    assert all(LEVELS.index(line[0]) > LEVELS.index(line[1]) for line in shown["lines"][:20])
