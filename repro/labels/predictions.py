@@ -27,35 +27,33 @@ from repro.engine.method import Batch
 
 
 class Predictions(nn.Module):
-    """The sums over the visits so far, as buffers: they are part of a run's state, and changed in place."""
+    """The sums over the visits so far, as buffers: they are part of a run's state, and changed in place.
 
-    probabilities: Tensor
-    margins: Tensor
-    trust: Tensor
-    visits: Tensor
+    Attributes:
+        sums: of each image its probabilities, margin, trust and visits (N, K + 3), together, so that a step adds them in one operation.
+        clean: of each clean image its probabilities (M, K).
+        evaluations: how many these sums are of.
+    """
+
+    sums: Tensor
     clean: Tensor
     evaluations: Tensor
 
     def __init__(self, num_images: int, num_classes: int, device: torch.device, num_clean: int = 0) -> None:
         super().__init__()
-        shapes = {"probabilities": (num_images, num_classes), "clean": (num_clean, num_classes), "evaluations": ()}
-        for name in ("probabilities", "margins", "trust", "visits", "clean", "evaluations"):
-            zeros = torch.zeros(shapes.get(name, (num_images,)), dtype=torch.float32, device=device)
-            self.register_buffer(name, zeros)
+        shapes = {"sums": (num_images, num_classes + 3), "clean": (num_clean, num_classes), "evaluations": ()}
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float32, device=device))
 
     def add(self, batch: Batch, trust: Tensor | None) -> None:
         """Add a visit of each image of ``batch``; ``trust`` (B,) is that of the method."""
         scores, annotated = batch.log_probabilities, batch.observed.unsqueeze(1)
-        own = scores.gather(1, annotated).squeeze(1)
-        values = {
-            "probabilities": scores.exp(),
-            "margins": own - scores.scatter(1, annotated, -torch.inf).amax(dim=1),
-            # Of a method without an opinion the sum stays NaN.
-            "trust": torch.full_like(own, torch.nan) if trust is None else trust,
-            "visits": torch.ones_like(own),
-        }
-        for name, value in values.items():
-            self.get_buffer(name).index_add_(0, batch.rows, value.to(torch.float32))
+        own = scores.gather(1, annotated)
+        margin = own - scores.scatter(1, annotated, -torch.inf).amax(dim=1, keepdim=True)
+        # Of a method without an opinion the sum stays NaN.
+        trusted = torch.full_like(own, torch.nan) if trust is None else trust.unsqueeze(1)
+        values = torch.cat([scores.exp(), margin, trusted, torch.ones_like(own)], dim=1)
+        self.sums.index_add_(0, batch.rows, values.to(torch.float32))
 
     def add_clean(self, probabilities: Tensor) -> None:
         """Add an evaluation: the probabilities (M, K) of the classes of the clean images."""
@@ -64,15 +62,16 @@ class Predictions(nn.Module):
 
     def content(self, data: RunData) -> bytes:
         """Return what ``predictions.npz`` holds at the end of a run on ``data``."""
-        sums = {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
+        sums = self.sums.cpu().numpy()
+        visits = sums[:, -1]
         # An image that was never visited, as may be where incomplete batches are left out, has 0.
-        count = np.maximum(sums["visits"], 1.0)
-        means = {name: (sums[name].T / count).T for name in ("probabilities", "margins", "trust")}
+        mean = sums / np.maximum(visits, 1.0)[:, None]
+        means = {"probabilities": mean[:, :-3], "margins": mean[:, -3], "trust": mean[:, -2]}
         if np.isnan(means["trust"]).any():
             del means["trust"]
         if data.validation is not None:
-            clean = sums["clean"] / sums["evaluations"]
+            clean = (self.clean / self.evaluations).cpu().numpy()
             means |= {"clean_probabilities": clean, "clean_labels": data.validation.labels.cpu().numpy()}
         written = io.BytesIO()
-        np.savez(written, **means, visits=sums["visits"], observed=data.observed.cpu().numpy(), indices=data.train_indices)
+        np.savez(written, **means, visits=visits, observed=data.observed.cpu().numpy(), indices=data.train_indices)
         return written.getvalue()
