@@ -93,7 +93,7 @@ def test_two_epochs_and_a_bitwise_resume(name: str, runs: Path) -> None:
     assert ("peer_test/accuracy" in rows.rows[-1], "weight/mean" in rows.rows[-1]) == ("co_" in name, whole.method.weighs)
 
     if name in LEARNS_OF_IMAGES:
-        wrong, trust = whole.data.observed != whole.data.true, whole.predictions.trust
+        wrong, trust = whole.data.observed != whole.data.true, whole.predictions.sums[:, -2]
         assert trust[wrong].mean() < trust[~wrong].mean()
 
     stopped = start(name, runs)

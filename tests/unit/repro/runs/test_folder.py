@@ -97,10 +97,11 @@ def test_without_a_lock_the_heartbeat_of_another_host_decides(
     tmp_path: Path, lives: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / ".half.tmp").touch()
-    write_json(tmp_path / "status.json", status(heartbeat_s=0.01 if not lives else 1000.0))
+    heartbeat = "2999-01-01T00:00:00Z"
+    write_json(tmp_path / "status.json", status(heartbeat_s=1000.0 if lives else 0.01, heartbeat=heartbeat))
 
     def sleep(seconds: float) -> None:
-        write_json(tmp_path / "status.json", status(heartbeat_s=1000.0, heartbeat=f"2999-01-01T00:00:{'01' if lives else '00'}Z"))
+        write_json(tmp_path / "status.json", status(heartbeat_s=1000.0, heartbeat=heartbeat.replace("00Z", "01Z") if lives else heartbeat))
 
     monkeypatch.setattr(folder_module.time, "sleep", sleep)
     if lives:
