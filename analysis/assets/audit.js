@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
   const list = at("list"), room = at("room"), filters = ["annotated", "suggested", "state"].map(at), other = at("other");
-  const HEIGHT = 118, WIDTH = 168, GAP = 6, LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const HEIGHT = 118, WIDTH = 168, GAP = 6;
   const count = data.rows.length, annotated = (item) => data.labels[data.rows[item]];
   const decided = new Map(), sheets = [], verified = new Set(data.verified);
   let shown = [], place = 0, columns = 1;
@@ -47,7 +47,7 @@
     for (const [key, value] of Object.entries({ class: "history", viewBox: "0 0 100 64", preserveAspectRatio: "none", "aria-hidden": "true" })) svg.setAttribute(key, value);
     ["own", "other"].forEach((name, index) => {
       const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      const heights = [...line.slice(index * points, (index + 1) * points)].map((letter) => 63 - LEVELS.indexOf(letter));
+      const heights = [...line.slice(index * points, (index + 1) * points)].map((letter) => data.levels.length - 1 - data.levels.indexOf(letter));
       path.setAttribute("class", name);
       path.setAttribute("d", heights.map((y, x) => `${x ? "L" : "M"}${((100 * x) / Math.max(1, points - 1)).toFixed(1)} ${y}`).join(""));
       svg.append(path);

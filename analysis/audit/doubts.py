@@ -133,19 +133,19 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
     corrected[place[changed]] = own(of_run, run.observed)[changed]
     order, rows = np.argsort(-scores, kind="stable"), np.searchsorted(raw.positions, positions)
     return Doubts(
-        records,
-        raw,
-        rows[order],
-        annotated[order],
-        suggested[order],
-        scores[order],
-        (agreement / count)[order],
-        own(probabilities, annotated)[order],
-        own(probabilities, suggested)[order],
-        rule,
-        str(records[chosen]["run_id"]),
-        corrected[order],
-        None if records[0]["fields"]["noise.name"] == "none" else raw.train.labels[rows[order]],
+        records=records,
+        raw=raw,
+        rows=rows[order],
+        annotated=annotated[order],
+        suggested=suggested[order],
+        scores=scores[order],
+        agreement=(agreement / count)[order],
+        own=own(probabilities, annotated)[order],
+        other=own(probabilities, suggested)[order],
+        rule=rule,
+        rule_of=str(records[chosen]["run_id"]),
+        corrected=corrected[order],
+        true=None if records[0]["fields"]["noise.name"] == "none" else raw.train.labels[rows[order]],
     )
 
 

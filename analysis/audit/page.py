@@ -51,6 +51,7 @@ def make_page(doubts: Doubts) -> bytes:
         "true": None if doubts.true is None else doubts.true[shown].tolist(),
         "epochs": epochs,
         "lines": lines,
+        "levels": LEVELS,
         "sheets": sheets,
         "cell": cell,
         "columns": COLUMNS,

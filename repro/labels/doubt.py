@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from repro.data.types import Labels
 from repro.errors import UserError
 from repro.runs import manifest
 
@@ -34,22 +35,21 @@ _TINY = 1e-12
 
 Kind = TypeVar("Kind", bound=np.generic)
 Floats = npt.NDArray[np.float64]
-Classes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Predictions:
+class MeanPredictions:
     """What ``predictions.npz`` holds of N training and M clean images, as :mod:`repro.labels.predictions` describes it; M may be 0."""
 
-    indices: Classes
-    observed: Classes
+    indices: Labels
+    observed: Labels
     probabilities: Floats
     margins: Floats
     clean_probabilities: Floats
-    clean_labels: Classes
+    clean_labels: Labels
 
 
-def read_predictions(folder: Path) -> Predictions:
+def read_predictions(folder: Path) -> MeanPredictions:
     """Return what the finished run in ``folder`` kept of its predictions.
 
     Raises:
@@ -64,30 +64,30 @@ def read_predictions(folder: Path) -> Predictions:
     # Of older runs, and where nothing was held out.
     clean = kept["clean_probabilities"] if "clean_probabilities" in kept else np.empty((0, probabilities.shape[1]))
     labels = kept["clean_labels"] if "clean_labels" in kept else np.empty(0, np.int64)
-    return Predictions(
+    return MeanPredictions(
         kept["indices"], kept["observed"], probabilities, kept["margins"].astype(np.float64), clean.astype(np.float64), labels
     )
 
 
-def own(values: npt.NDArray[Kind], classes: Classes) -> npt.NDArray[Kind]:
+def own(values: npt.NDArray[Kind], classes: Labels) -> npt.NDArray[Kind]:
     """Return, of ``values`` (N, K) of each image and class, those (N,) of the classes (N,) of the images."""
     return np.take_along_axis(values, classes[:, None], axis=1)[:, 0]
 
 
-def likeliest_others(probabilities: Floats) -> Classes:
+def likeliest_others(probabilities: Floats) -> Labels:
     """Return, for each image and each class that it may be annotated with, the most probable of the other classes (N, K)."""
     ordered = np.argsort(probabilities, axis=1, kind="stable")
     first, second = ordered[:, -1:], ordered[:, -2:-1]
     return np.where(np.arange(probabilities.shape[1]) == first, second, first)
 
 
-def ratios(probabilities: Floats, others: Classes) -> Floats:
+def ratios(probabilities: Floats, others: Labels) -> Floats:
     """Return how many times as probable as each class (N, K) the likeliest other one of ``others`` (N, K) is."""
     ratio: Floats = np.take_along_axis(probabilities, others, axis=1) / np.maximum(probabilities, _TINY)
     return ratio
 
 
-def noise_rate(found: Predictions) -> float:
+def noise_rate(found: MeanPredictions) -> float:
     """Return the share of training images that seem to be annotated wrongly; there must be clean images.
 
     A factor flags a share of the training images that lies between its shares of right and of wrong labels of the clean images, where a
@@ -125,7 +125,7 @@ class Rule:
     error: float = 0.0
 
 
-def choose_rule(found: Predictions) -> Rule:
+def choose_rule(found: MeanPredictions) -> Rule:
     """Return the factor at which the gain on clean images is the largest, less its standard error; none where that is not above 0.
 
     A clean image is annotated with its own class, or, at the estimated rate, with each other class equally often. A change of the right

@@ -8,7 +8,7 @@ import pytest
 from sealed import seal
 
 from repro.errors import UserError
-from repro.labels.doubt import Predictions, choose_rule, likeliest_others, own, ratios, read_predictions
+from repro.labels.doubt import MeanPredictions, choose_rule, likeliest_others, own, ratios, read_predictions
 
 RANDOM = np.random.RandomState(0)
 
@@ -25,7 +25,7 @@ def test_what_is_chosen_on_clean_images_holds_for_the_training_images(sure: floa
     """The network does not remember these annotations, so that the share of wrong ones is found, and what the rule gains."""
     observed, true, probabilities = predicted(3000, sure, wrong)
     labels, _, clean = predicted(500, sure, 0.0)
-    predictions = Predictions(np.arange(3000), observed, probabilities, own(probabilities, observed), clean, labels)
+    predictions = MeanPredictions(np.arange(3000), observed, probabilities, own(probabilities, observed), clean, labels)
     rule, others = choose_rule(predictions), likeliest_others(probabilities)
     changed = own(ratios(probabilities, others), observed) > (rule.factor or np.inf)
     gain = float((np.where(changed, own(others, observed), observed) == true).mean() - (observed == true).mean())
