@@ -271,8 +271,9 @@ class _Queue:
         elif code < 0:
             self._end(name, "failed", f"killed by {signal.Signals(-code).name}; the same command resumes from its last checkpoint")
         else:
-            lines = self._log(name).read_text(errors="replace").split()
-            self._end(name, "failed", f"exit code {code}: {' '.join(lines[-30:])} (see {self._log(name)})")
+            words = self._log(name).read_text(errors="replace").split()[-30:]
+            message = " ".join(words) or "it could log nothing; is the disk full?"
+            self._end(name, "failed", f"exit code {code}: {message} (see {self._log(name)})")
 
     def _last_error(self, name: str) -> str:
         return str(try_read(self.folder / name / "status.json", "error") or "its status.json cannot be read")

@@ -27,8 +27,8 @@ def begin(folder: Path) -> None:
 
 
 def behave(overrides: Sequence[str]) -> int:
-    """Do what the override ``behave`` says: done, fail, quit (without a folder), die; wait (after Ctrl-C for its planner, until it is
-    stopped) and deaf (until it is killed) the first time only; an id: finish the run of that id, then itself.
+    """Do what the override ``behave`` says: done, fail, quit (without a folder), mute (and without a word), die; wait (after Ctrl-C for
+    its planner, until it is stopped) and deaf (until it is killed) the first time only; an id: finish the run of that id, then itself.
     """
     given = dict(override.split("=", 1) for override in overrides)
     runs, what, planner = Path(given["paths.runs"].strip('"')), given["behave"], int(given["planner"])
@@ -36,8 +36,8 @@ def behave(overrides: Sequence[str]) -> int:
     first = not folder.exists()
     with (runs / "calls.txt").open("a") as calls:
         calls.write(" ".join(overrides) + "\n")
-    if what == "quit":
-        print("error: the file is not there", file=sys.stderr)
+    if what in ("quit", "mute"):
+        print("error: the file is not there" if what == "quit" else "", file=sys.stderr)
         return 2
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))

@@ -31,12 +31,13 @@ def test_inputs_come_first_and_a_second_call_finds_everything_done(tmp_path: Pat
 
 
 def test_what_fails_is_named_stops_its_readers_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = plan_of(tmp_path, GRAPH, a="done", b="fail", c="done", d="done", e="die", f="quit", g="done")
+    plan = plan_of(tmp_path, GRAPH, a="done", b="fail", c="done", d="done", e="die", f="quit", g="done", h="mute")
     outcome = call(plan)
     assert set(outcome.done) == {"a", "g"}
     assert outcome.failed["b"] == "as it was told"
     assert outcome.failed["e"].startswith("killed by SIGKILL")
     assert "error: the file is not there" in outcome.failed["f"]
+    assert "is the disk full?" in outcome.failed["h"]
     assert outcome.skipped == {"c": "its input b is not done", "d": "its input c is not done"}
     assert outcome.exit_code == 1
     assert "failed: fake: b (b): as it was told" in capsys.readouterr().err
