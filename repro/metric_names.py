@@ -23,6 +23,14 @@ class Metric(NamedTuple):
     definition: str
 
 
+#: How a ranking of annotations by how doubtful they are (:mod:`repro.labels.doubt`) is measured, and by what they are ranked.
+_RANKING = {
+    "auroc": "chance that a wrong annotation is ranked above a right one (area under the ROC curve)",
+    "average_precision": "mean precision at each wrong annotation, down the ranking",
+    "false_negative_rate": "share of the wrong annotations that are not among the first, as many as are wrong",
+}
+_SCORES = {"": "mean margin", "probability_": "mean probability of the annotated class", "trust_": "mean trust of the method"}
+
 #: What each metric is, by its unit and its name: ``split/name``, or ``class_.../{k}`` for a series per class.
 _DEFINITIONS = {
     "nats": {
@@ -64,6 +72,8 @@ _DEFINITIONS = {
         "noise/damage_rate": "share of correctly labelled images whose most probable target class is no longer the true one",
         "noise/top5_accuracy": "share of training images whose true class is among the five most probable of the target",
         "noise/top5_accuracy_noisy": "the same over wrongly labelled images",
+        **{f"doubt/{score}{key}": f"{text}; by {by}" for key, text in _RANKING.items() for score, by in _SCORES.items()},
+        "doubt/right_labels": "share of right annotations after the changes that clean images support",
         "weight/unused": "share of the epoch's visits at which an image had less than a hundredth of that weight",
     },
     "1": {
@@ -81,10 +91,10 @@ _DEFINITIONS = {
     },
 }
 
-#: Made for W&B from the files of the run folder, and in no file itself.
-MIRROR_ONLY = ("label/heatmap", "job/attempt", "job/mirror_failures")
-
 METRICS = tuple(sorted(Metric(name, unit, text) for unit, metrics in _DEFINITIONS.items() for name, text in metrics.items()))
+
+#: In no row of metrics.jsonl: made for W&B, or of the whole run and so only in final.json (``doubt/``).
+NOT_IN_ROWS = ("label/heatmap", "job/attempt", "job/mirror_failures", *(m.name for m in METRICS if m.name.startswith("doubt/")))
 
 _PATTERNS = [(re.compile(re.escape(metric.name).replace(r"\{k\}", r"\d{3}") + "$"), metric) for metric in METRICS]
 

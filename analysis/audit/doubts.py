@@ -17,7 +17,7 @@ from analysis.reading.images import Classes, dataset_of
 from analysis.reading.runs import Record, read_record
 from repro.data.types import RawDataset
 from repro.errors import UserError
-from repro.labels.doubt import Floats, Rule, choose_rule, likeliest_others, own, ranking, ranks, ratios, read_predictions
+from repro.labels.doubt import Floats, Rule, choose_rule, corrected, likeliest_others, own, ranking, ranks, read_predictions
 
 #: The column of a CSV that names images of one's own, as ``image_folder`` reads it.
 FILE = "file"
@@ -127,10 +127,8 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
     # Means over the runs would be of other networks than the predictions of the clean images.
     rules = [choose_rule(run) for run in runs]
     chosen = int(np.argmax([rule.gain - rule.error for rule in rules]))
-    rule, run, place, corrected = rules[chosen], runs[chosen], places[chosen], annotated.copy()
-    of_run = likeliest_others(run.probabilities)
-    changed = own(ratios(run.probabilities, of_run), run.observed) > (np.inf if rule.factor is None else rule.factor)
-    corrected[place[changed]] = own(of_run, run.observed)[changed]
+    after = annotated.copy()
+    after[places[chosen]] = corrected(runs[chosen], rules[chosen])
     order, rows = np.argsort(-scores, kind="stable"), np.searchsorted(raw.positions, positions)
     return Doubts(
         records=records,
@@ -142,9 +140,9 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
         agreement=(agreement / count)[order],
         own=own(probabilities, annotated)[order],
         other=own(probabilities, suggested)[order],
-        rule=rule,
+        rule=rules[chosen],
         rule_of=str(records[chosen]["run_id"]),
-        corrected=corrected[order],
+        corrected=after[order],
         true=None if records[0]["fields"]["noise.name"] == "none" else raw.train.labels[rows[order]],
     )
 

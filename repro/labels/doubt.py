@@ -39,12 +39,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MeanPredictions:
-    """What ``predictions.npz`` holds of N training and M clean images, as :mod:`repro.labels.predictions` describes it; M may be 0."""
+    """What ``predictions.npz`` holds of N training and M clean images, as :mod:`repro.labels.predictions` describes it; M may be 0.
+
+    ``trust`` is ``None`` where the method has none.
+    """
 
     indices: Labels
     observed: Labels
     probabilities: Floats
     margins: Floats
+    trust: Floats | None
     clean_probabilities: Floats
     clean_labels: Labels
 
@@ -57,16 +61,20 @@ def read_predictions(folder: Path) -> MeanPredictions:
     """
     if FILE not in manifest.listed_files(folder):
         raise UserError(f"{folder} has no {FILE}: it was trained with trajectory.predictions=false, or before there was one.")
-    kept = np.load(io.BytesIO(manifest.read_bytes(folder, FILE)))
-    probabilities = kept["probabilities"].astype(np.float64)
-    if not np.isfinite(probabilities).all():
+    found = parse(manifest.read_bytes(folder, FILE))
+    if not np.isfinite(found.probabilities).all():
         raise UserError(f"{folder} had diverged: its predictions are not finite. Train it with a lower learning rate.")
-    # Of older runs, and where nothing was held out.
-    clean = kept["clean_probabilities"] if "clean_probabilities" in kept else np.empty((0, probabilities.shape[1]))
-    labels = kept["clean_labels"] if "clean_labels" in kept else np.empty(0, np.int64)
-    return MeanPredictions(
-        kept["indices"], kept["observed"], probabilities, kept["margins"].astype(np.float64), clean.astype(np.float64), labels
-    )
+    return found
+
+
+def parse(content: bytes) -> MeanPredictions:
+    """Return what a ``predictions.npz`` of this content holds."""
+    kept = np.load(io.BytesIO(content))
+    means = {name: kept[name].astype(np.float64) for name in ("probabilities", "margins", "trust", "clean_probabilities") if name in kept}
+    # Of older runs, and where nothing was held out, there is nothing of clean images.
+    nothing = {"trust": None, "clean_probabilities": np.empty((0, means["probabilities"].shape[1])), "clean_labels": np.empty(0, np.int64)}
+    labels = {name: kept[name] for name in ("indices", "observed", "clean_labels") if name in kept}
+    return MeanPredictions(**nothing | means | labels)
 
 
 def own(values: npt.NDArray[Kind], classes: Labels) -> npt.NDArray[Kind]:
@@ -147,6 +155,26 @@ def choose_rule(found: MeanPredictions) -> Rule:
         if gain - error > 0.0 and gain - error >= best.gain - best.error:
             best = Rule(rate, len(labels), factor, gain, error)
     return best
+
+
+def corrected(found: MeanPredictions, rule: Rule) -> Labels:
+    """Return the annotations (N,) after ``rule``."""
+    if rule.factor is None:
+        return found.observed
+    others = likeliest_others(found.probabilities)
+    changed = own(ratios(found.probabilities, others), found.observed) > rule.factor
+    return np.where(changed, own(others, found.observed), found.observed)
+
+
+def measure(found: MeanPredictions, true: Labels) -> dict[str, float]:
+    """Return the metrics ``doubt/...`` of a run whose ``true`` classes (N,) are known; none if no annotation, or each, is wrong."""
+    wrong = found.observed != true
+    if wrong.all() or not wrong.any():
+        return {}
+    scores = {"": found.margins, "probability_": own(found.probabilities, found.observed), "trust_": found.trust}
+    ranked = {name: ranking(-score, wrong) for name, score in scores.items() if score is not None}
+    measured = {f"doubt/{name}{key}": value for name, values in ranked.items() for key, value in values.items()}
+    return measured | {"doubt/right_labels": float((corrected(found, choose_rule(found)) == true).mean())}
 
 
 def ranks(scores: Floats) -> Floats:

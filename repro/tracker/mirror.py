@@ -14,7 +14,7 @@ from typing import Any
 
 from repro.config.schema import Config
 from repro.errors import Interrupted, UserError
-from repro.metric_names import METRICS, MIRROR_ONLY
+from repro.metric_names import METRICS, NOT_IN_ROWS
 from repro.runs.lock import acquire
 from repro.tracker.contents import Contents, as_logged
 from repro.tracker.pictures import heatmap
@@ -252,6 +252,6 @@ def open_run(
     for metric in METRICS:
         # Series per class and pictures would double what a row takes if they stood in the summary too. No name may match two
         # definitions: which of them counts would be chance.
-        rule = "none" if metric.name in MIRROR_ONLY or "{k}" in metric.name else "last"
+        rule = "none" if metric.name in NOT_IN_ROWS or "{k}" in metric.name else "last"
         run.define_metric(metric.name.replace("{k}", "*"), step_metric="epoch", summary=rule)
     return run

@@ -153,9 +153,14 @@ def _train(config: Config, folder: RunFolder, data: RunData, device: torch.devic
         if config.exec.save_model:
             weights = training.model.state_dict()
             folder.write("model.safetensors", save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
+        results = summarize(folder.rows, diverged=training.diverged)
         if training.predictions:
-            folder.write(doubt.FILE, training.predictions.content(data))
-        folder.write_json("final.json", summarize(folder.rows, diverged=training.diverged))
+            content = training.predictions.content(data)
+            folder.write(doubt.FILE, content)
+            if not training.diverged:
+                measured = doubt.measure(doubt.parse(content), data.true.cpu().numpy())
+                results |= {name: {"last": value} for name, value in measured.items()}
+        folder.write_json("final.json", results)
         if training.recorder:
             folder.written |= training.recorder.sha256s()
         tracker.conclude()

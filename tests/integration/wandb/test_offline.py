@@ -11,7 +11,7 @@ import wandb
 from real_runs import read_metrics
 from short_runs import EXPECTED, SETTINGS, at_epoch, offline_epochs, offline_rows, records, train
 
-from repro.metric_names import MIRROR_ONLY, definition_of
+from repro.metric_names import NOT_IN_ROWS, definition_of
 from repro.runs.state import read_state
 
 
@@ -20,7 +20,7 @@ def test_mirror_equals_the_truth(trained: Path) -> None:
     truth = read_metrics(trained)
     assert [row["epoch"] for row in truth] == EXPECTED
     mirrored = offline_rows(trained)
-    assert [{name: value for name, value in row.items() if not name.startswith(("_", *MIRROR_ONLY))} for row in mirrored] == truth
+    assert [{name: value for name, value in row.items() if not name.startswith(("_", *NOT_IN_ROWS))} for row in mirrored] == truth
     assert [row["_step"] for row in mirrored] == EXPECTED
     for name in truth[-1]:
         if name not in ("epoch", "step"):

@@ -62,14 +62,16 @@ def test_a_real_run_keeps_what_its_network_makes_of_clean_images(tmp_path: Path,
     run = execute(tiny(tmp_path / "runs", "method=instance_labels", "noise=uniform", "noise.rate=0.4"))
     kept = np.load(run / "predictions.npz")
     # Of the trained network alone, so that the untrained one of epoch 0 is not among them.
-    accuracy = read_json(run / "final.json")["meta/accuracy"]["last"]
-    assert (kept["clean_probabilities"].argmax(axis=1) == kept["clean_labels"]).mean() == pytest.approx(accuracy)
+    final = {name: values["last"] for name, values in read_json(run / "final.json").items()}
+    assert (kept["clean_probabilities"].argmax(axis=1) == kept["clean_labels"]).mean() == pytest.approx(final["meta/accuracy"])
     np.testing.assert_allclose(kept["clean_probabilities"].sum(axis=1), 1.0, rtol=1e-5)
     assert main(["audit", str(run)]) == 0
     said, doubts = capsys.readouterr().out, find_doubts([run])
     found, wrong = doubts.found(), doubts.annotated != doubts.true
     assert found["average_precision"] == pytest.approx(average_precision_score(wrong, doubts.scores))
-    assert found["auroc"] == pytest.approx(roc_auc_score(wrong, doubts.scores))
+    assert found["auroc"] == pytest.approx(roc_auc_score(wrong, doubts.scores)) == final["doubt/auroc"]
+    assert final["doubt/right_labels"] == found["right_after"]
+    assert "doubt/trust_auroc" in final
     assert f"right after {(doubts.corrected == doubts.true).mean():.3f}" in said
     page = tmp_path / "runs" / "pages" / run.name / "audit.html"
     shown = json.loads(page.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0])

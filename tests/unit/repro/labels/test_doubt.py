@@ -1,5 +1,6 @@
 """Which labels may be changed is chosen on clean images, and may be none."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from sealed import seal
 
 from repro.errors import UserError
-from repro.labels.doubt import MeanPredictions, choose_rule, likeliest_others, own, ratios, read_predictions
+from repro.labels.doubt import MeanPredictions, choose_rule, corrected, likeliest_others, measure, own, ratios, read_predictions
 
 RANDOM = np.random.RandomState(0)
 
@@ -25,15 +26,40 @@ def test_what_is_chosen_on_clean_images_holds_for_the_training_images(sure: floa
     """The network does not remember these annotations, so that the share of wrong ones is found, and what the rule gains."""
     observed, true, probabilities = predicted(3000, sure, wrong)
     labels, _, clean = predicted(500, sure, 0.0)
-    predictions = MeanPredictions(np.arange(3000), observed, probabilities, own(probabilities, observed), clean, labels)
+    predictions = MeanPredictions(np.arange(3000), observed, probabilities, own(probabilities, observed), None, clean, labels)
     rule, others = choose_rule(predictions), likeliest_others(probabilities)
     changed = own(ratios(probabilities, others), observed) > (rule.factor or np.inf)
-    gain = float((np.where(changed, own(others, observed), observed) == true).mean() - (observed == true).mean())
+    assert (corrected(predictions, rule) == np.where(changed, own(others, observed), observed)).all()
+    gain = float((corrected(predictions, rule) == true).mean() - (observed == true).mean())
+    measured = measure(predictions, true)
+    assert measured.get("doubt/right_labels", 1.0) == pytest.approx((observed == true).mean() + gain)
+    assert (not measured) == (wrong == 0.0)
     assert gain >= 0.0
     assert rule.gain == pytest.approx(gain, abs=0.05)
     assert (rule.factor is None) == (wrong == 0.0 or sure < 1.0)
     if sure == 3.0:
         assert rule.rate == pytest.approx(wrong, abs=0.05)
+
+
+def test_each_score_is_measured_against_the_truth() -> None:
+    """Of four annotations the second and the last are wrong: margins rank one of them third, trust both first."""
+    observed, true = np.array([0, 1, 0, 1]), np.array([0, 0, 0, 0])
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    found = MeanPredictions(np.arange(4), observed, probabilities, np.array([2.0, -3.0, -1.0, 1.0]), None, np.empty((0, 2)), observed[:0])
+    assert measure(found, true) == pytest.approx(
+        {
+            "doubt/auroc": 0.75,
+            "doubt/average_precision": (1 + 2 / 3) / 2,
+            "doubt/false_negative_rate": 0.5,
+            "doubt/probability_auroc": 0.5,
+            "doubt/probability_average_precision": (1 / 2 + 2 / 3) / 2,
+            "doubt/probability_false_negative_rate": 0.5,
+            "doubt/right_labels": 0.5,
+        }
+    )
+    trusted = measure(replace(found, trust=np.array([0.9, 0.2, 0.8, 0.1])), true)
+    assert [trusted[f"doubt/trust_{name}"] for name in ("auroc", "average_precision", "false_negative_rate")] == [1.0, 1.0, 0.0]
+    assert measure(found, observed) == {}
 
 
 def test_a_run_without_predictions_is_refused(tmp_path: Path) -> None:
