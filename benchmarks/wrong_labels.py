@@ -1,0 +1,109 @@
+"""The peer in finding wrong labels, confident learning: what ``cleanlab`` makes of one-hot training in five folds.
+
+``python benchmarks/wrong_labels.py cleanlab.csv --scale small --epochs 5 15 30 60``
+
+For each column and seed of the spec ``wrong_labels``, with the settings of its row of one-hot labels: five networks, each trained on four
+fifths of the training images and on the clean meta set, predict the fifth that they have not seen. cleanlab ranks the annotations by its
+``self_confidence``, and those that its ``find_label_issues`` names get the most probable class. Lines that the file has already are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.model_selection import StratifiedKFold
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
+
+from repro.command import exit_code_of
+from repro.config.compose import compose
+from repro.config.schema import Config
+from repro.data.prepare import LabelledImages, RunData, prepare
+from repro.labels.doubt import ranking
+from repro.randomness import make_deterministic
+from repro.training.build import build
+from repro.training.evaluate import evaluate
+from repro.training.loop import Training
+from sweeps.plan import make_plan
+from sweeps.spec import PAPER, load_scale, load_spec
+
+FOLDS = 5
+
+
+class _Rows(list[dict[str, Any]]):
+    """Keeps the rows of a training, and stops nothing."""
+
+    evaluated = list.append
+
+    def between_steps(self, training: Training) -> None:
+        """Go on."""
+
+
+def with_epochs(config: Config, epochs: int) -> Config:
+    """Return the settings of so many epochs, with the drops at the same shares of them; nothing is noted of the visits."""
+    drops = [round(drop * epochs / config.optim.epochs) for drop in config.optim.milestones]
+    optim = replace(config.optim, epochs=epochs, milestones=drops)
+    return replace(config, optim=optim, trajectory=replace(config.trajectory, predictions=False))
+
+
+def out_of_sample(config: Config, data: RunData) -> tuple[Any, float]:
+    """Return the probabilities (N, K) of each image's classes by a network that was not trained on it, and the mean validation accuracy."""
+    observed, accuracies = data.observed.numpy(), []
+    probabilities = np.empty((len(observed), data.num_classes))
+    assert data.meta is not None
+    for kept, held in StratifiedKFold(FOLDS, shuffle=True, random_state=config.seed).split(observed, observed):
+        images, labels = data.train.images, data.observed
+        train = LabelledImages(torch.cat([images[kept], data.meta.images]), torch.cat([labels[kept], data.meta.labels]))
+        training = build(config, replace(data, train=train, observed=train.labels, true=train.labels), labels.device, Path())
+        training.run(rows := _Rows())
+        accuracies.append(rows[-1]["val/accuracy"])
+        unseen, size = LabelledImages(images[held], labels[held]), config.exec.eval_batch_size
+        result = evaluate(training.model, unseen, data.transform, num_classes=data.num_classes, batch_size=size)
+        probabilities[held] = result.probabilities.numpy()
+    return probabilities, float(np.mean(accuracies))
+
+
+def judged(config: Config) -> dict[str, float]:
+    """Return what cleanlab makes of the annotations of a run."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    data, began = prepare(config, torch.device("cpu")), time.process_time()
+    probabilities, accuracy = out_of_sample(config, data)
+    observed, true = data.observed.numpy(), data.true.numpy()
+    scores = get_label_quality_scores(observed, probabilities, method="self_confidence")
+    after = np.where(find_label_issues(observed, probabilities), probabilities.argmax(axis=1), observed)
+    shares = {"right_before": float((observed == true).mean()), "right_labels": float((after == true).mean())}
+    return {"val_accuracy": accuracy} | ranking(-scores, observed != true) | shares | {"cpu_s": time.process_time() - began}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Add the lines that are missing to a CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="the CSV")
+    parser.add_argument("--scale", default=PAPER, help="how large: a name or the path of a .yaml file (default: %(default)s)")
+    parser.add_argument("--epochs", nargs="+", type=int, default=[15], help="how long each fold is trained (default: 15)")
+    parser.add_argument("--only", default="", help="columns with this text alone")
+    chosen = parser.parse_args(arguments)
+    make_deterministic(threads=1, allow_tf32=False)
+    plan = make_plan([load_spec("wrong_labels")], load_scale(chosen.scale), Path("runs"))
+    cells = [cell for cell in plan.cells if cell.row == "One-hot" and chosen.only in cell.column]
+    for epochs, cell, seed in ((epochs, cell, seed) for epochs in chosen.epochs for seed in range(3) for cell in cells):
+        known = pd.read_csv(chosen.file) if chosen.file.exists() else pd.DataFrame(columns=["column", "seed", "epochs"])
+        place = {"column": cell.column, "seed": seed, "epochs": epochs}
+        if not (known[list(place)] == list(place.values())).all(axis=1).any():
+            line = judged(with_epochs(compose(plan.runs[cell.run_ids[seed]].overrides), epochs))
+            pd.concat([known, pd.DataFrame([place | line])]).to_csv(chosen.file, index=False)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))

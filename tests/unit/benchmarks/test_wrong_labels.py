@@ -1,0 +1,53 @@
+"""The peer in finding wrong labels sees no image that it judges, and its table is continued."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import wrong_labels
+from repro.config.compose import compose
+from repro.data.prepare import LabelledImages, prepare
+from repro.training.loop import Training
+
+
+def test_each_image_is_judged_by_a_network_that_has_not_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["method=one_hot", "dataset=digits", "dataset.train_size=300", "noise=uniform", "noise.rate=0.4", "seed=0"]
+    config = wrong_labels.with_epochs(compose(settings), 1)
+    seen, judged = [], []
+    monkeypatch.setattr(Training, "run", lambda training, _: seen.append(training.data.train.images))
+
+    def evaluate(model: object, images: LabelledImages, transform: object, **_: object) -> object:
+        judged.append(images.images)
+        return type("Evaluation", (), {"probabilities": images.images.flatten(1)[:, :10].float()})
+
+    monkeypatch.setattr(wrong_labels, "evaluate", evaluate)
+    monkeypatch.setattr(wrong_labels, "_Rows", lambda: [{"val/accuracy": 0.5}])
+    data = prepare(config, torch.device("cpu"))
+    probabilities, accuracy = wrong_labels.out_of_sample(config, data)
+    # In the order of the data.
+    assert (torch.from_numpy(probabilities) == data.train.images.flatten(1)[:, :10]).all()
+    assert accuracy == 0.5
+    for training, unseen in zip(seen, judged, strict=True):
+        assert len(training) + len(unseen) == 300
+        inputs = data.transform(unseen, None).flatten(1)
+        assert torch.cdist(inputs, training.flatten(1)).min() > 0.0
+
+
+def test_lines_that_are_there_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, calls = tmp_path / "peer.csv", []
+    monkeypatch.setattr(wrong_labels, "make_deterministic", lambda **_: None)
+    monkeypatch.setattr(wrong_labels, "judged", lambda config: calls.append(config) or {"auroc": 0.9})
+    for epochs in (["1"], ["1", "2"]):
+        wrong_labels.main([str(file), "--only", "Digits", "--epochs", *epochs])
+    assert [(config.seed, config.optim.epochs) for config in calls] == [(seed, epochs) for epochs in (1, 2) for seed in (0, 1, 2)]
+    assert pd.read_csv(file)["epochs"].tolist() == [1, 1, 1, 2, 2, 2]
+
+
+def test_what_cleanlab_finds() -> None:
+    pytest.importorskip("cleanlab", reason="cleanlab is not installed; pip install -e '.[bench]' brings it")
+    settings = ["method=one_hot", "dataset=digits", "noise=uniform", "noise.rate=0.2", "seed=0"]
+    found = wrong_labels.judged(wrong_labels.with_epochs(compose(settings), 3))
+    assert found["average_precision"] > 0.8
+    assert found["right_before"] < found["right_labels"]
