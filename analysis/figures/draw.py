@@ -128,7 +128,7 @@ def make_figure(results: Results) -> Files:
     read = [made["note"] for made in images if made["tiles"]]
     if curves:
         read = [*_CURVES, *read, spread_note(results)]
-    doubt = [f"Not drawn: {made['panel']['label']}: {made['reason']}. {made['note']}" for made in images if not made["tiles"]]
+    doubt = [f"Not drawn: {made['panel']['label']}: {made['reason']}. {made['note']}".strip() for made in images if not made["tiles"]]
     shown = {point["panel"] for point in curves}
     doubt += [f"Not drawn: {one.label}: no run has it." for one in spec.panels if one.type == "curve" and one.label not in shown]
     picture = f"![{spec.title}]({spec.name}.png)" if contents else "No picture."

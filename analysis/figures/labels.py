@@ -79,7 +79,7 @@ def _image_panel(results: Results, panel: Panel, cell: Cell) -> ImagePanel:
     except UserError as error:
         return made | {"reason": " ".join(str(error).split())}
     if not learned:
-        return made | {"reason": "no done run has instance labels"}
+        return made | {"reason": f"no done run of {cell.label} has instance labels"}
     title = f"{panel.label}: {marked(cell.label, Summary(len(cell.run_ids), len(learned), 0, None, None))}"
     run_ids, one = [one.run_id for one in learned], learned[0]
     if panel.type == "examples":

@@ -101,7 +101,7 @@ def test_a_diverged_run_has_no_labels_to_show(tmp_path: Path, how: str) -> None:
 def test_why_there_is_no_picture(tmp_path: Path) -> None:
     suite = figure_of(tmp_path, TOP)
     done_run(suite.folder("Ours", "", 0))
-    assert "no done run has instance labels." in suite.make().page
+    assert "no done run of Ours has instance labels." in suite.make().page
     cifar = {"dataset.name": "cifar100", "dataset.num_classes": None, "dataset.train_size": None}
     label_run(suite.folder("Ours", "", 1), [10], [one_sided(np.array([7]), 0.8)], **cifar)
     assert "download cifar100" in suite.make().page
