@@ -55,12 +55,12 @@ class Browser:
         return self._until(lambda answer: answer.get("id") == self._number)["result"]
 
     def _until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        while True:
+        """Return the first wanted event since the page was opened, which may have come before the last answer."""
+        while not (wanted := [event for event in self.events if is_wanted(event)]):
             content = b"".join(iter(lambda: self.process.stdout.read(1), b"\0"))
             assert content, "the browser has gone"
             self.events.append(json.loads(content))
-            if is_wanted(self.events[-1]):
-                return self.events[-1]
+        return wanted[0]
 
     def open(self, path: Path, *, width: int) -> None:
         """Show a file in a window of that width."""
