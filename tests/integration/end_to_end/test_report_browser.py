@@ -57,7 +57,8 @@ class Browser:
     def _until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first wanted event since the page was opened, which may have come before the last answer."""
         while not (wanted := [event for event in self.events if is_wanted(event)]):
-            content = b"".join(iter(lambda: self.process.stdout.read(1), b"\0"))
+            # Nothing is read at the zero that ends a message, and at the end.
+            content = b"".join(iter(lambda: self.process.stdout.read(1).strip(b"\0"), b""))
             assert content, "the browser has gone"
             self.events.append(json.loads(content))
         return wanted[0]
