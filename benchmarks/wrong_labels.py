@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,10 @@ from repro.labels.doubt import ranking
 from repro.randomness import make_deterministic
 from repro.training.build import build
 from repro.training.evaluate import evaluate
-from repro.training.loop import Training
 from sweeps.plan import make_plan
 from sweeps.spec import PAPER, load_scale, load_spec
 
 FOLDS = 5
-
-
-class _Rows(list[dict[str, Any]]):
-    """Keeps the rows of a training, and stops nothing."""
-
-    evaluated = list.append
-
-    def between_steps(self, training: Training) -> None:
-        """Go on."""
 
 
 def with_epochs(config: Config, epochs: int) -> Config:
@@ -64,11 +55,16 @@ def out_of_sample(config: Config, data: RunData) -> tuple[Any, float]:
         images, labels = data.train.images, data.observed
         train = LabelledImages(torch.cat([images[kept], data.meta.images]), torch.cat([labels[kept], data.meta.labels]))
         training = build(config, replace(data, train=train, observed=train.labels, true=train.labels), labels.device, Path())
-        training.run(rows := _Rows())
-        accuracies.append(rows[-1]["val/accuracy"])
-        unseen, size = LabelledImages(images[held], labels[held]), config.exec.eval_batch_size
-        result = evaluate(training.model, unseen, data.transform, num_classes=data.num_classes, batch_size=size)
-        probabilities[held] = result.probabilities.numpy()
+        for epoch in range(config.optim.epochs):
+            training.epoch, training.batch = epoch, 0
+            plan = training.begin_epoch()
+            while training.batch < training.num_batches:
+                training.take_step(plan)
+                training.batch += 1
+        measure = partial(evaluate, training.model, transform=data.transform, num_classes=data.num_classes, batch_size=1000)
+        probabilities[held] = measure(LabelledImages(images[held], labels[held])).probabilities.numpy()
+        assert data.validation is not None
+        accuracies.append(measure(data.validation).accuracy)
     return probabilities, float(np.mean(accuracies))
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from analysis.reading.images import Classes, dataset_of
 from analysis.reading.runs import Record, read_record
 from repro.data.types import RawDataset
 from repro.errors import UserError
-from repro.labels.doubt import Floats, Rule, choose_rule, corrected, likeliest_others, own, ranking, ranks, read_predictions
+from repro.labels.doubt import Floats, Rule, choose_rule, corrected, likeliest_others, own, ranking, read_predictions
 
 #: The column of a CSV that names images of one's own, as ``image_folder`` reads it.
 FILE = "file"
@@ -117,7 +118,7 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
             )
         annotated[place] = run.observed
         probabilities[place] += run.probabilities
-        scores[place] += 1.0 - (ranks(run.margins) - 0.5) / len(place)
+        scores[place] += 1.0 - (rankdata(run.margins) - 0.5) / len(place)
         count[place] += 1
     probabilities, scores = probabilities / count[:, None], scores / count
     others = likeliest_others(probabilities)

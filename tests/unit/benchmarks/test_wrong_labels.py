@@ -1,6 +1,7 @@
 """The peer in finding wrong labels sees no image that it judges, and its table is continued."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,20 +17,20 @@ def test_each_image_is_judged_by_a_network_that_has_not_seen_it(monkeypatch: pyt
     settings = ["method=one_hot", "dataset=digits", "dataset.train_size=300", "noise=uniform", "noise.rate=0.4", "seed=0"]
     config = wrong_labels.with_epochs(compose(settings), 1)
     seen, judged = [], []
-    monkeypatch.setattr(Training, "run", lambda training, _: seen.append(training.data.train.images))
+    monkeypatch.setattr(Training, "take_step", lambda training, _: seen.append(training.data.train.images))
 
-    def evaluate(model: object, images: LabelledImages, transform: object, **_: object) -> object:
+    def evaluate(model: object, images: LabelledImages, **_: object) -> object:
         judged.append(images.images)
-        return type("Evaluation", (), {"probabilities": images.images.flatten(1)[:, :10].float()})
+        return SimpleNamespace(probabilities=images.images.flatten(1)[:, :10], accuracy=0.5)
 
     monkeypatch.setattr(wrong_labels, "evaluate", evaluate)
-    monkeypatch.setattr(wrong_labels, "_Rows", lambda: [{"val/accuracy": 0.5}])
     data = prepare(config, torch.device("cpu"))
     probabilities, accuracy = wrong_labels.out_of_sample(config, data)
     # In the order of the data.
     assert (torch.from_numpy(probabilities) == data.train.images.flatten(1)[:, :10]).all()
     assert accuracy == 0.5
-    for training, unseen in zip(seen, judged, strict=True):
+    # At the steps of the folds, which are equally many, and between two looks at the validation set.
+    for training, unseen in zip(seen[:: len(seen) // 5], judged[::2], strict=True):
         assert len(training) + len(unseen) == 300
         inputs = data.transform(unseen, None).flatten(1)
         assert torch.cdist(inputs, training.flatten(1)).min() > 0.0
