@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from repro.command import exit_code_of
 from repro.config.compose import compose
 from repro.config.schema import Config
 from repro.data.prepare import LabelledImages, RunData, prepare
+from repro.errors import UserError
 from repro.labels.doubt import ranking
 from repro.randomness import make_deterministic
 from repro.training.build import build
@@ -90,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", nargs="+", type=int, default=[15], help="how long each fold is trained (default: 15)")
     parser.add_argument("--only", default="", help="columns with this text alone")
     chosen = parser.parse_args(arguments)
+    if find_spec("cleanlab") is None:
+        raise UserError("cleanlab is not installed; pip install -e '.[bench]' brings it")
     make_deterministic(threads=1, allow_tf32=False)
     plan = make_plan([load_spec("wrong_labels")], load_scale(chosen.scale), Path("runs"))
     cells = [cell for cell in plan.cells if cell.row == "One-hot" and chosen.only in cell.column]

@@ -10,6 +10,7 @@ import torch
 from benchmarks import wrong_labels
 from repro.config.compose import compose
 from repro.data.prepare import LabelledImages, prepare
+from repro.errors import UserError
 from repro.training.loop import Training
 
 
@@ -38,6 +39,10 @@ def test_each_image_is_judged_by_a_network_that_has_not_seen_it(monkeypatch: pyt
 
 def test_lines_that_are_there_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, calls = tmp_path / "peer.csv", []
+    monkeypatch.setattr(wrong_labels, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="cleanlab is not installed"):
+        wrong_labels.main([str(file)])
+    monkeypatch.setattr(wrong_labels, "find_spec", lambda name: name)
     monkeypatch.setattr(wrong_labels, "make_deterministic", lambda **_: None)
     monkeypatch.setattr(wrong_labels, "judged", lambda config: calls.append(config) or {"auroc": 0.9})
     for epochs in (["1"], ["1", "2"]):
