@@ -1,15 +1,16 @@
 """The peer in finding wrong labels, confident learning: what ``cleanlab`` makes of one-hot training in five folds.
 
-``python benchmarks/wrong_labels.py cleanlab.csv --scale small --epochs 5 15 30 60``
+``python benchmarks/wrong_labels.py --scale small --epochs 5 15 30 60 > cleanlab.jsonl``
 
 For each column and seed of the spec ``wrong_labels``, with the settings of its row of one-hot labels: five networks, each trained on four
 fifths of the training images and on the clean meta set, predict the fifth that they have not seen. cleanlab ranks the annotations by its
-``self_confidence``, and those that its ``find_label_issues`` names get the most probable class. Lines that the file has already are left.
+``self_confidence``, and those that its ``find_label_issues`` names get the most probable class.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.model_selection import StratifiedKFold
 
@@ -85,9 +85,8 @@ def judged(config: Config) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Add the lines that are missing to a CSV."""
+    """Print a line of JSON for each column, seed and number of epochs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="the CSV")
     parser.add_argument("--scale", default=PAPER, help="how large: a name or the path of a .yaml file (default: %(default)s)")
     parser.add_argument("--epochs", nargs="+", type=int, default=[15], help="how long each fold is trained (default: 15)")
     parser.add_argument("--only", default="", help="columns with this text alone")
@@ -96,13 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("cleanlab is not installed; pip install -e '.[bench]' brings it")
     make_deterministic(threads=1, allow_tf32=False)
     plan = make_plan([load_spec("wrong_labels")], load_scale(chosen.scale), Path("runs"))
-    cells = [cell for cell in plan.cells if cell.row == "One-hot" and chosen.only in cell.column]
-    for epochs, cell, seed in ((epochs, cell, seed) for epochs in chosen.epochs for seed in range(3) for cell in cells):
-        known = pd.read_csv(chosen.file) if chosen.file.exists() else pd.DataFrame(columns=["column", "seed", "epochs"])
-        place = {"column": cell.column, "seed": seed, "epochs": epochs}
-        if not (known[list(place)] == list(place.values())).all(axis=1).any():
-            line = judged(with_epochs(compose(plan.runs[cell.run_ids[seed]].overrides), epochs))
-            pd.concat([known, pd.DataFrame([place | line])]).to_csv(chosen.file, index=False)
+    for cell in (cell for cell in plan.cells if cell.row == "One-hot" and chosen.only in cell.column):
+        for config in (compose(plan.runs[name].overrides) for name in cell.run_ids):
+            for epochs in chosen.epochs:
+                place = {"column": cell.column, "seed": config.seed, "epochs": epochs}
+                print(json.dumps(place | judged(with_epochs(config, epochs))), flush=True)
 
 
 if __name__ == "__main__":

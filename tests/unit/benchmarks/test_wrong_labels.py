@@ -1,9 +1,8 @@
-"""The peer in finding wrong labels sees no image that it judges, and its table is continued."""
+"""The peer in finding wrong labels sees no image that it judges; each column, seed and number of epochs has a line."""
 
-from pathlib import Path
+import json
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 import torch
 
@@ -37,18 +36,16 @@ def test_each_image_is_judged_by_a_network_that_has_not_seen_it(monkeypatch: pyt
         assert torch.cdist(inputs, training.flatten(1)).min() > 0.0
 
 
-def test_lines_that_are_there_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, calls = tmp_path / "peer.csv", []
+def test_each_column_seed_and_number_of_epochs_is_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(wrong_labels, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="cleanlab is not installed"):
-        wrong_labels.main([str(file)])
+        wrong_labels.main([])
     monkeypatch.setattr(wrong_labels, "find_spec", lambda name: name)
     monkeypatch.setattr(wrong_labels, "make_deterministic", lambda **_: None)
-    monkeypatch.setattr(wrong_labels, "judged", lambda config: calls.append(config) or {"auroc": 0.9})
-    for epochs in (["1"], ["1", "2"]):
-        wrong_labels.main([str(file), "--only", "Digits", "--epochs", *epochs])
-    assert [(config.seed, config.optim.epochs) for config in calls] == [(seed, epochs) for epochs in (1, 2) for seed in (0, 1, 2)]
-    assert pd.read_csv(file)["epochs"].tolist() == [1, 1, 1, 2, 2, 2]
+    monkeypatch.setattr(wrong_labels, "judged", lambda config: {"trained": config.optim.epochs})
+    wrong_labels.main(["--only", "Digits", "--epochs", "1", "2"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [tuple(line.values())[1:] for line in lines] == [(seed, epochs, epochs) for seed in (0, 1, 2) for epochs in (1, 2)]
 
 
 def test_what_cleanlab_finds() -> None:
