@@ -50,7 +50,7 @@ def with_epochs(config: Config, epochs: int) -> Config:
 
 def out_of_sample(config: Config, data: RunData) -> tuple[Any, float]:
     """Return the probabilities (N, K) of each image's classes by a network that was not trained on it, and the mean validation accuracy."""
-    observed, accuracies = data.observed.numpy(), []
+    observed, accuracies, size = data.observed.numpy(), [], config.exec.eval_batch_size
     probabilities = np.empty((len(observed), data.num_classes))
     assert data.meta is not None
     for kept, held in StratifiedKFold(FOLDS, shuffle=True, random_state=config.seed).split(observed, observed):
@@ -63,7 +63,7 @@ def out_of_sample(config: Config, data: RunData) -> tuple[Any, float]:
             while training.batch < training.num_batches:
                 training.take_step(plan)
                 training.batch += 1
-        measure = partial(evaluate, training.model, transform=data.transform, num_classes=data.num_classes, batch_size=1000)
+        measure = partial(evaluate, training.model, transform=data.transform, num_classes=data.num_classes, batch_size=size)
         probabilities[held] = measure(LabelledImages(images[held], labels[held])).probabilities.numpy()
         assert data.validation is not None
         accuracies.append(measure(data.validation).accuracy)
@@ -71,7 +71,11 @@ def out_of_sample(config: Config, data: RunData) -> tuple[Any, float]:
 
 
 def judged(config: Config) -> dict[str, float]:
-    """Return what cleanlab makes of the annotations of a run."""
+    """Return what cleanlab makes of the annotations of a run.
+
+    ``val_accuracy``: mean of the folds, to choose a number of epochs by; the measures of :func:`repro.labels.doubt.ranking`;
+    ``right_before`` and ``right_labels``: share of right labels before and after relabelling; ``cpu_s``: CPU seconds of this process.
+    """
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 

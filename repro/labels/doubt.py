@@ -1,4 +1,4 @@
-"""Which annotations a run doubts, and which of them it may change: made of ``predictions.npz`` alone, with NumPy alone.
+"""Which annotations a run doubts, and which of them it may change: made of ``predictions.npz`` alone, without PyTorch.
 
 An image is the more doubtful, the lower its mean margin (:mod:`repro.labels.predictions`): in trials it ranked wrong annotations better
 than mean probabilities, the method's trust, the label that was learned, or ranks of several of them together.
@@ -68,7 +68,7 @@ def read_predictions(folder: Path) -> MeanPredictions:
 
 
 def parse(content: bytes) -> MeanPredictions:
-    """Return what a ``predictions.npz`` of this content holds."""
+    """Return what a ``predictions.npz`` of this content holds, in float64; numbers that are not finite are left as they are."""
     kept = np.load(io.BytesIO(content))
     means = {name: kept[name].astype(np.float64) for name in ("probabilities", "margins", "trust", "clean_probabilities") if name in kept}
     # Of older runs, and where nothing was held out, there is nothing of clean images.
@@ -158,7 +158,7 @@ def choose_rule(found: MeanPredictions) -> Rule:
 
 
 def corrected(found: MeanPredictions, rule: Rule) -> Labels:
-    """Return the annotations (N,) after ``rule``."""
+    """Return the annotations (N,) after ``rule``: the likeliest other class where it is more than ``factor`` times as probable."""
     if rule.factor is None:
         return found.observed
     others = likeliest_others(found.probabilities)
@@ -167,7 +167,10 @@ def corrected(found: MeanPredictions, rule: Rule) -> Labels:
 
 
 def measure(found: MeanPredictions, true: Labels) -> dict[str, float]:
-    """Return the metrics ``doubt/...`` of a run whose ``true`` classes (N,) are known; none if no annotation, or each, is wrong."""
+    """Return the metrics ``doubt/...`` of a run whose ``true`` classes (N,) are known; none if no annotation, or each, is wrong.
+
+    Each score, lowest first, is measured by :func:`ranking`; the share of right labels is that after the rule. All are fractions.
+    """
     wrong = found.observed != true
     if wrong.all() or not wrong.any():
         return {}
