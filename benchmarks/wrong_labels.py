@@ -1,10 +1,16 @@
-"""The peer in finding wrong labels, confident learning: what ``cleanlab`` makes of one-hot training in five folds.
+"""What no run of the spec ``wrong_labels`` tells: the peer in finding wrong labels, and several runs together.
 
 ``python benchmarks/wrong_labels.py --scale small --epochs 5 15 30 60 > cleanlab.jsonl``
+
+The peer is confident learning: what ``cleanlab`` makes of one-hot training in five folds.
 
 For each column and seed of the spec ``wrong_labels``, with the settings of its row of one-hot labels: five networks, each trained on four
 fifths of the training images and on the clean meta set, predict the fifth that they have not seen. cleanlab ranks the annotations by its
 ``self_confidence``, and those that its ``find_label_issues`` names get the most probable class.
+
+``python benchmarks/wrong_labels.py --scale small --runs RUNS --together "Instance labels" Co-teaching > together.jsonl``
+
+For each column and seed, what ``python -m analysis audit`` makes of the trained runs of these rows in one list.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -26,6 +32,7 @@ from sklearn.model_selection import StratifiedKFold
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, and not installed
 
+from analysis.audit.doubts import find_doubts
 from repro.command import exit_code_of
 from repro.config.compose import compose
 from repro.config.schema import Config
@@ -35,8 +42,9 @@ from repro.labels.doubt import ranking
 from repro.randomness import make_deterministic
 from repro.training.build import build
 from repro.training.evaluate import evaluate
+from sweeps.expand import Cell
 from sweeps.plan import make_plan
-from sweeps.spec import PAPER, load_scale, load_spec
+from sweeps.spec import PAPER, load_scale, load_spec, look_up
 
 FOLDS = 5
 
@@ -88,18 +96,35 @@ def judged(config: Config) -> dict[str, float]:
     return {"val_accuracy": accuracy} | ranking(-scores, observed != true) | shares | {"cpu_s": time.process_time() - began}
 
 
+def together(cells: Sequence[Cell], rows: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield, for each column and seed of ``cells``, how well the runs of ``rows`` in ``folder``, as one list, find what is wrong."""
+    by_row = {cell.row: [other.run_ids for other in cells if other.row == cell.row] for cell in cells}
+    columns = dict.fromkeys(cell.column for cell in cells)
+    for column, *run_ids in zip(columns, *(look_up(row, by_row, "there is no row") for row in rows), strict=True):
+        for names in zip(*run_ids, strict=True):
+            doubts = find_doubts([folder / name for name in names])
+            yield {"column": column, "seed": doubts.records[0]["fields"]["seed"], "rows": rows} | doubts.found()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a line of JSON for each column, seed and number of epochs."""
+    """Print a line of JSON for each column and seed: of the peer for each number of epochs, or of the runs of some rows together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default=PAPER, help="how large: a name or the path of a .yaml file (default: %(default)s)")
     parser.add_argument("--epochs", nargs="+", type=int, default=[15], help="how long each fold is trained (default: 15)")
     parser.add_argument("--only", default="", help="columns with this text alone")
+    parser.add_argument("--together", nargs="+", metavar="ROW", help="not the peer, but the runs of these rows in one list")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="their folders (default: runs)")
     chosen = parser.parse_args(arguments)
+    plan = make_plan([load_spec("wrong_labels")], load_scale(chosen.scale), chosen.runs)
+    cells = [cell for cell in plan.cells if chosen.only in cell.column]
+    if chosen.together:
+        for line in together(cells, chosen.together, chosen.runs):
+            print(json.dumps(line), flush=True)
+        return
     if find_spec("cleanlab") is None:
         raise UserError("cleanlab is not installed; pip install -e '.[bench]' brings it")
     make_deterministic(threads=1, allow_tf32=False)
-    plan = make_plan([load_spec("wrong_labels")], load_scale(chosen.scale), Path("runs"))
-    for cell in (cell for cell in plan.cells if cell.row == "One-hot" and chosen.only in cell.column):
+    for cell in (cell for cell in cells if cell.row == "One-hot"):
         for config in (compose(plan.runs[name].overrides) for name in cell.run_ids):
             for epochs in chosen.epochs:
                 place = {"column": cell.column, "seed": config.seed, "epochs": epochs}

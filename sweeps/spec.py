@@ -289,6 +289,8 @@ class ReportedFile(Model):
 class Spec(Shared):
     """A table, a figure or a recipe as data; read with :func:`load_spec`, its runs and tunings include those of the shared file.
 
+    The YAML of one may begin with ``like``, the name of a spec of the suite that says whatever it does not say itself.
+
     Attributes:
         repeats: what is repeated in every cell, such as ``{"seed": [0, 1, 2]}``.
         value: of a table; nothing reads that of another kind.
@@ -322,6 +324,14 @@ class Spec(Shared):
     def column_lines(self) -> list[Line]:
         """Every column, likewise."""
         return list(_flat(self.columns, self.value.epoch))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _like_another(cls, data: object) -> object:
+        if not isinstance(data, dict) or "like" not in data:
+            return data
+        like = look_up(str(data["like"]), known_specs(), "like: there is no spec")
+        return yaml.load(like.read_bytes(), _Loader) | {key: value for key, value in data.items() if key != "like"}
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:

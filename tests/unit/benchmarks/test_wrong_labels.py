@@ -1,6 +1,7 @@
-"""The peer in finding wrong labels sees no image that it judges; each column, seed and number of epochs has a line."""
+"""The peer in finding wrong labels sees no image that it judges; each column, seed and number of epochs has a line, and runs together."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,21 @@ def test_each_column_seed_and_number_of_epochs_is_a_line(monkeypatch: pytest.Mon
     wrong_labels.main(["--only", "Digits", "--epochs", "1", "2"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [tuple(line.values())[1:] for line in lines] == [(seed, epochs, epochs) for seed in (0, 1, 2) for epochs in (1, 2)]
+
+
+def test_runs_of_several_rows_are_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [SimpleNamespace(row=row, column=column, run_ids=[f"{row}{column}{seed}" for seed in "01"]) for row in "AB" for column in "XY"]
+
+    def find_doubts(folders: list[Path]) -> object:
+        names = [path.name for path in folders]
+        return SimpleNamespace(records=[{"fields": {"seed": int(names[0][-1])}}], found=lambda: {"of": names})
+
+    monkeypatch.setattr(wrong_labels, "find_doubts", find_doubts)
+    lines = list(wrong_labels.together(cells, ["B", "A"], Path("runs")))
+    assert [(line["column"], line["seed"]) for line in lines] == [("X", 0), ("X", 1), ("Y", 0), ("Y", 1)]
+    assert lines[1]["of"] == ["BX1", "AX1"]
+    with pytest.raises(ValueError, match="there is no row 'C'"):
+        list(wrong_labels.together(cells, ["C"], Path("runs")))
 
 
 def test_what_cleanlab_finds() -> None:

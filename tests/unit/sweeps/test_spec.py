@@ -29,6 +29,7 @@ REFUSED = [
     ("- set: {split: full}", "- set: {split: full, method: one_hot}", "method is set by its group and by 'One-hot'"),
     ("rows: [{label: One-hot, set: {method: one_hot}}]", "use: first\n    rows: [{label: One-hot, use: final}]", "use is set by its group"),
     ("kind: table", "kind: table\nkind: table", "kind is given twice, in the mapping that begins in line 1"),
+    ("kind: table", "kind: table\nlike: [demmo]", "like: there is no spec '['demmo']'"),
     ("kind: table", "kind: [table", "expected ',' or ']'"),
     ("title: A table", "title: *unknown", "undefined alias"),
     ("title: A table", "- A table", "tried.yaml: "),
@@ -45,6 +46,13 @@ def test_a_mistake_is_named_in_one_line(old: str, new: str, message: str, tmp_pa
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert "tried.yaml" in str(raised.value) or "absent.yaml" in str(raised.value) or "papre" in str(raised.value)
+
+
+def test_a_spec_like_another_says_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "tried.yaml").write_text("like: demo\ntitle: Another\nrepeats: {seed: [7]}")
+    other, spec = load_spec("demo"), load_spec(str(tmp_path / "tried.yaml"))
+    assert (spec.title, spec.repeats) == ("Another", {"seed": [7]})
+    assert (spec.name, spec.rows, spec.tuning) == ("tried", other.rows, other.tuning)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"[1, 2]", b"a: \x00", b"[" * 5000])
