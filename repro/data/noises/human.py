@@ -8,15 +8,11 @@ them counts as right. How often which class is mistaken is not known beforehand 
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
-from collections.abc import Mapping
+from _codecs import encode
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from typing_extensions import override
 
 from repro.config import registry
 from repro.config.fields import setting
@@ -72,41 +68,14 @@ def build(config: HumanNoiseConfig, clean: CleanLabels, seed: int) -> Labels:
     annotators = _ANNOTATORS[clean.dataset]
     if config.annotator not in annotators:
         raise UserError(f"noise.annotator={config.annotator}: dataset={clean.dataset} has {one_of(annotators)}.")
+    import torch  # whatever else reads noise needs none of it
+
     ((name, content),) = FILES[clean.dataset].read(clean.folder).items()
-    arrays = read_arrays(clean.folder / name, content)
+    # A pickle may ask for any function: these make arrays of the old format that the files are in, and no other is called.
+    reconstruct: Any = (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct")
+    with torch.serialization.safe_globals([reconstruct, np.ndarray, np.dtype, np.dtypes.Int64DType, encode]):
+        arrays = torch.load(io.BytesIO(content), weights_only=True)
     published, given = (arrays[key][clean.positions].astype(np.int64) for key in ("clean_label", annotators[config.annotator]))
     if not np.array_equal(published, clean.labels):
         raise UserError(f"noise=human: the right labels in {clean.folder / name} are not those of dataset={clean.dataset}.")
     return np.where(given < clean.num_classes, given, clean.labels)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Makes NumPy arrays, numbers, texts and containers of them. A pickle may ask for any function, and running it may do anything."""
-
-    _ALLOWED: Mapping[str, Any] = {
-        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
-        "numpy.ndarray": np.ndarray,
-        "numpy.dtype": np.dtype,
-        # The bytes of an array, in the old format that the files are in.
-        "_codecs.encode": lambda text, encoding: text.encode("latin1"),
-    }
-
-    @override
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return self._ALLOWED[f"{module}.{name}"]
-
-
-def read_arrays(path: Path, content: bytes) -> dict[str, Any]:
-    """Return the arrays, by name, in the ``content`` of a file that ``torch.save`` wrote at ``path``; nothing else in it is run.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            return dict(_ArraysOnly(io.BytesIO(archive.read(name))).load())
-    except (pickle.UnpicklingError, zipfile.BadZipFile, ValueError) as error:
-        raise UserError(f"{path} is not read: it must hold NumPy arrays and nothing else ({error}).") from error

@@ -13,9 +13,10 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pydantic
 
 from repro.config import registry
 from repro.config.fields import setting
@@ -27,10 +28,6 @@ from repro.errors import UserError, first_of
 from repro.randomness import Stream
 
 logger = logging.getLogger(__name__)
-
-#: What a CSV says of an image; nothing is the same as the first.
-_SPLITS = ("", "train", "test")
-_VERIFIED = {"": False, "false": False, "no": False, "0": False, "true": True, "yes": True, "1": True}
 
 
 @dataclass
@@ -139,17 +136,25 @@ def _of_csv(root: Path, path: Path) -> list[Listed]:
     return list(listed.values())
 
 
+class _Line(pydantic.BaseModel):
+    """What a CSV may say of an image; an empty field is one that is not there."""
+
+    file: str
+    label: str
+    split: Literal["train", "test"] = "train"
+    verified: bool = False
+
+
 def _of_line(root: Path, row: dict[str | None, Any], place: str) -> Listed:
     if None in row or None in row.values():
         raise UserError(f"{place}: it has more or fewer fields than the first line. Put quotation marks around a text with commas.")
-    file, split, verified = (str(row.get(name, "")).strip() for name in ("file", "split", "verified"))
-    if not (root / file).is_file():
-        raise UserError(f"{place}: there is no file {root / file}.")
-    if split.lower() not in _SPLITS:
-        raise UserError(f"{place}: split is {split}, and must be train or test.")
-    if verified.lower() not in _VERIFIED:
-        raise UserError(f"{place}: verified is {verified}, and must be true or false.")
-    return Listed(file, _label(str(row["label"]), place), place, split.lower() == "test", _VERIFIED[verified.lower()])
+    try:
+        line = _Line.model_validate({name: text.strip() for name, text in row.items() if text.strip()})
+    except pydantic.ValidationError as error:
+        raise UserError(f"{place}: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+    if not (root / line.file).is_file():
+        raise UserError(f"{place}: there is no file {root / line.file}.")
+    return Listed(line.file, _label(line.label, place), place, line.split == "test", line.verified)
 
 
 def _label(text: str, place: str) -> str:

@@ -63,7 +63,7 @@ def test_a_folder_a_class_of_any_size_and_format(tmp_path: Path, parts: tuple[st
 
 
 def test_a_csv_says_labels_splits_and_what_is_verified(tmp_path: Path) -> None:
-    rows = [f"{index}.png, {NAMES[index % 3]} ,{('train', '', 'TEST')[index // 4]},{'yes' if index < 3 else ''},x" for index in range(12)]
+    rows = [f"{index}.png, {NAMES[index % 3]} ,{('train', '', 'test')[index // 4]},{'yes' if index < 3 else ''},x" for index in range(12)]
     raw = of_csv(listed(tmp_path / "mine", "\n".join(["file,label,split,verified,score", *rows])))
     assert raw.class_names == tuple(sorted(NAMES))
     assert raw.train_files == tuple(f"{index}.png" for index in range(8))
@@ -113,14 +113,14 @@ def test_an_image_that_cannot_be_used_is_named_and_nothing_is_kept(tmp_path: Pat
         (lines() + "\n12.png,b", r"labels\.csv:14: there is no file .*12\.png\."),
         (lines() + "\n0.png,b", r"labels\.csv:14: 0\.png is listed already, at .*:2\."),
         (lines() + "\n11.png, a, b", r"labels\.csv:14: it has more or fewer fields"),
-        (lines().replace("sea lion", " ", 1), r"labels\.csv:2: the label is empty"),
+        (lines().replace("sea lion", " ", 1), r"labels\.csv:2: label: Field required\."),
         (
             lines().replace("sea lion", "a\x1b[31m", 1),
             r"labels\.csv:2: the label is empty, or has characters that cannot be shown: 'a.x1b.31m'",
         ),
         (lines().replace("sea lion", "rare", 1), r"labels\.csv:2: rare is the label of one image only"),
-        (lines(more=",val", header="file,label,split"), r"labels\.csv:2: split is val, and must be train or test"),
-        (lines(more=",maybe", header="file,label,verified"), r"labels\.csv:2: verified is maybe, and must be true or false"),
+        (lines(more=",val", header="file,label,split"), r"labels\.csv:2: split: Input should be 'train' or 'test'\."),
+        (lines(more=",maybe", header="file,label,verified"), r"labels\.csv:2: verified: Input should be a valid boolean"),
         ("file,label\n0.png,a\n1.png,a", "two classes or more, and there are 1"),
         (lines(more=",test", header="file,label,split"), "no training image has the label <b>bold</b>, Käfer, sea lion"),
     ],
