@@ -37,14 +37,14 @@ from repro.command import exit_code_of
 from repro.config.compose import compose
 from repro.config.schema import Config
 from repro.data.prepare import LabelledImages, RunData, prepare
-from repro.errors import UserError
+from repro.errors import UserError, first_of
 from repro.labels.doubt import ranking
 from repro.randomness import make_deterministic
 from repro.training.build import build
 from repro.training.evaluate import evaluate
 from sweeps.expand import Cell
 from sweeps.plan import make_plan
-from sweeps.spec import PAPER, load_scale, load_spec, look_up
+from sweeps.spec import PAPER, load_scale, load_spec
 
 FOLDS = 5
 
@@ -97,10 +97,13 @@ def judged(config: Config) -> dict[str, float]:
 
 
 def together(cells: Sequence[Cell], rows: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield, for each column and seed of ``cells``, how well the runs of ``rows`` in ``folder``, as one list, find what is wrong."""
+    """Yield, for each column and seed of ``cells``, how well the runs of ``rows`` in ``folder``, as one list, find what is wrong.
+
+    A line has the column, the seed, the rows and what :meth:`analysis.audit.doubts.Doubts.found` returns, all fractions.
+    """
     by_row = {cell.row: [other.run_ids for other in cells if other.row == cell.row] for cell in cells}
     columns = dict.fromkeys(cell.column for cell in cells)
-    for column, *run_ids in zip(columns, *(look_up(row, by_row, "there is no row") for row in rows), strict=True):
+    for column, *run_ids in zip(columns, *(by_row[row] for row in rows), strict=True):
         for names in zip(*run_ids, strict=True):
             doubts = find_doubts([folder / name for name in names])
             yield {"column": column, "seed": doubts.records[0]["fields"]["seed"], "rows": rows} | doubts.found()
@@ -118,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = make_plan([load_spec("wrong_labels")], load_scale(chosen.scale), chosen.runs)
     cells = [cell for cell in plan.cells if chosen.only in cell.column]
     if chosen.together:
+        if unknown := set(chosen.together) - {cell.row for cell in cells}:
+            raise UserError(f"--together: there is no row {first_of(sorted(unknown))}.")
         for line in together(cells, chosen.together, chosen.runs):
             print(json.dumps(line), flush=True)
         return

@@ -60,8 +60,8 @@ def test_runs_of_several_rows_are_one_list(monkeypatch: pytest.MonkeyPatch) -> N
     lines = list(wrong_labels.together(cells, ["B", "A"], Path("runs")))
     assert [(line["column"], line["seed"]) for line in lines] == [("X", 0), ("X", 1), ("Y", 0), ("Y", 1)]
     assert lines[1]["of"] == ["BX1", "AX1"]
-    with pytest.raises(ValueError, match="there is no row 'C'"):
-        list(wrong_labels.together(cells, ["C"], Path("runs")))
+    with pytest.raises(UserError, match="--together: there is no row C, D"):
+        wrong_labels.main(["--only", "Digits", "--together", "One-hot", "D", "C"])
 
 
 def test_what_cleanlab_finds() -> None:
