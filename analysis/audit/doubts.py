@@ -130,7 +130,7 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
     chosen = int(np.argmax([rule.gain - rule.error for rule in rules]))
     after = annotated.copy()
     after[places[chosen]] = corrected(runs[chosen], rules[chosen])
-    order, rows = np.argsort(-scores, kind="stable"), np.searchsorted(raw.positions, positions)
+    order, rows = np.argsort(-scores, kind="stable"), raw.rows_of(positions)
     return Doubts(
         records=records,
         raw=raw,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.reading.images import training_set_of
+from analysis.reading.images import dataset_of, readable_names
 from analysis.reading.results import Cell, Results
 from analysis.reading.stats import Summary, summarize
 from repro.errors import UserError
@@ -104,6 +104,6 @@ def _classes(results: Results, panel: Panel, cell: Cell) -> dict[int, str]:
         if kept := kept_of(results, run_id).get("class_names"):
             return {number: kept[str(number)] for number in numbers}
         with contextlib.suppress(UserError):
-            names = training_set_of(results.source.record(run_id)).class_names
+            names = readable_names(dataset_of(results.source.record(run_id)))
             return {number: names[number] for number in numbers}
     return {number: f"class {number}" for number in numbers}

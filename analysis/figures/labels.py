@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.figures.curves import cells_of, chosen, curve_points, kept_of, make_point, marked, repeat_of
-from analysis.reading.images import Classes, TrainingSet, annotated_classes, training_set_of
+from analysis.reading.images import Classes, annotated_classes, dataset_of, png, readable_names
 from analysis.reading.results import Cell, Results
 from analysis.reading.stats import Summary, summarize
+from repro.data.types import RawDataset
 from repro.errors import UserError
 from repro.labels.trajectory import Trajectory
 from sweeps.spec import Panel, Sample
@@ -38,7 +39,7 @@ class Learned:
 
     run_id: str
     labels: Trajectory
-    training_set: TrainingSet
+    raw: RawDataset
     annotated: Classes
     true: Classes
     last: npt.NDArray[np.float32]
@@ -111,9 +112,9 @@ def _read(results: Results, run_id: str) -> Learned | None:
     last = labels.block(labels.epochs - 1)
     if labels.epochs < labels.planned or not np.isfinite(last).all():
         raise UserError("a run diverged")
-    training_set = training_set_of(record, labels)
-    annotated, true = annotated_classes(record, training_set, labels.indices), training_set.true(labels.indices)
-    return Learned(run_id, labels, training_set, annotated, true, last)
+    raw = dataset_of(record)
+    annotated = annotated_classes(record, raw, labels.indices)
+    return Learned(run_id, labels, raw, annotated, raw.train.labels[raw.rows_of(labels.indices)], last)
 
 
 def _tile(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned], position: int) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _tile(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned]
     Of an example they are the probabilities of the annotated and the true class at the first and the last visit in one run, else those of
     the annotated and of the most probable other classes at the last visit, as means over the runs.
     """
-    first, names = learned[0], learned[0].training_set.class_names
+    first, names = learned[0], readable_names(learned[0].raw)
     rows = [(one, int(one.labels.rows_of(np.array([position]))[0])) for one in learned]
     last = np.stack([one.last[row] for one, row in rows]).astype(np.float64)
     annotated = sorted({int(one.annotated[row]) for one, row in rows})
@@ -146,4 +147,4 @@ def _tile(results: Results, panel: Panel, cell: Cell, learned: Sequence[Learned]
         for k, label in labels.items()
         for epoch, of_epoch in epochs.items()
     ]
-    return {"instance": position, "image": first.training_set.png(position), "title": title, "bars": bars}
+    return {"instance": position, "image": png(first.raw, position), "title": title, "bars": bars}

@@ -12,7 +12,6 @@ import functools
 import io
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,61 +23,35 @@ from analysis.reading.runs import Record
 from repro.config import registry
 from repro.data.types import CleanLabels, RawDataset
 from repro.errors import UserError
-from repro.labels.trajectory import Trajectory
 from repro.randomness import sha256_of
 
 Classes = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """The published training set, or the part of it that a run was cut out of.
-
-    Attributes:
-        positions: how a run's labels count the images (N,): in the published training set, or, of older runs, within the part.
-        images: uint8 (N, C, H, W).
-        labels: the true classes (N,).
-        class_names: for readers: ``sea lion``, or ``class 7`` where the dataset calls it by its number.
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: Classes
-    class_names: list[str]
-    positions: Classes
-
-    def true(self, positions: Classes) -> Classes:
-        """Return the true classes (M,) of the images at ``positions`` (M,)."""
-        return self.labels[np.searchsorted(self.positions, positions)]
-
-    def png(self, position: int) -> str:
-        """Return the image at a position as PNG in base64."""
-        content = io.BytesIO()
-        # A gray image has no axis of channels.
-        pixels = self.images[np.searchsorted(self.positions, position)]
-        Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(content, "png", optimize=True)
-        return base64.b64encode(content.getvalue()).decode("ascii")
-
-
-def training_set_of(record: Record, labels: Trajectory | None = None) -> TrainingSet:
+def dataset_of(record: Record) -> RawDataset:
     """Return what a run that is done was cut out of, from ``$REPRO_DATA`` or ``data`` as training reads it.
-
-    Where it is asked for images, it needs the ``labels`` that the run has recorded, which say how they are numbered.
 
     Raises:
         UserError: the files of the dataset are missing or corrupted, or it is another one than the run's.
     """
-    raw = dataset_of(record)
-    # A bare number as the name of a bar would read as a value.
-    names = [f"class {name}" if name.isdigit() else name.replace("_", " ") for name in raw.class_names]
-    positions = np.arange(len(raw.train.labels)) if labels and labels.within_part else raw.positions
-    return TrainingSet(raw.train.images, raw.train.labels, names, positions)
-
-
-def dataset_of(record: Record) -> RawDataset:
-    """Return the dataset of a run that is done as its code reads it; raises what :func:`training_set_of` raises."""
     raw, sha256 = _load(json.dumps(_settings(record, "dataset"), sort_keys=True), _data_folder())
     _check(record, "dataset", sha256)
     return raw
+
+
+def readable_names(raw: RawDataset) -> list[str]:
+    """Return the classes as readers call them: ``sea lion``, or ``class 7`` where the dataset calls it by its number."""
+    # A bare number as the name of a bar would read as a value.
+    return [f"class {name}" if name.isdigit() else name.replace("_", " ") for name in raw.class_names]
+
+
+def png(raw: RawDataset, position: int) -> str:
+    """Return the image at a position of the published training set as PNG in base64."""
+    content = io.BytesIO()
+    # A gray image has no axis of channels.
+    pixels = raw.train.images[raw.rows_of(position)].transpose(1, 2, 0).squeeze()
+    Image.fromarray(pixels).save(content, "png", optimize=True)
+    return base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def _data_folder() -> Path:
@@ -93,7 +66,7 @@ def _load(settings: str, folder: Path) -> tuple[RawDataset, str]:
     return raw, sha256_of(raw.train.images, raw.train.labels, raw.test.images, raw.test.labels)
 
 
-def annotated_classes(record: Record, training_set: TrainingSet, indices: Classes) -> Classes:
+def annotated_classes(record: Record, raw: RawDataset, indices: Classes) -> Classes:
     """Return the classes (N,) that the images at ``indices`` (N,) were annotated with in a run, label noise included.
 
     The noise is made again from the run's settings and seed.
@@ -103,8 +76,8 @@ def annotated_classes(record: Record, training_set: TrainingSet, indices: Classe
     """
     choice, config = _choice("noise", _settings(record, "noise"))
     seed = int(record["fields"]["seed"]) if config.seed is None else config.seed
-    dataset, num_classes = str(record["fields"]["dataset.name"]), len(training_set.class_names)
-    observed: Classes = choice.build(config, CleanLabels(training_set.true(indices), num_classes, dataset, indices, _data_folder()), seed)
+    clean = CleanLabels(raw.train.labels[raw.rows_of(indices)], raw.num_classes, record["fields"]["dataset.name"], indices, _data_folder())
+    observed: Classes = choice.build(config, clean, seed)
     _check(record, "noise", sha256_of(observed))
     return observed
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.figures.curves import repeat_of
-from analysis.reading.images import Classes, annotated_classes, training_set_of
+from analysis.reading.images import Classes, annotated_classes, dataset_of, png, readable_names
 from analysis.reading.results import Results
 from analysis.reading.runs import Record
 from repro.errors import UserError
@@ -50,17 +50,17 @@ def _shown(record: Record, labels: Trajectory, problems: dict[str, None]) -> Ite
     """Return the selected labels of a run, with what its dataset knows of them where that is on this machine."""
     about = {"dataset": record["fields"]["dataset.name"], "names": [], "kind": labels.kind, "when": labels.when}
     try:
-        training_set = training_set_of(record, labels)
-        annotated = annotated_classes(record, training_set, labels.indices)
+        raw = dataset_of(record)
+        annotated = annotated_classes(record, raw, labels.indices)
     except UserError as error:
         problems[str(error)] = None
         return about | select(labels)
-    true = training_set.true(labels.indices)
-    shown = about | select(labels, annotated, true) | {"names": training_set.class_names[: labels.num_classes]}
+    true = raw.train.labels[raw.rows_of(labels.indices)]
+    shown = about | select(labels, annotated, true) | {"names": readable_names(raw)[: labels.num_classes]}
     for item in shown["items"]:
         # The picture of a class is that of the first image of it that the run trained on.
         item["example"] = int(labels.indices[np.argmax(true == item["position"])]) if labels.kind == "class" else item["position"]
-        item["image"] = training_set.png(item["example"])
+        item["image"] = png(raw, item["example"])
     return shown
 
 

@@ -16,16 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 from repro.data.types import Images
-from repro.errors import UserError
+from repro.errors import UserError, first_of
 from repro.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 #: Images whose statistics are taken at once.
 _BLOCK = 1024
-
-#: Problems that a message names.
-_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,12 @@ def _decoded(root: Path, files: Sequence[str], side: int) -> Images:
             all_gray = all_gray and gray
         # Whatever Pillow's many formats raise for a file that is not what its name says, or was cut.
         except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-            problems.append(f"{root / file}: it cannot be read as an image: {' '.join(str(error).split())}")
+            problems.append(f"{root / file} cannot be read as an image ({' '.join(str(error).split())})")
             continue
         if (first := seen.setdefault(hashlib.sha256(content).digest(), file)) != file:
-            problems.append(f"{root / file}: it is the same image as {first}.")
+            problems.append(f"{root / file} is the same image as {first}")
     if problems:
-        raise UserError("\n".join(problems[:_NAMED] + ([f"So it is with {more} more."] if (more := len(problems) - _NAMED) > 0 else [])))
+        raise UserError(f"{first_of(problems)}.")
     return pixels[:, :1].copy() if all_gray else pixels
 
 

@@ -72,6 +72,10 @@ class RawDataset:
         """Positions (N,) of the training images in the published training set."""
         return np.arange(len(self.train.labels)) if self.train_positions is None else self.train_positions
 
+    def rows_of(self, positions: int | Labels) -> Labels:
+        """Return which training images lie at one or several of :attr:`positions`."""
+        return np.searchsorted(self.positions, positions)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""

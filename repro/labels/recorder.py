@@ -23,6 +23,7 @@ from torch import Tensor
 from repro.engine.method import Method
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
+from repro.labels.trajectory import SCHEMA
 from repro.runs.manifest import sha256
 
 
@@ -82,7 +83,7 @@ class Recorder:
         folder, layout = self._path.parent, self._layout
         folder.mkdir(exist_ok=True)
         described = {
-            "schema": 2,
+            "schema": SCHEMA,
             "kind": layout.kind,
             "file": layout.file_name,
             "dtype": layout.dtype.str,

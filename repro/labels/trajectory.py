@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from repro.errors import UserError
 from repro.runs.manifest import check, read_bytes, read_json
+
+#: Raised when the layout of recorded labels changes; in 1, images were counted within the run's part of the dataset.
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,6 @@ class Trajectory:
         num_classes: K.
         when: whether labels were noted ``before`` or ``after`` the update of their visit (C3).
         indices: positions (N,) of the training instances in the published training set.
-        within_part: whether they are positions within the run's part of that set instead, as older runs recorded them.
     """
 
     kind: str
@@ -36,7 +39,6 @@ class Trajectory:
     indices: npt.NDArray[np.int64]
     path: Path
     dtype: np.dtype[np.floating[Any]]
-    within_part: bool = False
 
     def block(self, epoch: int) -> npt.NDArray[np.float32]:
         """Read one epoch, from 0: distributions (N, K), or class parameters (steps, K)."""
@@ -61,9 +63,11 @@ def open_trajectory(folder: Path) -> Trajectory:
     """
     run, name = folder.parent, folder.name
     layout = read_json(run, f"{name}/layout.json")
+    if layout["schema"] != SCHEMA:
+        raise UserError(f"{folder} was recorded by a version of the code that counted images otherwise. Train the run again.")
     path, dtype = folder / str(layout["file"]), np.dtype(layout["dtype"])
     check(run, f"{name}/{path.name}")
     indices = np.frombuffer(read_bytes(run, f"{name}/{layout['indices']}"), dtype="<i8").astype(np.int64)
     planned, rows, num_classes = layout["shape"]
     epochs = path.stat().st_size // (rows * num_classes * dtype.itemsize)
-    return Trajectory(layout["kind"], epochs, planned, rows, num_classes, layout["when"], indices, path, dtype, layout["schema"] == 1)
+    return Trajectory(layout["kind"], epochs, planned, rows, num_classes, layout["when"], indices, path, dtype)

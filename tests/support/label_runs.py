@@ -54,7 +54,7 @@ def label_run(
     np.asarray(indices, dtype="<i8").tofile(labels / "indices.i64")
     np.asarray(blocks, dtype="<f4").tofile(labels / "instances.f32")
     shape = [planned or len(blocks), *blocks[0].shape]
-    layout = {"schema": 1, "kind": kind, "file": "instances.f32", "dtype": "<f4", "when": when, "shape": shape}
+    layout = {"schema": 2, "kind": kind, "file": "instances.f32", "dtype": "<f4", "when": when, "shape": shape}
     write_json(labels / "layout.json", layout | {"indices": "indices.i64", "num_instances": len(indices)})
     change(folder, "provenance.json", {"sha256": hashes or {}})
 

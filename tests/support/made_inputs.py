@@ -37,7 +37,7 @@ def label_run(folder: Path, kind: str, values: npt.NDArray[np.float32], indices:
     labels.mkdir(parents=True)
     values.astype(dtype).tofile(labels / "values")
     np.array(indices, "<i8").tofile(labels / "indices")
-    layout = {"schema": 1, "kind": kind, "file": "values", "dtype": dtype.str, "when": "after", "shape": list(values.shape)}
+    layout = {"schema": 2, "kind": kind, "file": "values", "dtype": dtype.str, "when": "after", "shape": list(values.shape)}
     write_json(labels / "layout.json", layout | {"indices": "indices"})
     return finished_run(folder)
 

@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -40,15 +40,22 @@ class ImageFolderConfig(DatasetConfig):
     test_fraction: float = setting(0.2, help="share of the images that are drawn as test set, where none is given", above=0.0, below=1.0)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An image as it is listed: its path below the folder, and where that is said."""
+def _as_class(text: str) -> str:
+    """Return a label as a class is called: any text, whose blanks and composed letters count the same however they are written."""
+    label = unicodedata.normalize("NFC", " ".join(text.split()))
+    if not label or not label.isprintable():
+        raise ValueError(f"it is empty, or has characters that cannot be shown: {text!r}")
+    return label
+
+
+class Listed(pydantic.BaseModel):
+    """An image as it is listed: its path below the folder, what is known of it, and where that is said."""
 
     file: str
-    label: str
-    place: str
-    test: bool = False
+    label: Annotated[str, pydantic.AfterValidator(_as_class)]
+    split: Literal["train", "test"] = "train"
     verified: bool = False
+    place: str
 
 
 @registry.dataset(
@@ -72,7 +79,7 @@ def build(config: ImageFolderConfig, folder: Path) -> RawDataset:
     if alone := [image for image in listed if counts[image.label] == 1]:
         raise UserError(f"{alone[0].place}: {alone[0].label} is the label of one image only.")
     labels = np.array([names.index(image.label) for image in listed])
-    test = np.array([image.test for image in listed])
+    test = np.array([image.split == "test" for image in listed])
     if not test.any():
         test[draw(labels, round(config.test_fraction * len(test)), Stream(0, "image_folder", "test"), stratified=True)] = True
     if untrained := [name for label, name in enumerate(names) if not (labels[~test] == label).any()]:
@@ -94,25 +101,19 @@ def build(config: ImageFolderConfig, folder: Path) -> RawDataset:
 
 def _of_folders(root: Path) -> list[Listed]:
     """Return the images below ``root``, sorted by their paths."""
-
-    def inside(folder: Path) -> list[Path]:
-        if not folder.is_dir():
-            raise UserError(f"dataset.folder: {folder} is no folder.")
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
+    if not root.is_dir():
+        raise UserError(f"dataset.folder: {root} is no folder.")
+    has_parts = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")} == {"train", "test"}
     listed, others = [], []
-    top = inside(root)
-    parts = top if {path.name for path in top} == {"train", "test"} else [root]
-    for part in parts:
-        for path in (path for of_class in inside(part) for path in sorted(of_class.rglob("*"))):
-            file = path.relative_to(part)
-            if path.is_dir() or any(name.startswith(".") for name in file.parts):
-                continue
-            if path.suffix.lower() in image_suffixes():
-                place = str(path)
-                listed.append(Listed(path.relative_to(root).as_posix(), _label(file.parts[0], place), place, part == root / "test"))
-            else:
-                others.append(str(path))
+    for path in sorted(root.rglob("*")):
+        file = path.relative_to(root)
+        part, *below = file.parts if has_parts else ("train", *file.parts)
+        if path.is_dir() or len(below) < 2 or any(name.startswith(".") for name in below):
+            continue
+        if path.suffix.lower() in image_suffixes():
+            listed.append(_listed({"file": file.as_posix(), "label": below[0], "split": part}, str(path)))
+        else:
+            others.append(str(path))
     if others:
         logger.warning("by their names no images, and left out: %s.", first_of(others))
     return listed
@@ -136,30 +137,18 @@ def _of_csv(root: Path, path: Path) -> list[Listed]:
     return list(listed.values())
 
 
-class _Line(pydantic.BaseModel):
-    """What a CSV may say of an image; an empty field is one that is not there."""
-
-    file: str
-    label: str
-    split: Literal["train", "test"] = "train"
-    verified: bool = False
-
-
 def _of_line(root: Path, row: dict[str | None, Any], place: str) -> Listed:
     if None in row or None in row.values():
         raise UserError(f"{place}: it has more or fewer fields than the first line. Put quotation marks around a text with commas.")
+    # An empty field is one that is not there.
+    image = _listed({name: text.strip() for name, text in row.items() if text.strip()}, place)
+    if not (root / image.file).is_file():
+        raise UserError(f"{place}: there is no file {root / image.file}.")
+    return image
+
+
+def _listed(said: dict[Any, str], place: str) -> Listed:
     try:
-        line = _Line.model_validate({name: text.strip() for name, text in row.items() if text.strip()})
+        return Listed.model_validate(said | {"place": place})
     except pydantic.ValidationError as error:
         raise UserError(f"{place}: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
-    if not (root / line.file).is_file():
-        raise UserError(f"{place}: there is no file {root / line.file}.")
-    return Listed(line.file, _label(line.label, place), place, line.split == "test", line.verified)
-
-
-def _label(text: str, place: str) -> str:
-    """Return a label as a class is called: any text, whose blanks and composed letters count the same however they are written."""
-    label = unicodedata.normalize("NFC", " ".join(text.split()))
-    if not label or not label.isprintable():
-        raise UserError(f"{place}: the label is empty, or has characters that cannot be shown: {text!r}.")
-    return label

@@ -146,7 +146,7 @@ def test_evidence_makes_the_same_figure_without_labels_and_dataset(tmp_path: Pat
         # What is there already stays.
         add([suite.spec], suite.scale, open_source(suite.runs, suite.scale), tmp_path / "evidence")
     expected = suite.make().contents["tried.csv"]
-    monkeypatch.setattr("analysis.figures.labels.training_set_of", None)
+    monkeypatch.setattr("analysis.figures.labels.dataset_of", None)
     files = make_files(suite.spec, suite.scale, open_evidence(tmp_path / "evidence"))
     assert files.contents["tried.csv"] == expected
     assert len(csv_rows(files)) == 3 * 4

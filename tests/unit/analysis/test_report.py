@@ -11,9 +11,10 @@ import pytest
 from label_runs import label_run
 from run_folders import Suite, done_run, ended_run
 
-from analysis.reading.images import TrainingSet
+from analysis.reading.images import png
 from analysis.report.labels import EPOCHS, select
 from analysis.report.page import make_report, render_markdown
+from repro.data.types import ImageSet, RawDataset
 from repro.errors import UserError
 from repro.labels.trajectory import open_trajectory
 
@@ -56,18 +57,14 @@ def class_labels() -> Floats:
 
 
 DEVIATIONS = "# What we do\n\nText.\n\n## A. Model\n\n| id | why |\n|---|---|\n| A1 | <u>so</u> |\n"
-TRAINING_SET = TrainingSet(
-    np.random.RandomState(0).randint(0, 256, (3 * IMAGES, 1, 4, 4)).astype(np.uint8),
-    np.arange(3 * IMAGES) // 3 % CLASSES,
-    [f"kind {number}" for number in range(CLASSES)],
-    np.arange(3 * IMAGES),
-)
+IMAGE_SET = ImageSet(np.random.RandomState(0).randint(0, 256, (3 * IMAGES, 1, 4, 4)).astype(np.uint8), np.arange(3 * IMAGES) // 3 % CLASSES)
+RAW = RawDataset(IMAGE_SET, IMAGE_SET, tuple(f"kind {number}" for number in range(CLASSES)), (0.5,), (0.5,))
 
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
     """Of six runs four are done, one failed, one is missing."""
-    monkeypatch.setattr("analysis.report.labels.training_set_of", lambda record, labels: TRAINING_SET)
+    monkeypatch.setattr("analysis.report.labels.dataset_of", lambda record: RAW)
     suite = Suite(tmp_path / "made", SPEC)
     label_run(suite.folder("Class <b>", "Clean", 0), INDICES, list(class_labels()), kind="class")
     label_run(suite.folder("Instance", "Clean", 0), INDICES, list(instance_labels()))
@@ -140,18 +137,18 @@ def test_labels_come_with_pictures_names_and_annotations(suite: Suite) -> None:
     assert [run["places"] for run in data["runs"]] == [
         [{"page": "tried", "title": f"{row}, Clean, seed=0"}] for row in ("Class <b>", "Instance")
     ]
-    assert instances["names"] == TRAINING_SET.class_names
+    assert instances["names"] == list(RAW.class_names)
     item = instances["items"][0]
     assert (item["position"], item["begins"], item["true"], item["ends"]) == (12, 4, 4, 5)
-    assert item["image"] == TRAINING_SET.png(12)
+    assert item["image"] == png(RAW, 12)
     assert [one["example"] for one in classes["items"]] == [3 * number for number in range(CLASSES)]
 
 
 def test_without_the_dataset_or_with_corrupted_labels_the_rest_is_shown(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(record: object, labels: object) -> TrainingSet:
+    def refuse(record: object) -> RawDataset:
         raise UserError("no dataset")
 
-    monkeypatch.setattr("analysis.report.labels.training_set_of", refuse)
+    monkeypatch.setattr("analysis.report.labels.dataset_of", refuse)
     (suite.folder("Class <b>", "Clean", 0) / "labels" / "instances.f32").write_bytes(b"other")
     data = data_of(report(suite))
     assert [run["id"] for run in data["runs"]] == ["Instance-Clean-0"]

@@ -92,9 +92,9 @@ def test_sixteen_bits_and_an_orientation_are_taken_as_they_are_meant(tmp_path: P
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (lambda whole: b"not an image", r"5\.png: it cannot be read as an image: "),
-        (lambda whole: whole[:-30], r"5\.png: it cannot be read as an image: .*truncated"),
-        (None, r"[25]\.png: it is the same image as [25]\.png\."),
+        (lambda whole: b"not an image", r"5\.png cannot be read as an image \("),
+        (lambda whole: whole[:-30], r"5\.png cannot be read as an image \(.*truncated"),
+        (None, r"[25]\.png is the same image as [25]\.png\."),
     ],
 )
 def test_an_image_that_cannot_be_used_is_named_and_nothing_is_kept(tmp_path: Path, made: Any, words: str) -> None:
@@ -116,7 +116,7 @@ def test_an_image_that_cannot_be_used_is_named_and_nothing_is_kept(tmp_path: Pat
         (lines().replace("sea lion", " ", 1), r"labels\.csv:2: label: Field required\."),
         (
             lines().replace("sea lion", "a\x1b[31m", 1),
-            r"labels\.csv:2: the label is empty, or has characters that cannot be shown: 'a.x1b.31m'",
+            r"labels\.csv:2: label: .*it is empty, or has characters that cannot be shown: 'a.x1b.31m'",
         ),
         (lines().replace("sea lion", "rare", 1), r"labels\.csv:2: rare is the label of one image only"),
         (lines(more=",val", header="file,label,split"), r"labels\.csv:2: split: Input should be 'train' or 'test'\."),
