@@ -73,7 +73,7 @@ class Doubts:
         if rule.factor is None:
             return f"No label is changed: on {tried}, no rule repairs clearly more than it spoils."
         return (
-            f"{(self.corrected != self.annotated).sum()} labels are changed: where another class is more than {rule.factor:g} times as "
+            f"{(self.corrected != self.annotated).sum()} labels are changed: where another class is more than {rule.factor:.3g} times as "
             f"probable as the annotated one in {self.rule_of}. On {tried}, that adds {rule.gain:.2%} of right labels "
             f"(standard error {rule.error:.2%})."
         )
@@ -181,7 +181,7 @@ def corrected_table(doubts: Doubts) -> pd.DataFrame:
     corrected[doubts.rows] = doubts.corrected
     why = np.full(len(names), "not trained on", dtype=object)
     why[doubts.rows] = "kept"
-    why[corrected != annotated] = f"another class more than {doubts.rule.factor} times as probable"
+    why[corrected != annotated] = f"another class more than {doubts.rule.factor or 0:.3g} times as probable"
     table: dict[str, Any] = {key: names, "label": doubts.named(corrected)}
     if key == FILE:
         checked = set(verified_rows(raw))

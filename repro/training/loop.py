@@ -76,10 +76,7 @@ class Training:
         self.optimizer = optimizer
         self.method = method
         self.recorder = recorder
-        self.predictions: Predictions | None = None
-        if config.trajectory.predictions:
-            clean = 0 if data.validation is None else len(data.validation)
-            self.predictions = Predictions(len(data.observed), data.num_classes, data.observed.device, clean)
+        self.predictions = Predictions(self.data, config.optim.epochs) if config.trajectory.predictions else None
         parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "method": method, "recorder": recorder}
         parts["predictions"] = self.predictions
         self._parts = {name: part for name, part in parts.items() if part is not None}
@@ -279,11 +276,12 @@ class Training:
             if data.validation is not None:
                 on_validation = measure(data.validation, network)
                 row |= on_validation.row(f"{prefix}val")
-                if self.predictions and network is self.model and self.epoch > 0:
-                    self.predictions.add_clean(on_validation.probabilities)
             if data.meta is not None and network is self.model:
                 on_meta = on_validation if data.validation is data.meta else measure(data.meta, network)
                 row |= on_meta.row("meta") | on_meta.class_row()
+        if self.predictions and self.predictions.held_out and self.epoch > 0:
+            shown = self.predictions.shown(Stream(self.config.seed, "augment", "clean", self.epoch))
+            self.predictions.add_clean(self.epoch, measure(shown, self.model).probabilities)
         return row | label_metrics(
             self.method.targets,
             data.observed,

@@ -155,7 +155,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, device: torch.devic
             folder.write("model.safetensors", save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
         results = summarize(folder.rows, diverged=training.diverged)
         if training.predictions:
-            content = training.predictions.content(data)
+            content = training.predictions.content(folder.rows)
             folder.write(doubt.FILE, content)
             if not training.diverged:
                 measured = doubt.measure(doubt.parse(content), data.true.cpu().numpy())
