@@ -17,8 +17,11 @@ from scipy.stats import rankdata
 from analysis.reading.images import Classes, dataset_of
 from analysis.reading.runs import Record, read_record
 from repro.data.types import RawDataset
-from repro.errors import UserError
+from repro.errors import UserError, first_of
 from repro.labels.doubt import Floats, Rule, choose_rule, corrected, likeliest_others, own, ranking, read_predictions
+
+#: How much a run counts that predicts clean images worse than another one: only where no other run was trained on the image.
+_LITTLE = 1e-6
 
 #: The column of a CSV that names images of one's own, as ``image_folder`` reads it.
 FILE = "file"
@@ -40,6 +43,7 @@ class Doubts:
         other: mean probability of the suggested class.
         rule: how labels are changed: that of the run which shows the largest gain.
         rule_of: the id of this run.
+        worse: the ids of the runs that predict clean images clearly worse than another one and hardly count in the order.
         corrected: classes after the rule.
         true: classes in truth; ``None`` where nobody knows them, which is so where the runs put no noise on labels.
     """
@@ -55,6 +59,7 @@ class Doubts:
     other: Floats
     rule: Rule
     rule_of: str
+    worse: list[str]
     corrected: Classes
     true: Classes | None
 
@@ -63,7 +68,11 @@ class Doubts:
         return [self.raw.class_names[number] for number in classes]
 
     def in_words(self) -> str:
-        """Return how many labels the rule changes, and why."""
+        """Return which runs do not count in the order, how many labels the rule changes, and why."""
+        alone = "These runs predict clean images clearly worse than the others, which alone make the order: "
+        return f"{alone}{first_of(self.worse)}. {self._of_rule()}" if self.worse else self._of_rule()
+
+    def _of_rule(self) -> str:
         rule = self.rule
         if rule.clean == 0:
             return "No label is changed: the runs kept no predictions of clean images, which would tell what a change is worth."
@@ -110,21 +119,25 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
     annotated, probabilities = np.full(len(positions), -1), np.zeros((len(positions), raw.num_classes))
     scores, count = np.zeros(len(positions)), np.zeros(len(positions))
     places = [np.searchsorted(positions, run.indices) for run in runs]
-    for record, run, place in zip(records, runs, places, strict=True):
+    # Where one class is mistaken for one other, a network that learns the mistake ranks worse than chance, and no average mends that.
+    accuracies = [run.clean_accuracy.max(initial=0.0) for run in runs]
+    worse = [max(accuracies) - of > np.sqrt(2 / max(1, len(run.clean_labels))) for of, run in zip(accuracies, runs, strict=True)]
+    weighted = list(zip(records, runs, places, np.where(worse, _LITTLE, 1.0), strict=True))
+    for record, run, place, weight in weighted:
         if ((annotated[place] != -1) & (annotated[place] != run.observed)).any():
             raise UserError(
                 f"{record['place']}: its images are annotated otherwise than those of {records[0]['place']}. Noise is drawn anew for each "
                 "seed, unless noise.seed is set."
             )
         annotated[place] = run.observed
-        probabilities[place] += run.probabilities
-        scores[place] += 1.0 - (rankdata(run.margins) - 0.5) / len(place)
-        count[place] += 1
+        probabilities[place] += weight * run.probabilities
+        scores[place] += weight * (1.0 - (rankdata(run.margins) - 0.5) / len(place))
+        count[place] += weight
     probabilities, scores = probabilities / count[:, None], scores / count
     others = likeliest_others(probabilities)
     suggested, agreement = own(others, annotated), np.zeros(len(positions))
-    for run, place in zip(runs, places, strict=True):
-        agreement[place] += own(likeliest_others(run.probabilities), run.observed) == suggested[place]
+    for _, run, place, weight in weighted:
+        agreement[place] += weight * (own(likeliest_others(run.probabilities), run.observed) == suggested[place])
     # Means over the runs would be of other networks than the predictions of the clean images.
     rules = [choose_rule(run) for run in runs]
     chosen = int(np.argmax([rule.gain - rule.error for rule in rules]))
@@ -143,6 +156,7 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
         other=own(probabilities, suggested)[order],
         rule=rules[chosen],
         rule_of=str(records[chosen]["run_id"]),
+        worse=[record["run_id"] for record, *_, weight in weighted if weight < 1.0],
         corrected=after[order],
         true=None if records[0]["fields"]["noise.name"] == "none" else raw.train.labels[rows[order]],
     )
