@@ -95,7 +95,7 @@ def test_two_epochs_and_a_bitwise_resume(name: str, runs: Path) -> None:
 
     if name in LEARNS_OF_IMAGES:
         wrong = (whole.data.observed != whole.data.true).numpy()
-        trust = np.load(io.BytesIO(whole.predictions.content(whole.data)))["trust"]
+        trust = np.load(io.BytesIO(whole.predictions.content(rows.rows)))["trust"]
         assert trust[wrong].mean() < trust[~wrong].mean()
 
     stopped = start(name, runs)
