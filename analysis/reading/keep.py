@@ -24,7 +24,8 @@ _ELSEWHERE = {"host", "hosts", "pid", "token", "heartbeat", "slurm_job"}
 def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict[str, str]:
     """Add the plans of ``specs`` and their runs in ``source`` that are done to the evidence in ``path``.
 
-    A run that is there stays, and gets what these specs need of its curves and labels. Runs that no plan names are dropped.
+    A run that is there stays, and gets what these specs need of its curves and labels. One that was trained before it measured what a
+    table shows is replaced by a run that has measured it. Runs that no plan names are dropped.
 
     Returns:
         Why runs are not in it: run_id -> reason.
@@ -45,6 +46,8 @@ def add(specs: Sequence[Spec], scale: Scale, source: Source, path: Path) -> dict
             if state == "done":
                 record, columns = source.record(run_id), source.columns(run_id)
                 kept, shown = records.get(run_id, {}), curves.get(run_id, {})
+                if spec.value.metric in record["final"].keys() - kept.get("final", {}).keys():
+                    kept, shown = {}, {}
                 _check_same(record | columns, kept | shown)
                 records[run_id], curves[run_id] = record | kept, columns | shown
                 if run_id in drawn:

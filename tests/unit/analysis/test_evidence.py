@@ -75,6 +75,18 @@ def test_other_numbers_of_a_run_that_is_there_are_refused(two: TwoSpecs, file: s
     assert contents(two.evidence) == before
 
 
+def test_a_run_that_did_not_measure_what_a_table_shows_is_replaced(two: TwoSpecs) -> None:
+    two.keep()
+    name = two.names[0]
+    change(two.runs / name, "final.json", {"test/accuracy": {"last": 0.5}, "doubt/auroc": {"last": 0.7}})
+    with pytest.raises(UserError, match="final differs"):
+        two.keep("shown")
+    two.plan("shown", SPEC.replace("metric: test/accuracy", "metric: doubt/auroc"))
+    assert two.keep("shown") == {}
+    assert open_evidence(two.evidence).record(name)["final"]["test/accuracy"] == {"last": 0.5}
+    assert "70.0" in two.page("shown").page
+
+
 def test_what_is_left_out_is_named(two: TwoSpecs, capsys: pytest.CaptureFixture[str]) -> None:
     (two.runs / two.names[0] / "final.json").write_text("{}")
     for name, state in zip(two.names[1:3], ("failed", "running"), strict=True):
