@@ -38,7 +38,7 @@ class Doubts:
         annotated: their classes as annotated.
         suggested: the likeliest other class of each, by the mean of the runs.
         scores: share of the images that are less doubtful, in the mean of the runs.
-        agreement: share of the runs for which the suggested class is the likeliest other one, too.
+        agreement: share of the runs, as they count, for which the suggested class is the likeliest other one, too.
         own: mean probability of the annotated class.
         other: mean probability of the suggested class.
         rule: how labels are changed: that of the run which shows the largest gain.

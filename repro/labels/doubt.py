@@ -99,17 +99,22 @@ def ratios(probabilities: Floats, others: Labels) -> Floats:
     return ratio
 
 
+def annotated_ratios(found: MeanPredictions) -> Floats:
+    """Return, of each training image (N,), how many times as probable as its annotated class the likeliest other one was."""
+    return own(ratios(found.probabilities, likeliest_others(found.probabilities)), found.observed)
+
+
 def noise_rate(found: MeanPredictions) -> float:
     """Return the share of training images that seem to be annotated wrongly; there must be clean images.
 
-    It is the largest of what each factor and each few epochs in a row tell. A factor flags a share of the training images that lies between
-    its shares of right and of wrong labels of the clean images, where a label is wrong in each other way equally often. After an epoch the
-    share of annotations that the network predicts lies between its accuracy on clean images and how often it predicts any one of the other
-    classes of theirs. As it remembers annotations, both are rather too low, the second least in early epochs: in trials the rate was
-    between a half and 1.1 times the true one, and less where one class is mistaken for one other.
+    It is the largest of what each factor and each few epochs in a row tell. Of the training images a factor flags s, of right labels of
+    the clean images r and of wrong ones w, where a label is wrong in each other way equally often: the rate is (s - r) / (w - r). At an
+    accuracy a on clean images the network predicts any one of the other K - 1 classes at c = (1 - a) / (K - 1), and of the annotations it
+    predicts t: the rate is (a - t) / (a - c). As it remembers annotations, both are rather too low, the second least in early epochs: in
+    trials the rate was between a half and 1.1 times the true one, and less where one class is mistaken for one other.
     """
     clean, labels = found.clean_probabilities, found.clean_labels
-    trained = own(ratios(found.probabilities, likeliest_others(found.probabilities)), found.observed)
+    trained = annotated_ratios(found)
     ratio, is_right = ratios(clean, likeliest_others(clean)), np.arange(clean.shape[1]) == labels[:, None]
     # The training images are met while an epoch lasts.
     accuracy = (found.clean_accuracy[1:] + found.clean_accuracy[:-1]) / 2
@@ -158,7 +163,7 @@ def choose_rule(found: MeanPredictions) -> Rule:
     ratio, is_right = ratios(clean, others), np.arange(clean.shape[1]) == labels[:, None]
     often = np.where(is_right, 1.0 - rate, rate / (clean.shape[1] - 1))
     value = np.where(is_right, -often, (others == labels[:, None]) * often)
-    trained = own(ratios(found.probabilities, likeliest_others(found.probabilities)), found.observed)
+    trained = annotated_ratios(found)
     best = Rule(rate, len(labels), None)
     for factor in FACTORS:
         changed = ratio > factor
@@ -176,9 +181,8 @@ def corrected(found: MeanPredictions, rule: Rule) -> Labels:
     """Return the annotations (N,) after ``rule``: the likeliest other class where it is more than ``factor`` times as probable."""
     if rule.factor is None:
         return found.observed
-    others = likeliest_others(found.probabilities)
-    changed = own(ratios(found.probabilities, others), found.observed) > rule.factor
-    return np.where(changed, own(others, found.observed), found.observed)
+    suggested = own(likeliest_others(found.probabilities), found.observed)
+    return np.where(annotated_ratios(found) > rule.factor, suggested, found.observed)
 
 
 def measure(found: MeanPredictions, true: Labels) -> dict[str, float]:

@@ -12,12 +12,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "docs" / name for name in ("report.md", "findings.md", "deviations.md")]
+PAGES = [ROOT / name for name in ("README.md", "docs/report.md", "docs/findings.md", "docs/deviations.md")]
 
 
-def stands(target: str, title: str) -> str:
-    """Return what stands at ``title`` of the file ``target``, which is relative to docs."""
-    path = ROOT / "docs" / target
+def stands(path: Path, title: str) -> str:
+    """Return what stands at ``title`` of the file at ``path``."""
     if path.suffix == ".jsonl":
         runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         seconds = sum(run["cost"]["wall_s"] * (run["provenance"].get("threads") or 1) for run in runs)
@@ -34,14 +33,15 @@ def rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def held(text: str) -> str:
-    """Return ``text`` with the numbers that stand where its references say."""
+def held(page: Path) -> str:
+    """Return the text of ``page`` with the numbers that stand where its references say."""
+    text = page.read_text(encoding="utf-8")
     for name, target, title in re.findall(r'^\[(.+?)\]: (\S+)\s+"(.+)"$', text, flags=re.MULTILINE):
-        text, count = re.subn(rf"\[[^\][]*\]\[{re.escape(name)}\]", f"[{stands(target, title)}][{name}]", text)
+        text, count = re.subn(rf"\[[^\][]*\]\[{re.escape(name)}\]", f"[{stands(page.parent / target, title)}][{name}]", text)
         assert count, f"[{name}] is defined and not used"
     return text
 
 
 if __name__ == "__main__":
     for page in PAGES:
-        page.write_text(held(page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(held(page), encoding="utf-8")

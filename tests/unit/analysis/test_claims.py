@@ -308,7 +308,7 @@ def test_the_readme_has_the_claims_that_the_evidence_makes(monkeypatch: pytest.M
 @pytest.mark.parametrize("page", held_numbers.PAGES, ids=lambda page: page.name)
 def test_numbers_in_the_docs_are_those_of_the_evidence(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert text == held_numbers.held(text), "numbers that are not what the pages say; to put them in: python tests/support/held_numbers.py"
+    assert text == held_numbers.held(page), "numbers that are not what the pages say; to put them in: python tests/support/held_numbers.py"
 
 
 def page_rows(name: str) -> list[dict[str, str]]:
