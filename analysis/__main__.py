@@ -19,7 +19,8 @@ from analysis.tables.page import Files, grid_lines, write_files
 from repro.command import exit_code_of
 from repro.errors import UserError
 from repro.files import read_json
-from sweeps.spec import PAPER, Spec, known_scales, known_specs, load_scale, load_spec
+from sweeps.scales import PAPER, known_scales, load_scale
+from sweeps.spec import Spec, known_specs, load_spec
 
 # What a command alone needs is imported by it: matplotlib takes a second.
 

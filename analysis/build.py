@@ -14,7 +14,8 @@ from analysis.reading.results import read_results
 from analysis.tables.claims_page import claims_files
 from analysis.tables.page import Files, disclaimer_lines, grid_lines, write_files
 from analysis.tables.table import make_recipe, make_table
-from sweeps.spec import PAPER, Scale, Spec, load_scale, load_spec
+from sweeps.scales import PAPER, Scale, load_scale
+from sweeps.spec import Spec, load_spec
 
 #: Files under ``paper_tables`` that are written by hand, or are not made from a spec.
 _BY_HAND = ("reported", FOLDER)

@@ -44,7 +44,8 @@ from repro.training.build import build
 from repro.training.evaluate import evaluate
 from sweeps.expand import Cell
 from sweeps.plan import make_plan
-from sweeps.spec import PAPER, load_scale, load_spec
+from sweeps.scales import PAPER, load_scale
+from sweeps.spec import load_spec
 
 FOLDS = 5
 

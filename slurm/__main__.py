@@ -13,8 +13,9 @@ from repro.errors import UserError, first_of
 from slurm.cluster import known_clusters, load_cluster
 from slurm.states import forget_options
 from slurm.status import cancel, keep_plan, print_status
+from sweeps.scales import PAPER, load_scale
 from sweeps.selection import add_options, select
-from sweeps.spec import PAPER, load_scale, load_spec
+from sweeps.spec import load_spec
 
 _COMMANDS = {
     "submit": "submit what is missing; calling it again submits what is missing then",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
-from sweeps.spec import Model, find, read
+from sweeps.yaml_files import Model, find, read
 
 _FOLDER = Path(__file__).resolve().parent / "clusters"
 

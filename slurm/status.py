@@ -13,7 +13,7 @@ from repro.files import read_json, write_json
 from repro.runs.lock import acquire
 from repro.runs.state import read_status
 from slurm.states import Jobs, look_at_queue, read_queue
-from sweeps.spec import PAPER
+from sweeps.scales import PAPER
 
 if TYPE_CHECKING:
     from sweeps.plan import Plan

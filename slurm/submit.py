@@ -22,7 +22,10 @@ from sweeps import tuning
 from sweeps.launch import Outcome
 from sweeps.plan import Plan, PlannedRun
 from sweeps.printing import print_chosen, print_hours
-from sweeps.spec import Scale, Spec, SpecError, shown, tuned_folder
+from sweeps.scales import Scale
+from sweeps.spec import Spec
+from sweeps.tuned_values import tuned_folder
+from sweeps.yaml_files import SpecError, shown
 
 
 def check_site(site: Cluster) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.command import exit_code_of, whole_number
+from sweeps.scales import PAPER, Scale, known_scales, load_scale
 from sweeps.selection import add_options, select
-from sweeps.spec import PAPER, Scale, Spec, known_scales, known_specs, load_scale, load_spec, tuned_folder
+from sweeps.spec import Spec, known_specs, load_spec
+from sweeps.tuned_values import tuned_folder
 
 if TYPE_CHECKING:
     from sweeps.launch import Outcome

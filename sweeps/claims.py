@@ -37,7 +37,9 @@ from typing import Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from sweeps.spec import Model, Names, known_specs, load_scale, load_spec, look_up, read
+from sweeps.scales import load_scale
+from sweeps.spec import Names, known_specs, load_spec
+from sweeps.yaml_files import Model, look_up, read
 
 FILE = Path(__file__).with_name("claims.yaml")
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import one_of
-from sweeps.spec import Chosen, Input, Key, Line, Part, Scale, Settings, Spec, Tuning, join, look_up, merge, mistakes_of, read_tuned
+from sweeps.scales import Scale
+from sweeps.spec import Input, Line, Part, Settings, Spec, Tuning, join, merge
+from sweeps.tuned_values import Chosen, Key, read_tuned
+from sweeps.yaml_files import look_up, mistakes_of
 
 #: What a run has of its own: an input trains on what its reader trains on, but by its own method on its own part of the data.
 NOT_INHERITED = ("method", "split", "inputs")

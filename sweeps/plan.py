@@ -27,7 +27,9 @@ from repro.runs.code import differs
 from repro.runs.inputs import check_inputs
 from repro.runs.state import read_state
 from sweeps.expand import Cell, Variant, digest, expand
-from sweeps.spec import PAPER, Scale, Settings, Spec, SpecError, known_specs, look_up, mistakes_of, shown
+from sweeps.scales import PAPER, Scale
+from sweeps.spec import Settings, Spec, known_specs
+from sweeps.yaml_files import SpecError, look_up, mistakes_of, shown
 
 #: Raised when the layout of a plan file changes.
 SCHEMA = 1

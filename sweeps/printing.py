@@ -14,7 +14,8 @@ from sweeps.cost import estimate
 from sweeps.expand import Cell
 from sweeps.launch import Outcome
 from sweeps.plan import Plan, PlannedRun
-from sweeps.spec import Chosen, Scale
+from sweeps.scales import Scale
+from sweeps.tuned_values import Chosen
 
 #: What can be done about runs that a different version of the code made.
 REMEDIES = (

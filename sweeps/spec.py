@@ -1,131 +1,24 @@
-"""What the YAML files of :mod:`sweeps` can say: specs, shared runs, scales and tuned values. docs/specs.md describes them.
-
-A mistake is a :class:`SpecError` that names the file and the path of the value: ``sweeps/specs/table6.yaml: rows[3].set: ...``.
-"""
+"""What a spec can say: the runs of a table, a figure or a recipe as data, and those that specs share. docs/specs.md describes it."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from repro.errors import UserError, did_you_mean, one_of
+from repro.errors import did_you_mean
+from sweeps.yaml_files import Model, find, known, loaded, look_up, mistakes_of, read, shown
 
 #: Settings of a run: a choice (``method``) or a dotted name (``noise.rate``), and a text, a number, true, false, null or a list of these.
 Settings = dict[str, Any]
-#: The name of a tuning, a dataset and a model.
-Key = tuple[str, str, str]
 _Item = TypeVar("_Item")
-_Read = TypeVar("_Read", bound="Model")
 
-PAPER = "paper"
 EPOCH_RULES = ("last", "best_val", "best_test")
-_FOLDER = Path(__file__).resolve().parent
-
-
-class SpecError(UserError):
-    """A mistake in a file that a user wrote; the message begins with the file."""
-
-
-def shown(path: Path) -> str:
-    """Return ``path`` as messages name it: relative where it lies below the working folder."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice and ``1e-4`` is a number."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"{key} is given twice, in the mapping that begins in line {node.start_mark.line + 1}.")
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-
-
-@contextlib.contextmanager
-def mistakes_of(path: Path, place: str = "") -> Iterator[None]:
-    """Make every ``ValueError`` and ``UserError`` inside ``with`` a mistake at ``place`` of the file at ``path``."""
-    try:
-        yield
-    except ValidationError as error:
-        raise SpecError(f"{shown(path)}: {explain(error)}") from error
-    except (ValueError, RecursionError, UserError) as error:
-        raise SpecError(f"{shown(path)}: {place}{error}") from error
-
-
-def read(model: type[_Read], path: Path) -> _Read:
-    """Return the YAML file at ``path`` as a ``model``.
-
-    Raises:
-        SpecError: it cannot be read, or has a mistake.
-    """
-    with mistakes_of(path):
-        try:
-            parsed: _Read = _parse(model, path, path.read_bytes())
-            return parsed
-        except OSError as error:
-            raise ValueError(f"it cannot be read: {error.strerror}.") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-@lru_cache(maxsize=256)
-def _parse(model: type[_Read], path: Path, content: bytes) -> _Read:
-    return model.model_validate(yaml.load(content.decode(), _Loader)).model_copy(update={"path": path})
-
-
-def explain(error: ValidationError) -> str:
-    """Return the first mistake that pydantic found, after the path of its value."""
-    first = error.errors()[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    return f"{where}: {first['msg']}".removeprefix(": ").replace("Value error, ", "")
-
-
-def find(name: str, known: Mapping[str, Path], kind: str) -> Path:
-    """Return the file of the ``kind`` (spec, scale, cluster) that a user calls ``name``: one of ``known``, or a path ending in ``.yaml``.
-
-    Raises:
-        SpecError: there is none of that name.
-    """
-    if name.endswith((".yaml", ".yml")):
-        return Path(name).resolve()
-    if name not in known:
-        near = did_you_mean(name, known)
-        raise SpecError(f"there is no {kind} '{name}'.{near} Known: {one_of(known)}; or give the path of a .yaml file.")
-    return known[name]
-
-
-class Model(BaseModel):
-    """A mapping of a file: it knows all of its keys, and says which is nearest to an unknown one. ``path`` is set of a whole file."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: Path = Field(default=Path(), exclude=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: object) -> object:
-        allowed = [field.alias or name for name, field in cls.model_fields.items() if not field.exclude]
-        for key in data if isinstance(data, dict) else ():
-            if key not in allowed:
-                raise ValueError(f"there is no key '{key}'.{did_you_mean(str(key), allowed)} Allowed: {', '.join(allowed)}.")
-        return data
 
 
 def _check_settings(settings: Settings) -> Settings:
@@ -331,7 +224,7 @@ class Spec(Shared):
         if not isinstance(data, dict) or "like" not in data:
             return data
         like = look_up(str(data["like"]), known_specs(), "like: there is no spec")
-        return yaml.load(like.read_bytes(), _Loader) | {key: value for key, value in data.items() if key != "like"}
+        return loaded(like.read_bytes()) | {key: value for key, value in data.items() if key != "like"}
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
@@ -364,17 +257,6 @@ def _flat(lines: Sequence[Line], table_epoch: str) -> Iterator[Line]:
                 yield line.model_copy(update=given | {"label": label, "epoch": epoch})
 
 
-def look_up(name: str, among: Mapping[str, _Item], what: str) -> _Item:
-    """Return the item called ``name``; ``what`` begins the message if there is none.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in among:
-        raise ValueError(f"{what} '{name}'.{did_you_mean(name, among)} There are: {one_of(among) or 'none'}.")
-    return among[name]
-
-
 def join(sources: Iterable[tuple[str, Mapping[Any, _Item]]]) -> dict[Any, _Item]:
     """Return what several sources, each with its name, say together.
 
@@ -404,113 +286,9 @@ def merge(parts: Sequence[tuple[str, Part]]) -> Part:
     )
 
 
-class Rule(Model):
-    """One step of a scale: where a run has the settings ``where``, drop those called ``drop`` and put ``settings`` on top."""
-
-    where: Set = {}
-    drop: list[str] = []
-    settings: Set = Field(default={}, alias="set")
-
-
-class Scale(Model):
-    """How every spec is retargeted.
-
-    Attributes:
-        name: part of the names of plans and of files of tuned values.
-        disclaimer: what every page of this scale says of itself; empty at the paper's own.
-        numbered_epochs: the epoch rule that stands for every ``epoch N``; ``None``: as the spec says.
-        grid_points: how many values an axis of a grid has at most; ``None``: all.
-        repeats: what a spec is repeated over in place of its own repeats, by its name.
-        tuning: other grids for the tunings of shared files, by the name of the file and that of the tuning.
-    """
-
-    name: str = Field(alias="title", pattern=r"^[A-Za-z0-9][\w-]*$")
-    disclaimer: str = ""
-    rules: list[Rule] = []
-    numbered_epochs: Literal["last", "best_val", "best_test"] | None = None
-    grid_points: int | None = Field(default=None, ge=1)
-    repeats: dict[str, Axes] = {}
-    tuning: dict[str, dict[str, Grid]] = {}
-
-    @model_validator(mode="after")
-    def _means_something(self) -> Self:
-        if self.name == PAPER and len(self.model_fields_set) > 1:
-            raise ValueError(f"the scale {PAPER} is the paper's own and changes nothing. Give this one another title.")
-        if self.name != PAPER and not self.disclaimer:
-            raise ValueError("disclaimer is missing: one sentence that says on every page that the numbers are not the paper's.")
-        for spec in self.repeats:
-            look_up(spec, known_specs(), "repeats: there is no spec")
-        return self
-
-    def epoch(self, rule: str) -> str:
-        """Return where a value is read at this scale that the spec reads at ``rule``."""
-        return self.numbered_epochs if self.numbered_epochs and rule.startswith("epoch ") else rule
-
-    def subsampled(self, values: Sequence[_Item]) -> list[_Item]:
-        """Return at most :attr:`grid_points` of ``values``, evenly spaced, with the first and the last."""
-        wanted = min(self.grid_points or len(values), len(values))
-        return [values[index * (len(values) - 1) // max(1, wanted - 1)] for index in range(wanted)]
-
-
-class Point(Model):
-    """One point of a grid that was tried: its settings, the score of its run, and the run."""
-
-    values: Set
-    score: float
-    run_id: str
-
-
-class Chosen(Model):
-    """What was chosen for one tuning, dataset and model, from what grid, and by what: the metric, its epoch rule, the seed of the runs."""
-
-    name: str
-    dataset: str
-    model: str
-    chosen: Set
-    metric: str
-    epoch: Epoch
-    seed: int
-    grid: list[Point]
-
-    @property
-    def key(self) -> Key:
-        """What it is looked up by."""
-        return self.name, self.dataset, self.model
-
-    @property
-    def at_end(self) -> list[str]:
-        """The chosen numbers, or lists of them, at an end of three or more, where none inside does as well: a better one may lie beyond."""
-        found = []
-        best = next((point.score for point in self.grid if point.values == self.chosen), math.nan)
-        for key, value in self.chosen.items():
-            tried = [point.values[key] for point in self.grid]
-            ends = () if isinstance(value, str) else (min(tried), max(tried))
-            inside = [point.score for point in self.grid if point.values[key] not in ends]
-            if value in ends and inside and best not in inside:
-                found.append(f"{key}={value}")
-        return found
-
-
-class TunedFile(Model):
-    """The chosen values of one scale."""
-
-    version: Literal[1] = Field(alias="schema")
-    scale: str
-    tuned: list[Chosen]
-
-
 def known_specs() -> dict[str, Path]:
     """Return the specs that come with the suite, by name."""
-    return _known("specs")
-
-
-def known_scales() -> dict[str, Path]:
-    """Return the scales that come with the suite, by name."""
-    return _known("scale")
-
-
-def _known(folder: str) -> dict[str, Path]:
-    return {path.stem: path for path in sorted((_FOLDER / folder).glob("*.yaml"))}
+    return known("specs")
 
 
 def load_spec(name: str) -> Spec:
@@ -523,33 +301,9 @@ def load_spec(name: str) -> Spec:
     if spec.shared is None:
         return spec
     beside = spec.shared.endswith((".yaml", ".yml"))
-    path = spec.path.parent / spec.shared if beside else find(spec.shared, _known("shared"), "shared file")
+    path = spec.path.parent / spec.shared if beside else find(spec.shared, known("shared"), "shared file")
     shared = read(Shared, path)
     with mistakes_of(spec.path):
         runs = join([(shown(path), shared.runs), ("runs", spec.runs)])
         tuning = join([(shown(path), shared.tuning), ("tuning", spec.tuning)])
     return spec.model_copy(update={"runs": runs, "tuning": tuning})
-
-
-def load_scale(name: str) -> Scale:
-    """Read the scale of that name, or at that path, which ends in ``.yaml``.
-
-    Raises:
-        SpecError: there is none, or it has a mistake.
-    """
-    return read(Scale, find(name, known_scales(), "scale"))
-
-
-def tuned_folder() -> Path:
-    """Return where chosen values lie: ``$REPRO_TUNED``, or ``tuned`` beside this file."""
-    return Path(os.environ.get("REPRO_TUNED") or _FOLDER / "tuned")
-
-
-def read_tuned(scale: Scale, folder: Path | None = None) -> dict[Key, Chosen]:
-    """Return the chosen values of ``scale``, kept in ``folder``, or in that of :func:`tuned_folder`.
-
-    Raises:
-        SpecError: the file has a mistake.
-    """
-    path = (folder or tuned_folder()) / f"{scale.name}.yaml"
-    return {chosen.key: chosen for chosen in read(TunedFile, path).tuned} if path.exists() else {}

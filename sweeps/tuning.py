@@ -19,7 +19,10 @@ from repro.runs.manifest import read_json
 from sweeps.expand import Expansion, Use, Variant, uses_of
 from sweeps.launch import Outcome
 from sweeps.plan import Graph, Plan, planned_state
-from sweeps.spec import Chosen, Key, Point, Scale, Settings, Spec, SpecError, read_tuned, shown
+from sweeps.scales import Scale
+from sweeps.spec import Settings, Spec
+from sweeps.tuned_values import Chosen, Key, Point, read_tuned
+from sweeps.yaml_files import SpecError, shown
 
 #: A point of a grid: its settings and the id of its run.
 _Tried = tuple[Settings, str]

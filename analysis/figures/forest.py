@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.figures.draw import STYLES, saved
 from analysis.tables.claims import CONTRADICTED, EQUIVALENT, SUPPORTED, Outcome
 from sweeps.claims import Claim
-from sweeps.spec import Scale
+from sweeps.scales import Scale
 
 #: Markers differ in form and in lightness, so that print in gray tells them apart.
 _LOOKS = {SUPPORTED: ("o", "#0072B2"), CONTRADICTED: ("v", "#D55E00"), EQUIVALENT: ("s", "#56B4E9")}

@@ -18,7 +18,7 @@ from repro.errors import UserError
 from repro.files import json_text, jsonable, read_json, write_json, write_text
 from repro.labels.trajectory import Trajectory
 from repro.runs import manifest
-from sweeps.spec import PAPER, Scale
+from sweeps.scales import PAPER, Scale
 
 FOLDER = "evidence"
 _SHA256 = "sha256.json"

@@ -15,7 +15,8 @@ from analysis.reading.runs import Record
 from repro.errors import UserError
 from repro.files import json_text, read_json
 from sweeps.claims import load_claims
-from sweeps.spec import Scale, Spec, load_spec
+from sweeps.scales import Scale
+from sweeps.spec import Spec, load_spec
 
 #: What evidence leaves out: where a run lies and on which machines it ran.
 _ELSEWHERE = {"host", "hosts", "pid", "token", "heartbeat", "slurm_job"}

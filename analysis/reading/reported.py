@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, FiniteFloat, TypeAdapter, Valid
 
 from analysis.reading.stats import rounded
 from repro.errors import did_you_mean
-from sweeps.spec import Spec, SpecError
+from sweeps.spec import Spec
+from sweeps.yaml_files import SpecError
 
 
 class Reported(BaseModel):

@@ -15,7 +15,8 @@ from analysis.reading.runs import curves_frame, runs_frame
 from repro.errors import UserError
 from repro.files import read_json
 from sweeps.expand import digest, expand
-from sweeps.spec import PAPER, Scale, Spec, known_specs
+from sweeps.scales import PAPER, Scale
+from sweeps.spec import Spec, known_specs
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from analysis.reading.reported import read_reported
 from analysis.reading.results import Results, read_results
 from analysis.reading.stats import contrast, factor, holm, summarize
 from sweeps.claims import Claim, Claims, Measure, Test
-from sweeps.spec import Scale, load_spec
+from sweeps.scales import Scale
+from sweeps.spec import load_spec
 
 #: What a claim can come out as, and what is measured.
 SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED, NOT_RUN, WITHHELD = (

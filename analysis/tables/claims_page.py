@@ -12,7 +12,7 @@ from analysis.reading.stats import rounded
 from analysis.tables.claims import CONTRADICTED, EQUIVALENT, NOT_RUN, SUPPORTED, UNDECIDED, WITHHELD, Outcome, Tested, examine
 from analysis.tables.page import csv_bytes, disclaimer_lines, grid_lines
 from sweeps.claims import Claim, Claims, Measure, load_claims
-from sweeps.spec import PAPER, Scale, load_scale
+from sweeps.scales import PAPER, Scale, load_scale
 
 #: The files, below the folder of the pages.
 PAGE, TABLE = "claims.md", "claims.csv"

@@ -21,7 +21,8 @@ from analysis.reading.results import Cell, Results, command_name
 from analysis.reading.runs import MADE_WITH
 from repro.errors import UserError
 from repro.files import json_text, write_bytes
-from sweeps.spec import PAPER, Scale, Spec
+from sweeps.scales import PAPER, Scale
+from sweeps.spec import Spec
 
 
 @dataclass(frozen=True)

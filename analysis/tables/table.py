@@ -12,7 +12,8 @@ from analysis.reading.stats import MIN_TESTED, Summary, factor, holm, interval, 
 from analysis.tables.page import Files, csv_bytes, grid_lines, notes, provenance, spread_note, table_files
 from repro.errors import UserError
 from repro.metric_names import definition_of
-from sweeps.spec import PAPER, Reading
+from sweeps.scales import PAPER
+from sweeps.spec import Reading
 
 #: Below this adjusted p value a difference is marked.
 SIGNIFICANT = 0.05

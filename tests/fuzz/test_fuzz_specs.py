@@ -13,7 +13,9 @@ from made_specs import FIGURE, RECIPE, SCALE, TABLE, write
 from repro.errors import UserError
 from sweeps.expand import digest, expand
 from sweeps.plan import make_plan
-from sweeps.spec import Scale, known_scales, known_specs, load_scale, load_spec, read_tuned
+from sweeps.scales import Scale, known_scales, load_scale
+from sweeps.spec import known_specs, load_spec
+from sweeps.tuned_values import read_tuned
 
 pytestmark = pytest.mark.slow
 

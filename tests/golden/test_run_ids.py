@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.plan import make_plan
-from sweeps.spec import known_specs, load_scale, load_spec
+from sweeps.scales import load_scale
+from sweeps.spec import known_specs, load_spec
 
 LIST = Path(__file__).with_name("run_ids.txt")
 SCALES = ("paper", "smoke")

@@ -8,7 +8,7 @@ from fake_workers import behave
 
 from sweeps.launch import Outcome, launch
 from sweeps.plan import Plan, PlannedRun, planned_state
-from sweeps.spec import Scale
+from sweeps.scales import Scale
 
 
 def planned(folder: Path, name: str, behaviour: str = "done", inputs: str = "", stage: int = 0) -> PlannedRun:

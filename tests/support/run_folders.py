@@ -14,7 +14,8 @@ from analysis.reading.results import Results, read_results
 from analysis.tables.page import Files
 from repro.files import read_json, write_json
 from sweeps.expand import digest, expand
-from sweeps.spec import Scale, Spec, load_scale, load_spec
+from sweeps.scales import Scale, load_scale
+from sweeps.spec import Spec, load_spec
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 

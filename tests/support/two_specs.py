@@ -6,13 +6,14 @@ import pytest
 from run_folders import change, done_run, write_rows
 
 import analysis.build
-import sweeps.spec
+import sweeps.yaml_files
 from analysis.build import make_files
 from analysis.reading.evidence import open_source
 from analysis.reading.keep import add
 from analysis.tables.page import Files
 from sweeps.plan import make_plan, write_plans
-from sweeps.spec import load_scale, load_spec
+from sweeps.scales import load_scale
+from sweeps.spec import load_spec
 
 SPEC = """\
 title: A table
@@ -40,11 +41,11 @@ class TwoSpecs:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs, self.tables, self.suite = folder / "runs", folder / "tables", folder / "suite"
         (self.suite / "specs").mkdir(parents=True)
-        for path in sweeps.spec._FOLDER.glob("specs/*.yaml"):
+        for path in sweeps.yaml_files.FOLDER.glob("specs/*.yaml"):
             (self.suite / "specs" / path.name).symlink_to(path)
         for name in ("scale", "shared"):
-            (self.suite / name).symlink_to(sweeps.spec._FOLDER / name)
-        monkeypatch.setattr(sweeps.spec, "_FOLDER", self.suite)
+            (self.suite / name).symlink_to(sweeps.yaml_files.FOLDER / name)
+        monkeypatch.setattr(sweeps.yaml_files, "FOLDER", self.suite)
         # The claims are of specs that are not among the two.
         monkeypatch.setattr(analysis.build, "claims_files", lambda runs: {})
         self.evidence = self.tables / "evidence" / "paper"

@@ -15,7 +15,8 @@ from repro.training.run import execute
 from slurm.__main__ import main
 from slurm.states import Jobs, View, read_queue
 from sweeps.plan import Plan, make_plan, override
-from sweeps.spec import load_scale, load_spec
+from sweeps.scales import load_scale
+from sweeps.spec import load_spec
 
 SPEC = {
     "title": "Labels on digits",

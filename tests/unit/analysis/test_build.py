@@ -15,7 +15,8 @@ from analysis.build import build, check, write
 from analysis.reading.evidence import open_source
 from analysis.reading.keep import add
 from repro.errors import UserError
-from sweeps.spec import load_scale, load_spec
+from sweeps.scales import load_scale
+from sweeps.spec import load_spec
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from analysis.reading.stats import contrast, summarize
 from analysis.tables.claims import CONTRADICTED, EQUIVALENT, SUPPORTED, Outcome, decided, examine, verdict_of
 from analysis.tables.claims_page import claim_rows, claims_files, short_block
 from sweeps.claims import Claim, load_claims
-from sweeps.spec import SpecError, load_scale, load_spec
+from sweeps.scales import load_scale
+from sweeps.spec import load_spec
+from sweeps.yaml_files import SpecError
 
 ROOT = Path(__file__).resolve().parents[3]
 COLUMN = "CIFAR10, VGG16"

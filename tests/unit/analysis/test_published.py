@@ -14,7 +14,8 @@ from analysis.reading.stats import contrast, holm, interval, rounded, summarize,
 from analysis.tables.page import Files
 from repro.errors import UserError
 from sweeps.plan import make_plan, write_plans
-from sweeps.spec import load_scale, load_spec
+from sweeps.scales import load_scale
+from sweeps.spec import load_spec
 
 SPEC = """\
 title: Beside

@@ -7,7 +7,7 @@ import pytest
 from repro.config.compose import compose
 from slurm.cluster import Cluster, known_clusters, load_cluster
 from slurm.submit import check_site
-from sweeps.spec import SpecError
+from sweeps.yaml_files import SpecError
 
 GOOD = 'partition: gpu\ntime: "1-02:03:04"\nmemory: 24G\n'
 

@@ -14,7 +14,7 @@ from slurm.cluster import Cluster, ModelResources
 from slurm.states import Jobs, Queue, View
 from slurm.submit import Batch, sender, walk
 from sweeps.plan import Plan, PlannedRun
-from sweeps.spec import load_scale
+from sweeps.scales import load_scale
 
 SITE = Cluster(partition="main", time="00:10:00", memory="3G")  # type: ignore[arg-type]
 

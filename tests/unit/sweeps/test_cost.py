@@ -10,7 +10,8 @@ from repro.config import registry
 from repro.files import write_json
 from sweeps.cost import _Counter, estimate
 from sweeps.plan import Plan, make_plan
-from sweeps.spec import load_scale, load_spec
+from sweeps.scales import load_scale
+from sweeps.spec import load_spec
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 from made_specs import RECIPE, SCALE, TABLE, spec_of, write
 
 from sweeps.expand import Cell, Variant, digest, expand, on_top
-from sweeps.spec import Scale, SpecError, load_scale
+from sweeps.scales import Scale, load_scale
+from sweeps.yaml_files import SpecError
 
 PAPER = load_scale("paper")
 

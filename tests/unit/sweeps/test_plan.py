@@ -11,8 +11,9 @@ from repro.errors import UserError
 from repro.files import read_json, write_json
 from sweeps.expand import digest, expand
 from sweeps.plan import Plan, make_plan, override, plan_document, with_evidence, write_plans
+from sweeps.scales import load_scale
 from sweeps.selection import select
-from sweeps.spec import load_scale, load_spec
+from sweeps.spec import load_spec
 
 PAPER = load_scale("paper")
 

@@ -4,7 +4,10 @@ import pytest
 from made_specs import FIGURE, RECIPE, SCALE, TABLE, spec_of, write
 
 from repro.errors import UserError
-from sweeps.spec import Chosen, Point, SpecError, find, known_scales, known_specs, load_scale, load_spec, read_tuned, tuned_folder
+from sweeps.scales import known_scales, load_scale
+from sweeps.spec import known_specs, load_spec
+from sweeps.tuned_values import Chosen, Point, read_tuned, tuned_folder
+from sweeps.yaml_files import SpecError, find
 
 EXTRA = "cells:"
 REFUSED = [

@@ -12,8 +12,11 @@ from repro.runs.manifest import sha256, write_manifest
 from sweeps.launch import Outcome
 from sweeps.plan import Plan
 from sweeps.printing import print_chosen
-from sweeps.spec import Chosen, Point, SpecError, load_scale, load_spec, read_tuned
+from sweeps.scales import load_scale
+from sweeps.spec import load_spec
+from sweeps.tuned_values import Chosen, Point, read_tuned
 from sweeps.tuning import choose, tune, tuned_text, tunings_of
+from sweeps.yaml_files import SpecError
 
 PAPER = load_scale("paper")
 RATE, HEAT = ("rate", "digits", "digits_cnn"), ("heat", "digits", "digits_cnn")
