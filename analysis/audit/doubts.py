@@ -41,7 +41,7 @@ class Doubts:
         agreement: share of the runs, as they count, for which the suggested class is the likeliest other one, too.
         own: mean probability of the annotated class.
         other: mean probability of the suggested class.
-        rule: how labels are changed: that of the run which shows the largest gain.
+        rule: how labels are changed: that of the run which shows the largest gain, of those that are not ``worse``.
         rule_of: the id of this run.
         worse: the ids of the runs that predict clean images clearly worse than another one and hardly count in the order.
         corrected: classes after the rule.
@@ -69,7 +69,7 @@ class Doubts:
 
     def in_words(self) -> str:
         """Return which runs do not count in the order, how many labels the rule changes, and why."""
-        alone = "These runs predict clean images clearly worse than the others, which alone make the order: "
+        alone = "These runs predict clean images clearly worse than the others, which alone make the order and the rule: "
         return f"{alone}{first_of(self.worse)}. {self._of_rule()}" if self.worse else self._of_rule()
 
     def _of_rule(self) -> str:
@@ -140,7 +140,7 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
         agreement[place] += weight * (own(likeliest_others(run.probabilities), run.observed) == suggested[place])
     # Means over the runs would be of other networks than the predictions of the clean images.
     rules = [choose_rule(run) for run in runs]
-    chosen = int(np.argmax([rule.gain - rule.error for rule in rules]))
+    chosen = int(np.argmax(np.where(worse, -1.0, [rule.gain - rule.error for rule in rules])))
     after = annotated.copy()
     after[places[chosen]] = corrected(runs[chosen], rules[chosen])
     order, rows = np.argsort(-scores, kind="stable"), raw.rows_of(positions)

@@ -55,14 +55,17 @@ def test_several_runs_are_one_list_of_all_their_images(tmp_path: Path) -> None:
     assert "No label is changed: the runs kept no predictions of clean images" in doubts.in_words()
     assert doubts.by_rank() == [(1, 1.0, 1.0), (10, 0.1, 1.0), (20, 0.05, 1.0)]
     # What a run knows that predicts clean images worse hardly counts.
-    mistaken = np.where(np.arange(30) == 2, (true + 1) % 10, observed)
-    bad = doubted_run(tmp_path / "bad", np.arange(30), observed, np.eye(10)[mistaken] * 0.8 + 0.02, NOISY, **clean(0.3))
+    mistaken = np.where(np.isin(np.arange(30), [2, 7, 12, 17]), (true + 1) % 10, observed)
+    bad = doubted_run(tmp_path / "bad", np.arange(30), observed, np.eye(10)[mistaken] * 0.8 + 0.02, NOISY, **clean(0.3, sure=0.8))
     good = doubted_run(tmp_path / "good", np.arange(20), observed[:20], probabilities[:20], NOISY, **clean(0.8))
     both = find_doubts([bad, good])
     assert both.rows[0] == 4
     assert both.scores[1] < 0.5
     assert both.worse == ["bad"]
-    assert "alone make the order: bad." in both.in_words()
+    # Nor does it correct anything, as it would by itself.
+    assert find_doubts([bad]).rule.factor is not None
+    assert both.rule_of == "good"
+    assert "alone make the order and the rule: bad." in both.in_words()
     assert len(both.rows) == 30
     assert find_doubts([good]).worse == []
     other = doubted_run(tmp_path / "other", [4], true[[4]], probabilities[[4]], NOISY)
@@ -70,10 +73,10 @@ def test_several_runs_are_one_list_of_all_their_images(tmp_path: Path) -> None:
         find_doubts([runs[0], other])
 
 
-def clean(accuracy: float) -> dict[str, Any]:
-    """Return what a run keeps of 50 clean images, which it predicts evenly but with this accuracy in one epoch."""
+def clean(accuracy: float, sure: float = 0.0) -> dict[str, Any]:
+    """Return what a run keeps of 50 clean images, with this accuracy in one epoch, and ``sure`` of them in the mean."""
     series = np.array([0.2, accuracy, 0.2])
-    predicted = {"clean_probabilities": np.full((50, 10), 0.1), "clean_labels": np.zeros(50, np.int64)}
+    predicted = {"clean_probabilities": np.full((50, 10), (1 - sure) / 10) + sure * np.eye(10)[0], "clean_labels": np.zeros(50, np.int64)}
     return predicted | {"clean_accuracy": series, "train_accuracy": series}
 
 
