@@ -58,8 +58,8 @@ def tune(specs: Sequence[Spec], scale: Scale, runs: Path, folder: Path, execute:
 
     ``execute`` trains the missing runs of a plan. Runs that are done are not trained again, so calling this again resumes. Of a grid
     whose scores are in ``folder`` already nothing is trained, whatever the runs folder holds: on another processor the same runs score a
-    little differently, and finished runs have the values that were chosen first. When a signal or the end of its time
-    stopped ``execute``, what has been chosen until then is returned.
+    little differently, and finished runs have the values that were chosen first. When a signal or the end of its time stopped
+    ``execute``, what the grids that are whole chose is written and returned.
 
     Raises:
         UserError: a run of a grid failed, or diverged at every point; what the others chose is written nevertheless.
@@ -74,10 +74,7 @@ def tune(specs: Sequence[Spec], scale: Scale, runs: Path, folder: Path, execute:
             print(f"{names}: {folder} has the scores of these runs; without their entry there, they are trained again")
             finished |= kept
             continue
-        outcome = execute(plan)
-        if outcome.stopped_by is not None or outcome.out_of_time:
-            break
-        problems = []
+        outcome, problems = execute(plan), list[str]()
         for key, needed in level.items():
             try:
                 grid = _scores(tried[key], runs, outcome.changed)
@@ -89,7 +86,10 @@ def tune(specs: Sequence[Spec], scale: Scale, runs: Path, folder: Path, execute:
             finished[key] = Chosen(
                 name=name, dataset=dataset, model=model, chosen=best.values, metric=METRIC, epoch=EPOCH, seed=seed, grid=grid
             )
-        _write(scale, folder, tuned | finished)
+        if finished:
+            _write(scale, folder, tuned | finished)
+        if outcome.stopped_by is not None or outcome.out_of_time:
+            break
         if problems:
             raise UserError("\n".join(problems))
     return list(finished.values())

@@ -42,7 +42,9 @@ class Trainer:
 
     def __call__(self, plan: Plan) -> Outcome:
         self.plans.append(plan)
-        for name, run in plan.runs.items() if not self.outcome else ():
+        for name, run in plan.runs.items():
+            if self.outcome and run.fields["method.name"] != "label_smoothing":
+                continue
             finish(folder := plan.folder / name)
             write_json(folder / "final.json", {"val/accuracy": {"last": self.score(run.fields)}, "test/accuracy": {"last": 1.0}})
             write_manifest(folder, {"final.json": sha256((folder / "final.json").read_bytes())})
@@ -86,10 +88,24 @@ def test_what_others_need_is_tuned_first_and_kept(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("outcome", [{"stopped_by": 2}, {"out_of_time": True}])
-def test_what_was_stopped_is_resumed(outcome: dict[str, object], tmp_path: Path) -> None:
+def test_what_was_stopped_is_resumed_and_grids_that_are_whole_are_kept(outcome: dict[str, object], tmp_path: Path) -> None:
     assert call(tmp_path, Trainer(rate, **outcome)) == []
     assert not (tmp_path / "tuned").exists()
     assert len(call(tmp_path, Trainer(rate))) == 2
+    fold, alpha = (
+        "set: {method: label_smoothing, split: fold, split.fold: 0}",
+        "grid: {method.alpha: [0.1]}, otherwise: {method.alpha: 0.1}",
+    )
+    smooth = f"  smooth: {{{fold}, {alpha}}}"
+    text = TABLE.replace("common:", f"{smooth}\ncommon:").replace(
+        "rows:", "rows:\n  - {label: A, set: {method: label_smoothing}, tuned: smooth}", 1
+    )
+    (tmp_path / "two").mkdir()
+    chosen = call(tmp_path / "two", Trainer(rate, **outcome), text)
+    assert [item.name for item in chosen] == ["smooth"]
+    assert list(read_tuned(PAPER, tmp_path / "two" / "tuned")) == [chosen[0].key]
+    trainer = Trainer(rate)
+    assert {item.name for item in call(tmp_path / "two", trainer, text)} == {"smooth", "rate"}
 
 
 def test_nothing_is_chosen_from_runs_without_a_score(tmp_path: Path) -> None:
