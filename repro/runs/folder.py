@@ -71,7 +71,7 @@ class RunFolder:
         }
         self._gpus = 1 / int(os.environ.get(GPU_SHARE, "1")) if on_gpu else 0.0
         self._peak_gib = peak_gib
-        self._began = time.monotonic()
+        self._began, self._cpu_began = time.monotonic(), time.process_time()
         self._guard = threading.Lock()
 
     @contextlib.contextmanager
@@ -126,7 +126,7 @@ class RunFolder:
     def _begin(self) -> None:
         """Take the run over, and go on counting what its attempts cost; one that was killed counts up to its last heartbeat."""
         cost = read_status(self.path).get("cost") or {}
-        self._cost_before = {name: float(cost.get(name, 0.0)) for name in ("wall_s", "gpu_hours", "peak_gib")}
+        self._cost_before = {name: float(cost.get(name, 0.0)) for name in ("wall_s", "cpu_s", "gpu_hours", "peak_gib")}
         self.status["attempt"] = int(cost.get("attempts", 0)) + 1
         self._write_status(take_over=True)
 
@@ -158,6 +158,7 @@ class RunFolder:
             self.status["heartbeat"] = now()
             self.status["cost"] = {
                 "wall_s": before["wall_s"] + wall_s,
+                "cpu_s": before["cpu_s"] + time.process_time() - self._cpu_began,
                 "gpu_hours": before["gpu_hours"] + wall_s / 3600 * self._gpus,
                 "peak_gib": max(before["peak_gib"], self._peak_gib()),
                 "attempts": self.status["attempt"],

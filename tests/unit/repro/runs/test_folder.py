@@ -135,7 +135,7 @@ def test_the_heartbeat_goes_on_and_notes_what_the_run_costs(tmp_path: Path, monk
     monkeypatch.setenv(GPU_SHARE, "2")
     folder = RunFolder(tmp_path, heartbeat_s=0.01, epochs=3, on_gpu=True, peak_gib=lambda: 2.0)
     with folder.acquire():
-        folder._began -= 3600.0
+        folder._began, folder._cpu_began = folder._began - 3600.0, folder._cpu_began - 7200.0
         while not folder.status["cost"]["wall_s"] > 3600.0:
             pass
     killed = read_json(tmp_path / "status.json")
@@ -143,10 +143,11 @@ def test_the_heartbeat_goes_on_and_notes_what_the_run_costs(tmp_path: Path, monk
     # One that was killed counts up to its last heartbeat.
     write_json(tmp_path / "status.json", killed | {"pid": ended_process()})
     with run_folder(tmp_path).acquire() as folder:
-        folder._began -= 1800.0
+        folder._began, folder._cpu_began = folder._began - 1800.0, folder._cpu_began - 1800.0
         folder.finish()
     cost = read_json(tmp_path / "cost.json")
-    assert (round(cost["wall_s"] / 60), round(cost["gpu_hours"], 2), cost["peak_gib"], cost["attempts"]) == (90, 0.5, 2.0, 2)
+    assert (round(cost["wall_s"] / 60), round(cost["cpu_s"] / 60), round(cost["gpu_hours"], 2)) == (90, 150, 0.5)
+    assert (cost["peak_gib"], cost["attempts"]) == (2.0, 2)
 
 
 HERE = {"host": socket.gethostname()}
