@@ -1,6 +1,6 @@
 """What no run of the spec ``wrong_labels`` tells: the peer in finding wrong labels, and several runs together.
 
-``python benchmarks/wrong_labels.py --scale small --epochs 5 15 30 60 > cleanlab.jsonl``
+``python benchmarks/wrong_labels.py --scale small --epochs 5 15 30 60 > wrong_labels.jsonl``
 
 The peer is confident learning: what ``cleanlab`` makes of one-hot training in five folds.
 
@@ -8,7 +8,7 @@ For each column and seed of the spec ``wrong_labels``, with the settings of its 
 fifths of the training images and on the clean meta set, predict the fifth that they have not seen. cleanlab ranks the annotations by its
 ``self_confidence``, and those that its ``find_label_issues`` names get the most probable class.
 
-``python benchmarks/wrong_labels.py --scale small --runs RUNS --together "Instance labels" Co-teaching > together.jsonl``
+``python benchmarks/wrong_labels.py --scale small --runs RUNS --together "Instance labels" Co-teaching >> wrong_labels.jsonl``
 
 For each column and seed, what ``python -m analysis audit`` makes of the trained runs of these rows in one list.
 """
@@ -83,7 +83,7 @@ def judged(config: Config) -> dict[str, float]:
     """Return what cleanlab makes of the annotations of a run.
 
     ``val_accuracy``: mean of the folds, to choose a number of epochs by; the measures of :func:`repro.labels.doubt.ranking`;
-    ``right_before`` and ``right_labels``: share of right labels before and after relabelling; ``cpu_s``: CPU seconds of this process.
+    ``right_before`` and ``right_after``: share of right labels before and after relabelling; ``cpu_s``: CPU seconds of this process.
     """
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
@@ -93,21 +93,22 @@ def judged(config: Config) -> dict[str, float]:
     observed, true = data.observed.numpy(), data.true.numpy()
     scores = get_label_quality_scores(observed, probabilities, method="self_confidence")
     after = np.where(find_label_issues(observed, probabilities), probabilities.argmax(axis=1), observed)
-    shares = {"right_before": float((observed == true).mean()), "right_labels": float((after == true).mean())}
+    shares = {"right_before": float((observed == true).mean()), "right_after": float((after == true).mean())}
     return {"val_accuracy": accuracy} | ranking(-scores, observed != true) | shares | {"cpu_s": time.process_time() - began}
 
 
 def together(cells: Sequence[Cell], rows: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
     """Yield, for each column and seed of ``cells``, how well the runs of ``rows`` in ``folder``, as one list, find what is wrong.
 
-    A line has the column, the seed, the rows and what :meth:`analysis.audit.doubts.Doubts.found` returns, all fractions.
+    A line has the column, the seed, the rows, what :meth:`analysis.audit.doubts.Doubts.found` returns, all fractions, and CPU seconds.
     """
     by_row = {cell.row: [other.run_ids for other in cells if other.row == cell.row] for cell in cells}
     columns = dict.fromkeys(cell.column for cell in cells)
     for column, *run_ids in zip(columns, *(by_row[row] for row in rows), strict=True):
         for names in zip(*run_ids, strict=True):
             doubts = find_doubts([folder / name for name in names])
-            yield {"column": column, "seed": doubts.records[0]["fields"]["seed"], "rows": rows} | doubts.found()
+            place = {"column": column, "seed": doubts.records[0]["fields"]["seed"], "what": " and ".join(rows)}
+            yield place | doubts.found() | {"cpu_s": sum(record["cost"]["cpu_s"] for record in doubts.records)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for cell in (cell for cell in cells if cell.row == "One-hot"):
         for config in (compose(plan.runs[name].overrides) for name in cell.run_ids):
             for epochs in chosen.epochs:
-                place = {"column": cell.column, "seed": config.seed, "epochs": epochs}
+                place = {"column": cell.column, "seed": config.seed, "what": f"cleanlab, {epochs} epochs"}
                 print(json.dumps(place | judged(with_epochs(config, epochs))), flush=True)
 
 

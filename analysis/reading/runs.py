@@ -110,7 +110,7 @@ def _row(record: Record) -> Record:
         "torch": provenance.get("versions", {}).get("torch"),
         "device": provenance.get("device"),
         "ended": status.get("ended") or "",
-        **{key: cost.get(key) for key in ("wall_s", "gpu_hours", "peak_gib")},
+        **{key: cost.get(key) for key in ("wall_s", "cpu_s", "gpu_hours", "peak_gib")},
         "code": ", then ".join(dict.fromkeys(code)),
         "machine": ", then ".join(dict.fromkeys(machines)),
         "execution": ", ".join(sorted(execution)) or "float32",

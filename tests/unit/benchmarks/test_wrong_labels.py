@@ -46,7 +46,8 @@ def test_each_column_seed_and_number_of_epochs_is_a_line(monkeypatch: pytest.Mon
     monkeypatch.setattr(wrong_labels, "judged", lambda config: {"trained": config.optim.epochs})
     wrong_labels.main(["--only", "Digits", "--epochs", "1", "2"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [tuple(line.values())[1:] for line in lines] == [(seed, epochs, epochs) for seed in (0, 1, 2) for epochs in (1, 2)]
+    expected = [(seed, f"cleanlab, {epochs} epochs", epochs) for seed in (0, 1, 2) for epochs in (1, 2)]
+    assert [tuple(line.values())[1:] for line in lines] == expected
 
 
 def test_runs_of_several_rows_are_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,12 +55,13 @@ def test_runs_of_several_rows_are_one_list(monkeypatch: pytest.MonkeyPatch) -> N
 
     def find_doubts(folders: list[Path]) -> object:
         names = [path.name for path in folders]
-        return SimpleNamespace(records=[{"fields": {"seed": int(names[0][-1])}}], found=lambda: {"of": names})
+        records = [{"fields": {"seed": int(name[-1])}, "cost": {"cpu_s": 10.0}} for name in names]
+        return SimpleNamespace(records=records, found=lambda: {"of": names})
 
     monkeypatch.setattr(wrong_labels, "find_doubts", find_doubts)
     lines = list(wrong_labels.together(cells, ["B", "A"], Path("runs")))
     assert [(line["column"], line["seed"]) for line in lines] == [("X", 0), ("X", 1), ("Y", 0), ("Y", 1)]
-    assert lines[1]["of"] == ["BX1", "AX1"]
+    assert (lines[1]["what"], lines[1]["of"], lines[1]["cpu_s"]) == ("B and A", ["BX1", "AX1"], 20.0)
     with pytest.raises(UserError, match="--together: there is no row C, D"):
         wrong_labels.main(["--only", "Digits", "--together", "One-hot", "D", "C"])
 
@@ -69,4 +71,4 @@ def test_what_cleanlab_finds() -> None:
     settings = ["method=one_hot", "dataset=digits", "noise=uniform", "noise.rate=0.2", "seed=0"]
     found = wrong_labels.judged(wrong_labels.with_epochs(compose(settings), 3))
     assert found["average_precision"] > 0.8
-    assert found["right_before"] < found["right_labels"]
+    assert found["right_before"] < found["right_after"]
