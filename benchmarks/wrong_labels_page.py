@@ -1,4 +1,4 @@
-"""The page of finding wrong labels: the runs of the spec ``wrong_labels``, several of them in one list, the peer, and what each costs.
+"""The page of finding wrong labels: the runs of the spec ``wrong_labels``, several of them in one list, the peers, and what each costs.
 
 ``python benchmarks/wrong_labels_page.py docs/benchmarks/wrong_labels.jsonl --scale small``
 
@@ -38,14 +38,16 @@ SHOWN = {
     "right_after": ("right labels (%)", 100.0, 1),
 }
 
-PEER, CHOSEN = "cleanlab", ", chosen"
+#: Lines of the peers in the picture; each has a point for each number of epochs.
+LINES = {"cleanlab": "k.-", "nearest neighbours": "k.:"}
 
 NOTES = """\
 Means over the seeds. *missed* is the share of wrong labels that is not found where as many images are flagged as are wrong (false negative
 rate); *right labels* those after relabelling by the rule of each. A CPU second is one of one thread, with two runs at a time; in a list of
 several runs it is the sum of theirs. Instance labels, L2RW and Meta-Weight-Net read the clean meta images while they train, and the rule
-for relabelling is chosen on them; the peer trains on them as further images. Co-teaching is told the share of wrong labels. *chosen* is the
-number of epochs whose five networks predict the clean images best."""
+for relabelling is chosen on them; the peers train on them as further images, where there are others to choose the number of epochs on.
+Co-teaching is told the share of wrong labels. *chosen* is the number of epochs whose networks predict the clean validation images best.
+"""
 
 
 def of_runs(results: Results) -> Iterator[dict[str, Any]]:
@@ -58,11 +60,12 @@ def of_runs(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def means(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return the mean of each column and list, in the order of ``lines``; of the peer, that of the best number of epochs is marked."""
+    """Return the mean of each column and list, in the order of ``lines``; of each peer, that of the best number of epochs is marked."""
     frame = pd.DataFrame(lines)
     mean = frame.groupby(["column", "what"], sort=False).mean(numeric_only=True).reset_index()
-    best = mean.dropna(subset="val_accuracy").groupby("column")["val_accuracy"].idxmax()
-    mean.loc[best, "what"] += CHOSEN
+    peer = mean["what"].str.split(",").str[0]
+    best = mean.dropna(subset="val_accuracy").groupby(["column", peer])["val_accuracy"].idxmax()
+    mean.loc[best, "what"] += ", chosen"
     return mean
 
 
@@ -70,14 +73,15 @@ def picture(mean: pd.DataFrame) -> bytes:
     """Return average precision against CPU seconds as PNG, a panel a column."""
     columns = list(dict.fromkeys(mean["column"]))
     mean = mean.dropna(subset="cpu_s")
-    others = [what for what in dict.fromkeys(mean["what"]) if not what.startswith(PEER)]
+    others = [what for what in dict.fromkeys(mean["what"]) if not what.startswith(tuple(LINES))]
     with matplotlib.style.context(STYLES, after_reset=True):
         figure = Figure(figsize=(10, 1 + 2.4 * -(-len(columns) // 4)), layout="constrained")
         panels = figure.subplots(-(-len(columns) // 4), 4, squeeze=False, sharex=True).ravel()
         for axes, column in zip(panels, columns, strict=False):
             found = mean[mean["column"] == column]
-            peer = found[found["what"].str.startswith(PEER)].sort_values("cpu_s")
-            axes.plot(peer["cpu_s"], 100 * peer["average_precision"], "k.-", label=f"{PEER}, by epochs")
+            for peer, look in LINES.items():
+                points = found[found["what"].str.startswith(peer)].sort_values("cpu_s")
+                axes.plot(points["cpu_s"], 100 * points["average_precision"], look, label=f"{peer}, by epochs")
             for what, marker in zip(others, "osDv^<>P*X", strict=False):
                 point = found[found["what"] == what]
                 axes.plot(point["cpu_s"], 100 * point["average_precision"], marker, linestyle="", label=what)
@@ -115,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = chosen.lines.stem
     made = f"Made by `python benchmarks/wrong_labels_page.py {chosen.lines} --scale {scale.name}`."
     page = [
-        "# Finding wrong labels: ours and the peer",
+        "# Finding wrong labels: runs and peers",
         "",
         *disclaimer_lines(scale),
         NOTES,
