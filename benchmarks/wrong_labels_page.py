@@ -29,17 +29,14 @@ from repro.command import exit_code_of
 from sweeps.scales import PAPER, load_scale
 from sweeps.spec import load_spec
 
-#: What is shown of each list, how it is called, its factor and its decimals.
+#: What is shown of each list: how it is called, its factor and decimals, and what it is called among the results of a run.
 SHOWN = {
-    "cpu_s": ("CPU seconds", 1.0, 0),
-    "average_precision": ("average precision (%)", 100.0, 1),
-    "auroc": ("AUROC (%)", 100.0, 1),
-    "false_negative_rate": ("missed (%)", 100.0, 1),
-    "right_after": ("right labels (%)", 100.0, 1),
+    "cpu_s": ("CPU seconds", 1, 0, "cpu_s"),
+    "average_precision": ("average precision (%)", 100, 1, "doubt/average_precision@last"),
+    "auroc": ("AUROC (%)", 100, 1, "doubt/auroc@last"),
+    "false_negative_rate": ("missed (%)", 100, 1, "doubt/false_negative_rate@last"),
+    "right_after": ("right labels (%)", 100, 1, "doubt/right_labels@last"),
 }
-
-#: Lines of the peers in the picture; each has a point for each number of epochs.
-LINES = {"cleanlab": "k.-", "nearest neighbours": "k.:"}
 
 NOTES = """\
 Means over the seeds. *missed* is the share of wrong labels that is not found where as many images are flagged as are wrong (false negative
@@ -53,46 +50,39 @@ Co-teaching is told the share of wrong labels. *chosen* is the number of epochs 
 def of_runs(results: Results) -> Iterator[dict[str, Any]]:
     """Yield a line for each finished run of the spec, with what :data:`SHOWN` names, as ``benchmarks/wrong_labels.py`` prints them."""
     for cell in results.cells:
-        for run_id in results.done(cell):
-            run = results.runs.loc[run_id]
-            measured = {name: run[f"doubt/{'right_labels' if name == 'right_after' else name}@last"] for name in list(SHOWN)[1:]}
-            yield {"column": cell.column, "what": cell.row, "cpu_s": run["cpu_s"], **measured}
+        for run in results.runs.loc[results.done(cell)].to_dict("records"):
+            yield {"column": cell.column, "what": cell.row} | {name: run[result] for name, (*_, result) in SHOWN.items()}
 
 
 def means(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return the mean of each column and list, in the order of ``lines``; of each peer, that of the best number of epochs is marked."""
-    frame = pd.DataFrame(lines)
-    mean = frame.groupby(["column", "what"], sort=False).mean(numeric_only=True).reset_index()
-    peer = mean["what"].str.split(",").str[0]
-    best = mean.dropna(subset="val_accuracy").groupby(["column", peer])["val_accuracy"].idxmax()
+    """Return the mean of each column and list, in the order of ``lines``; of each peer, that of the best number of epochs is marked.
+
+    Lists of one peer are one ``series``.
+    """
+    mean = pd.DataFrame(lines).groupby(["column", "what"], sort=False).mean(numeric_only=True).reset_index()
+    mean["series"] = mean["what"].str.replace(r", \d+ epochs$", ", by epochs", regex=True)
+    best = mean.dropna(subset="val_accuracy").groupby(["column", "series"])["val_accuracy"].idxmax()
     mean.loc[best, "what"] += ", chosen"
     return mean
 
 
 def picture(mean: pd.DataFrame) -> bytes:
     """Return average precision against CPU seconds as PNG, a panel a column."""
-    columns = list(dict.fromkeys(mean["column"]))
     mean = mean.dropna(subset="cpu_s")
-    others = [what for what in dict.fromkeys(mean["what"]) if not what.startswith(tuple(LINES))]
+    columns = list(dict.fromkeys(mean["column"]))
+    markers = dict(zip(mean["series"].unique(), "osDv^<>P*Xdhp", strict=False))
     with matplotlib.style.context(STYLES, after_reset=True):
         figure = Figure(figsize=(10, 1 + 2.4 * -(-len(columns) // 4)), layout="constrained")
         panels = figure.subplots(-(-len(columns) // 4), 4, squeeze=False, sharex=True).ravel()
         for axes, column in zip(panels, columns, strict=False):
-            found = mean[mean["column"] == column]
-            for peer, look in LINES.items():
-                points = found[found["what"].str.startswith(peer)].sort_values("cpu_s")
-                axes.plot(points["cpu_s"], 100 * points["average_precision"], look, label=f"{peer}, by epochs")
-            for what, marker in zip(others, "osDv^<>P*X", strict=False):
-                point = found[found["what"] == what]
-                axes.plot(point["cpu_s"], 100 * point["average_precision"], marker, linestyle="", label=what)
+            for series, found in mean[mean["column"] == column].groupby("series", sort=False):
+                axes.plot(found["cpu_s"], 100 * found["average_precision"], marker=markers[series], label=series)
             axes.set_title(column, fontsize=8)
         ticks = [lead * 10**power for power in range(5) for lead in (1, 2, 5)]
         panels[0].set_xscale("log")
         panels[0].set_xticks(ticks, map(str, ticks))
         panels[0].set_xlim(mean["cpu_s"].min() / 1.2, mean["cpu_s"].max() * 1.2)
         panels[0].minorticks_off()
-        for axes in panels[len(columns) :]:
-            axes.set_axis_off()
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=7)
         figure.supxlabel(SHOWN["cpu_s"][0])
         figure.supylabel(SHOWN["average_precision"][0])
@@ -111,26 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = [json.loads(line) for line in chosen.lines.read_text(encoding="utf-8").splitlines()]
     before = [{"column": line["column"], "what": "as annotated", "right_after": line["right_before"]} for line in lines]
     mean = means([*before, *of_runs(results), *lines])
-    shown = {name: (mean[name] * factor).map(f"{{:.{decimals}f}}".format) for name, (_, factor, decimals) in SHOWN.items()}
-    texts = pd.DataFrame({"column": mean["column"], "what": mean["what"], **shown}).replace("nan", "")
-    table = grid_lines(
-        ["images", "list", *(name for name, *_ in SHOWN.values())], texts.sort_values("column", kind="stable").to_numpy().tolist(), left=2
-    )
-    name = chosen.lines.stem
+    shown = {heading: (mean[name] * factor).map(f"{{:.{decimals}f}}".format) for name, (heading, factor, decimals, _) in SHOWN.items()}
+    texts = pd.DataFrame({"images": mean["column"], "list": mean["what"], **shown}).replace("nan", "").sort_values("images", kind="stable")
+    table, name = grid_lines(texts.columns.tolist(), texts.to_numpy().tolist(), left=2), chosen.lines.stem
     made = f"Made by `python benchmarks/wrong_labels_page.py {chosen.lines} --scale {scale.name}`."
-    page = [
-        "# Finding wrong labels: runs and peers",
-        "",
-        *disclaimer_lines(scale),
-        NOTES,
-        "",
-        f"![]({name}.png)",
-        "",
-        *table,
-        "",
-        made,
-        "",
-    ]
+    page = ["# Finding wrong labels: runs and peers", "", *disclaimer_lines(scale), NOTES, f"![]({name}.png)", "", *table, "", made, ""]
     write_files(chosen.lines.parent, {f"{name}.md": "\n".join(page).encode(), f"{name}.png": picture(mean)})
 
 
