@@ -117,6 +117,11 @@ def notes(results: Results, *, read: Sequence[str], doubt: Sequence[str], comman
     doubt = [*doubt, *_missing(results)]
     doubt += [f"**Not tuned yet**, so with the values that the spec declares until it is: {text}." for text in _noted(cells, "untuned")]
     doubt += [f"At the end of its grid, so that a better value may lie beyond: {text}." for text in _noted(cells, "at_end")]
+    same: defaultdict[tuple[object, str], list[str]] = defaultdict(list)
+    for cell in cells:
+        same[cell.run_ids, results.rule(cell)].append(cell.label)
+    # As where a scale replaces what they differ in.
+    doubt += [f"These are the same runs: {'; '.join(of)}." for (run_ids, _), of in same.items() if run_ids and len(of) > 1]
     made_with = _made_with(results)
     if mixed := [f"{what} ({len(counts)})" for what, counts in made_with.items() if len(counts) > 1]:
         doubt.append(f"**Not all made alike**: the runs differ in {', '.join(mixed)}; `{spec.name}.provenance.json` counts them.")

@@ -81,6 +81,13 @@ def test_a_full_table_and_its_csvs(suite: Suite) -> None:
     assert provenance["made_with"]["code"] == {"0123456789ab": 11, "0123456789ab with changes": 1}
 
 
+def test_cells_of_the_same_runs_read_at_the_same_epoch_are_named(tmp_path: Path) -> None:
+    # Names of runs by hand leave / and % out.
+    suite = one_seed(tmp_path, ("label: Clean", 'label: "40/"'), ("label: Instance", 'epoch: best_val, label: "One-hot/"'))
+    same = [line for line in suite.make().page.splitlines() if "same runs" in line]
+    assert same == [f"- These are the same runs: {row}, 40/; {row}, 40%." for row in ("One-hot", "One-hot/")]
+
+
 def test_an_interval_ends_where_no_accuracy_can_be(suite: Suite) -> None:
     """Of three runs the t interval is 2.5 standard deviations wide on either side."""
     for seed, accuracy in enumerate((0.9, 0.95, 1.0)):
