@@ -29,13 +29,13 @@ from repro.command import exit_code_of
 from sweeps.scales import PAPER, load_scale
 from sweeps.spec import load_spec
 
-#: What is shown of each list: how it is called, its factor and decimals, and what it is called among the results of a run.
+#: What is shown of each list: how it is called, its factor and format, and what it is called among the results of a run.
 SHOWN = {
-    "cpu_s": ("CPU seconds", 1, 0, "cpu_s"),
-    "average_precision": ("average precision (%)", 100, 1, "doubt/average_precision@last"),
-    "auroc": ("AUROC (%)", 100, 1, "doubt/auroc@last"),
-    "false_negative_rate": ("missed (%)", 100, 1, "doubt/false_negative_rate@last"),
-    "right_after": ("right labels (%)", 100, 1, "doubt/right_labels@last"),
+    "cpu_s": ("CPU seconds", 1, ".3g", "cpu_s"),
+    "average_precision": ("average precision (%)", 100, ".1f", "doubt/average_precision@last"),
+    "auroc": ("AUROC (%)", 100, ".1f", "doubt/auroc@last"),
+    "false_negative_rate": ("missed (%)", 100, ".1f", "doubt/false_negative_rate@last"),
+    "right_after": ("right labels (%)", 100, ".1f", "doubt/right_labels@last"),
 }
 
 NOTES = """\
@@ -51,7 +51,10 @@ def of_runs(results: Results) -> Iterator[dict[str, Any]]:
     """Yield a line for each finished run of the spec, with what :data:`SHOWN` names, as ``benchmarks/wrong_labels.py`` prints them."""
     for cell in results.cells:
         for run in results.runs.loc[results.done(cell)].to_dict("records"):
-            yield {"column": cell.column, "what": cell.row} | {name: run[result] for name, (*_, result) in SHOWN.items()}
+            measured = {name: run[result] for name, (*_, result) in SHOWN.items()}
+            # A run may have been trained before it measured this.
+            if None not in measured.values():
+                yield {"column": cell.column, "what": cell.row} | measured
 
 
 def means(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -72,8 +75,9 @@ def picture(mean: pd.DataFrame) -> bytes:
     columns = list(dict.fromkeys(mean["column"]))
     markers = dict(zip(mean["series"].unique(), "osDv^<>P*Xdhp", strict=False))
     with matplotlib.style.context(STYLES, after_reset=True):
-        figure = Figure(figsize=(10, 1 + 2.4 * -(-len(columns) // 4)), layout="constrained")
-        panels = figure.subplots(-(-len(columns) // 4), 4, squeeze=False, sharex=True).ravel()
+        lines = -(-len(columns) // 4)
+        figure = Figure(figsize=(10, 1 + 2.4 * lines), layout="constrained")
+        panels = figure.subplots(lines, -(-len(columns) // lines), squeeze=False, sharex=True).ravel()
         for axes, column in zip(panels, columns, strict=False):
             for series, found in mean[mean["column"] == column].groupby("series", sort=False):
                 axes.plot(found["cpu_s"], 100 * found["average_precision"], marker=markers[series], label=series)
@@ -94,18 +98,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lines", type=Path, help="what benchmarks/wrong_labels.py printed")
     parser.add_argument("--scale", default=PAPER, help="how large: a name or the path of a .yaml file (default: %(default)s)")
-    parser.add_argument("--runs", type=Path, default=Path("paper_tables") / FOLDER, help="run folders or evidence (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     scale = load_scale(chosen.scale)
-    results = read_results(load_spec("wrong_labels"), scale, open_source(chosen.runs, scale))
+    results = read_results(load_spec("wrong_labels"), scale, open_source(Path("paper_tables") / FOLDER, scale))
     lines = [json.loads(line) for line in chosen.lines.read_text(encoding="utf-8").splitlines()]
     before = [{"column": line["column"], "what": "as annotated", "right_after": line["right_before"]} for line in lines]
     mean = means([*before, *of_runs(results), *lines])
-    shown = {heading: (mean[name] * factor).map(f"{{:.{decimals}f}}".format) for name, (heading, factor, decimals, _) in SHOWN.items()}
+    shown = {heading: (mean[name] * factor).map(f"{{:{form}}}".format) for name, (heading, factor, form, _) in SHOWN.items()}
     texts = pd.DataFrame({"images": mean["column"], "list": mean["what"], **shown}).replace("nan", "").sort_values("images", kind="stable")
     table, name = grid_lines(texts.columns.tolist(), texts.to_numpy().tolist(), left=2), chosen.lines.stem
     made = f"Made by `python benchmarks/wrong_labels_page.py {chosen.lines} --scale {scale.name}`."
-    page = ["# Finding wrong labels: runs and peers", "", *disclaimer_lines(scale), NOTES, f"![]({name}.png)", "", *table, "", made, ""]
+    page = [
+        "# Finding wrong labels: runs and peers",
+        "",
+        *disclaimer_lines(scale),
+        NOTES,
+        f"![Average precision against CPU seconds]({name}.png)",
+        "",
+        *table,
+        "",
+        made,
+        "",
+    ]
     write_files(chosen.lines.parent, {f"{name}.md": "\n".join(page).encode(), f"{name}.png": picture(mean)})
 
 

@@ -19,9 +19,11 @@ def line(column: str, what: str, cpu_s: float, found: float, **more: float) -> d
 
 def test_a_line_for_each_list_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("average_precision", "auroc", "false_negative_rate", "right_labels")
-    runs = pd.DataFrame({"cpu_s": [100.0, 200.0], **{f"doubt/{name}@last": [0.5, 0.6] for name in names}}, index=["a", "b"])
+    # The third was trained before it measured any of it.
+    measured = {f"doubt/{name}@last": [0.5, 0.6, None] for name in names}
+    runs = pd.DataFrame({"cpu_s": [100.0, 200.0, None], **measured}, index=["a", "b", "c"], dtype=object)
     cell = SimpleNamespace(column="A", row="One-hot")
-    results = SimpleNamespace(cells=[cell], runs=runs, done=lambda cell: ["a", "b"])
+    results = SimpleNamespace(cells=[cell], runs=runs, done=lambda cell: ["a", "b", "c"])
     monkeypatch.setattr(wrong_labels_page, "read_results", lambda *_: results)
     lines = [
         line(column, f"cleanlab, {epochs} epochs", 10.0 * epochs, 0.5 + better, val_accuracy=0.5 - better)
