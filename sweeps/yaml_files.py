@@ -99,18 +99,18 @@ def known(folder: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted((FOLDER / folder).glob("*.yaml"))}
 
 
-def find(name: str, known: Mapping[str, Path], kind: str) -> Path:
-    """Return the file of the ``kind`` (spec, scale, cluster) that a user calls ``name``: one of ``known``, or a path ending in ``.yaml``.
+def find(name: str, among: Mapping[str, Path], kind: str) -> Path:
+    """Return the file of the ``kind`` (spec, scale, cluster) that a user calls ``name``: one of ``among``, or a path ending in ``.yaml``.
 
     Raises:
         SpecError: there is none of that name.
     """
     if name.endswith((".yaml", ".yml")):
         return Path(name).resolve()
-    if name not in known:
-        near = did_you_mean(name, known)
-        raise SpecError(f"there is no {kind} '{name}'.{near} Known: {one_of(known)}; or give the path of a .yaml file.")
-    return known[name]
+    if name not in among:
+        near = did_you_mean(name, among)
+        raise SpecError(f"there is no {kind} '{name}'.{near} Known: {one_of(among)}; or give the path of a .yaml file.")
+    return among[name]
 
 
 def look_up(name: str, among: Mapping[str, _Item], what: str) -> _Item:

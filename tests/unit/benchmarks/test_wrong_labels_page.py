@@ -1,6 +1,7 @@
 """The page of finding wrong labels: what runs, lists of several and the peer find, and what each costs."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import wrong_labels_page
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def line(column: str, what: str, cpu_s: float, found: float, **more: float) -> dict[str, Any]:
@@ -49,3 +52,13 @@ def test_a_line_for_each_list_and_a_picture(tmp_path: Path, monkeypatch: pytest.
     assert "they are not the paper's numbers" in (tmp_path / "found.md").read_text()
     with Image.open(tmp_path / "found.png") as picture:
         assert min(picture.size) > 200
+
+
+def test_the_committed_page_is_what_its_lines_and_the_evidence_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("docs/benchmarks")
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "paper_tables").symlink_to(ROOT / "paper_tables")
+    shutil.copy(ROOT / folder / "wrong_labels.jsonl", tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    wrong_labels_page.main([str(folder / "wrong_labels.jsonl"), "--scale", "small"])
+    assert (folder / "wrong_labels.md").read_text() == (ROOT / folder / "wrong_labels.md").read_text()
