@@ -67,10 +67,9 @@ def _collect(chosen: argparse.Namespace) -> None:
 
 def _pages(chosen: argparse.Namespace) -> None:
     for files in _made_pages(chosen):
-        paths = write_files((chosen.out or chosen.runs / "pages") / files.folder, files.contents)
         if chosen.command == "tables":
             print(files.page)
-        _print_files(paths)
+        _print_files(write_files((chosen.out or chosen.runs / "pages") / files.folder, files.contents))
 
 
 def _report(chosen: argparse.Namespace) -> None:

@@ -101,13 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     scale = load_scale(chosen.scale)
     results = read_results(load_spec("wrong_labels"), scale, open_source(Path("paper_tables") / FOLDER, scale))
-    lines = [json.loads(line) for line in chosen.lines.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in chosen.lines.read_bytes().splitlines()]
     before = [{"column": line["column"], "what": "as annotated", "right_after": line["right_before"]} for line in lines]
     mean = means([*before, *of_runs(results), *lines])
     shown = {heading: (mean[name] * factor).map(f"{{:{form}}}".format) for name, (heading, factor, form, _) in SHOWN.items()}
     texts = pd.DataFrame({"images": mean["column"], "list": mean["what"], **shown}).replace("nan", "").sort_values("images", kind="stable")
-    table, name = grid_lines(texts.columns.tolist(), texts.to_numpy().tolist(), left=2), chosen.lines.stem
-    made = f"Made by `python benchmarks/wrong_labels_page.py {chosen.lines} --scale {scale.name}`."
+    name = chosen.lines.stem
     page = [
         "# Finding wrong labels: runs and peers",
         "",
@@ -115,9 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         NOTES,
         f"![Average precision against CPU seconds]({name}.png)",
         "",
-        *table,
+        *grid_lines(texts.columns.tolist(), texts.to_numpy().tolist(), left=2),
         "",
-        made,
+        f"Made by `python benchmarks/wrong_labels_page.py {chosen.lines} --scale {scale.name}`.",
         "",
     ]
     write_files(chosen.lines.parent, {f"{name}.md": "\n".join(page).encode(), f"{name}.png": picture(mean)})

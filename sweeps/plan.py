@@ -255,18 +255,21 @@ class Graph:
 def with_evidence(plan: Plan, evidence: Path) -> Plan:
     """Return ``plan`` with those runs done that have no folder here and stand in the ``evidence`` of their scale.
 
-    So a new machine trains only what is missing. What a run reads of another one has to be in its folder all the same.
+    So a new machine trains only what is missing, and what is read by it.
 
     Raises:
         UserError: there is no such evidence.
     """
     try:
-        known = {json.loads(line)["run_id"] for line in (evidence / "runs.jsonl").read_text(encoding="utf-8").splitlines()}
+        known = {json.loads(line)["run_id"] for line in (evidence / "runs.jsonl").read_bytes().splitlines()}
     except OSError as error:
-        raise UserError(
-            f"--evidence {evidence}: {error.filename}: {error.strerror}. Name a folder such as paper_tables/evidence/small."
-        ) from error
-    runs = {name: replace(run, state="done") if run.state == "missing" and name in known else run for name, run in plan.runs.items()}
+        raise UserError(f"--evidence {error.filename}: {error.strerror}. Name a folder such as paper_tables/evidence/small.") from error
+    runs = dict(plan.runs)
+    for name, run in reversed(plan.runs.items()):
+        if run.state == "missing" and name in known:
+            runs[name] = replace(run, state="done")
+        elif run.state != "done":
+            known -= {*run.inputs}
     return replace(plan, runs=runs)
 
 

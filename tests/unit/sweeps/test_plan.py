@@ -189,12 +189,22 @@ def test_settings_keep_their_value_on_the_command_line(value: object) -> None:
     assert text == value or str(text).replace('\\"', '"') == value
 
 
+def test_what_a_missing_run_reads_is_trained_although_evidence_holds_it(folder: Path, tmp_path: Path) -> None:
+    plan = plan_of(folder)
+    reader = next(run for run in plan.runs.values() if run.inputs)
+    for known, state in ((plan.runs.keys() - {reader.run_id}, "missing"), (plan.runs.keys(), "done")):
+        (tmp_path / "runs.jsonl").write_text("".join(json.dumps({"run_id": name}) + "\n" for name in known))
+        runs = with_evidence(plan, tmp_path).runs
+        assert {runs[name].state for name in (reader.run_id, *reader.inputs)} == {state}
+        assert len([run for run in runs.values() if run.state == "missing"]) == (state == "missing") * (1 + len(reader.inputs))
+
+
 def test_runs_that_evidence_holds_are_done_unless_their_folder_says_otherwise(folder: Path, tmp_path: Path) -> None:
     plan = plan_of(folder)
     known, failed, other = list(plan.runs)[:3]
     (folder / failed).mkdir(parents=True)
     write_json(folder / failed / "status.json", {"state": "failed", "error": "x"})
-    (tmp_path / "runs.jsonl").write_text("".join(json.dumps({"run_id": name}) + "\n" for name in (known, failed)))
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps({"run_id": name}) + "\n" for name in plan.runs if name != other))
     runs = with_evidence(plan_of(folder), tmp_path).runs
     assert [runs[name].state for name in (known, failed, other)] == ["done", "failed", "missing"]
     with pytest.raises(UserError, match="--evidence .*nowhere"):
