@@ -265,6 +265,7 @@ def with_evidence(plan: Plan, evidence: Path) -> Plan:
     except OSError as error:
         raise UserError(f"--evidence {error.filename}: {error.strerror}. Name a folder such as paper_tables/evidence/small.") from error
     runs = dict(plan.runs)
+    # Readers come after what they read.
     for name, run in reversed(plan.runs.items()):
         if run.state == "missing" and name in known:
             runs[name] = replace(run, state="done")
