@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
-from typing_extensions import override
 
 from repro.config import registry
 from repro.errors import UserError
@@ -119,31 +116,12 @@ def _model(fields: Fields) -> str:
 @functools.cache
 def _forward_flops(model: str, side: int, size: registry.DatasetSize) -> float:
     """Return the FLOPs of a forward pass of one image, two for each multiply-accumulate."""
+    # Brings PyTorch's compiler along, which takes a second.
+    from torch.utils.flop_counter import FlopCounterMode
+
     settings, shape = json.loads(model), (size.image_shape[0], side, side)
     choice = registry.get("model", settings["name"])
-    counter = _Counter()
-    with torch.no_grad(), counter:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = choice.build(choice.config(**settings), num_classes=size.num_classes, image_shape=shape)
         network.eval()(torch.zeros(1, *shape))
-    return counter.flops
-
-
-class _Counter(TorchFunctionMode):
-    """Counts the FLOPs of products and convolutions, and leaves weights as their memory is.
-
-    It gives what :class:`torch.utils.flop_counter.FlopCounterMode` does, which imports PyTorch's compiler: seconds of each plan.
-    """
-
-    flops = 0.0
-
-    @override
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # The values of weights are of no interest, and millions of them take long to draw.
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            return args[0]
-        result = func(*args, **(kwargs or {}))
-        if func is nn.functional.conv2d:
-            self.flops += 2.0 * result.numel() * args[1][0].numel()
-        elif func in (nn.functional.linear, torch.bmm):
-            self.flops += 2.0 * result.numel() * args[0].shape[-1]
-        return result
+    return float(counter.get_total_flops())
