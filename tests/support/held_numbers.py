@@ -11,7 +11,8 @@ import json
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from markdown_blocks import ROOT
+
 PAGES = [ROOT / name for name in ("README.md", "docs/report.md", "docs/findings.md", "docs/deviations.md")]
 
 

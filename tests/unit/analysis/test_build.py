@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from markdown_blocks import ROOT
 from run_folders import done_run
 from two_specs import SPEC, TwoSpecs
 
@@ -110,7 +111,7 @@ def test_what_is_not_there_is_told_in_one_line(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_committed_pages_are_what_the_committed_evidence_makes(tmp_path: Path) -> None:
-    tables = Path(__file__).parents[3] / "paper_tables"
+    tables = ROOT / "paper_tables"
     environment = os.environ | {"LC_ALL": "C", "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     environment |= {"REPRO_DATA": str(tmp_path)}
     environment.pop("REPRO_TUNED", None)

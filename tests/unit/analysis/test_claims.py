@@ -11,6 +11,7 @@ import held_numbers
 import numpy as np
 import pytest
 import yaml
+from markdown_blocks import ROOT
 from run_folders import done_run, plan_by_hand
 from scipy.stats import t as student
 
@@ -23,7 +24,6 @@ from sweeps.scales import load_scale
 from sweeps.spec import load_spec
 from sweeps.yaml_files import SpecError
 
-ROOT = Path(__file__).resolve().parents[3]
 COLUMN = "CIFAR10, VGG16"
 TEST = {"spec": "table1", "rows": ["Ours (Instance)"], "over": ["Baseline"], "columns": [COLUMN]}
 CLAIM = {"id": "better", "claim": "Instance labels do better.", "source": "section 3", "direction": "higher", "tests": [TEST]}
@@ -351,6 +351,6 @@ def test_the_findings_have_the_numbers_of_the_pages() -> None:
 
 
 def test_a_scale_without_new_seeds_has_its_blocks_too() -> None:
-    evidence = Path(__file__).parents[3] / "paper_tables" / "evidence"
+    evidence = ROOT / "paper_tables" / "evidence"
     assert "| not run |" in short_block(load_scale("paper"), evidence, table=True)[2]
     assert not any("new seeds" in line for line in short_block(load_scale("paper"), evidence))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
+from markdown_blocks import ROOT
 from run_folders import Suite, csv_rows, done_run
 
 from analysis.build import make_files
@@ -148,7 +149,7 @@ def test_latex_has_every_cell_and_no_character_that_it_would_read_as_a_command(t
     assert lines[1] == r"Ours & \textbf{80.6 $\pm$ 0.2 $^{\dagger}$} & 60.5 $\pm$ 0.7 (2/3)"
     assert r"\caption{Beside. Half \% of it.}" in tex
     assert r" & A & 40\% \\" in tex
-    assert all(path.read_text().isascii() for path in (Path(__file__).parents[3] / "paper_tables").rglob("*.tex"))
+    assert all(path.read_text().isascii() for path in (ROOT / "paper_tables").rglob("*.tex"))
 
 
 def test_the_papers_recipes(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from markdown_blocks import ROOT
 from torch import Tensor
 
 from benchmarks import step
@@ -15,7 +15,6 @@ from benchmarks.step import Sizes, build, distance, movement, peak_mib
 from repro.engine.step import MetaBatch, StepResult
 from repro.training.loop import Training
 
-ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 SMALL = Sizes(("model=digits_cnn", "model.width=4"), batch=8, meta_batch=16, steps=2)
 

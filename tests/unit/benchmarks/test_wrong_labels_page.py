@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from markdown_blocks import ROOT
 from PIL import Image
 
 from benchmarks import wrong_labels_page
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def line(column: str, what: str, cpu_s: float, found: float, **more: float) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Every method has its page in docs/methods, which names its settings, and every page its method."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
+from markdown_blocks import ROOT
 
 from repro.config import registry
 
-FOLDER = Path(__file__).resolve().parents[4] / "docs" / "methods"
+FOLDER = ROOT / "docs" / "methods"
 
 
 @pytest.mark.parametrize("name", registry.choices("method"))
@@ -20,7 +20,7 @@ def test_a_method_has_a_page_that_names_its_settings_and_its_tests(name: str) ->
     named = [part.split("`")[0] for part in text.split("`tests/")[1:]]
     assert named
     for part in named:
-        assert (FOLDER.parents[1] / "tests" / part).exists(), part
+        assert (ROOT / "tests" / part).exists(), part
 
 
 def test_no_page_is_left_of_a_method_that_is_gone() -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from markdown_blocks import ROOT
 
 from repro.metric_names import MAX_CLASS_SERIES, METRICS, NOT_IN_ROWS
 from repro.tracker.__main__ import _parser
@@ -14,7 +15,7 @@ from repro.tracker.contents import mismatch
 from repro.tracker.mirror import WandbTracker, isolate
 from repro.tracker.pictures import heatmap
 
-PAGE = (Path(__file__).parents[4] / "docs" / "wandb.md").read_text()
+PAGE = (ROOT / "docs" / "wandb.md").read_text()
 
 
 def test_what_the_client_keeps_is_open_to_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
