@@ -73,14 +73,15 @@ def picture(mean: pd.DataFrame) -> bytes:
     """Return average precision against CPU seconds as PNG, a panel a column."""
     mean = mean.dropna(subset="cpu_s")
     columns = list(dict.fromkeys(mean["column"]))
-    markers = dict(zip(mean["series"].unique(), "osDv^<>P*Xdhp", strict=False))
+    # A panel may lack some of them.
+    styles = {series: {"marker": "osDv^<>P*Xdhp"[index], "color": f"C{index}"} for index, series in enumerate(mean["series"].unique())}
     with matplotlib.style.context(STYLES, after_reset=True):
         lines = -(-len(columns) // 4)
         figure = Figure(figsize=(10, 1 + 2.4 * lines), layout="constrained")
         panels = figure.subplots(lines, -(-len(columns) // lines), squeeze=False, sharex=True).ravel()
         for axes, column in zip(panels, columns, strict=False):
             for series, found in mean[mean["column"] == column].groupby("series", sort=False):
-                axes.plot(found["cpu_s"], 100 * found["average_precision"], marker=markers[series], label=series)
+                axes.plot(found["cpu_s"], 100 * found["average_precision"], label=series, **styles[series])
             axes.set_title(column, fontsize=8)
         ticks = [lead * 10**power for power in range(5) for lead in (1, 2, 5)]
         panels[0].set_xscale("log")

@@ -36,7 +36,12 @@ def test_a_line_for_each_list_and_a_picture(tmp_path: Path, monkeypatch: pytest.
     path.write_text(
         "".join(json.dumps(each) + "\n" for each in [*lines, line("A", "X and Y", 300.0, 0.8), line("A", "X and Y", 100.0, 0.9)])
     )
+    figures = []
+    saved = wrong_labels_page.saved
+    monkeypatch.setattr(wrong_labels_page, "saved", lambda figure: figures.append(figure) or saved(figure))
     wrong_labels_page.main([str(path), "--scale", "small"])
+    colors = [{line.get_label(): line.get_color() for line in axes.lines} for axes in figures[0].axes]
+    assert colors[0]["cleanlab, by epochs"] == colors[1]["cleanlab, by epochs"] != colors[0]["One-hot"]
     page = [[cell.strip() for cell in row.strip("|").split("|")] for row in (tmp_path / "found.md").read_text().splitlines() if "|" in row]
     assert page[2:] == [
         ["A", "as annotated", "", "", "", "", "60.0"],
