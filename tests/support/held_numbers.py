@@ -1,7 +1,8 @@
 """The numbers that docs repeat, each a reference such as ``[+6.8 (6.3 to 7.4)][noise]``, whose definition says where it stands.
 
 Below the page, ``[noise]: ../paper_tables/claims.csv "noise_over_one_hot"`` names a claim or a comparison of the scale small,
-``... "verdict of noise_over_one_hot"`` its verdict, ``../paper_tables/small/table6.md "L2RW [18] | CIFAR10, 40%"`` a cell, and
+``... "verdict of noise_over_one_hot"`` its verdict, ``../paper_tables/small/table6.md "L2RW [18] | CIFAR10, 40%"`` a cell,
+``../sweeps/tuned/small.yaml "rate_of_simplex | 15.0"`` the validation accuracy (%) at a label learning rate that was tried, and
 ``../paper_tables/evidence/small/runs.jsonl "runs"`` or ``"core-hours"`` what all runs are. ``python tests/support/held_numbers.py`` puts
 in what stands there now.
 """
@@ -11,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from markdown_blocks import ROOT
 
 PAGES = [ROOT / name for name in ("README.md", "docs/report.md", "docs/findings.md", "docs/deviations.md")]
@@ -22,6 +24,13 @@ def stands(path: Path, title: str) -> str:
         runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         seconds = sum(run["cost"]["wall_s"] * (run["provenance"].get("threads") or 1) for run in runs)
         return f"{len(runs):,}" if title == "runs" else f"{seconds / 3600:.0f}"
+    if path.suffix == ".yaml":
+        tuning, rate = title.split(" | ")
+        tuned = yaml.safe_load(path.read_text(encoding="utf-8"))["tuned"]
+        points = {
+            point["values"]["method.learning_rate"]: point["score"] for one in tuned if one["name"] == tuning for point in one["grid"]
+        }
+        return f"{100 * points[float(rate)]:.1f}"
     if path.suffix == ".md":
         cells = rows(path.with_suffix(".cells.csv"))
         return next(cell["text"] for cell in cells if f"{cell['row']} | {cell['column']}" == title)
