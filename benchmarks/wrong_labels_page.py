@@ -39,11 +39,12 @@ SHOWN = {
 }
 
 NOTES = """\
-Means over the seeds. *missed* is the share of wrong labels that is not found where as many images are flagged as are wrong (false negative
-rate); *right labels* those after relabelling by the rule of each. A CPU second is one of one thread, with two runs at a time; in a list of
-several runs it is the sum of theirs. Instance labels, L2RW and Meta-Weight-Net read the clean meta images while they train, and the rule
-for relabelling is chosen on them; the peers train on them as further images, where there are others to choose the number of epochs on.
-Co-teaching is told the share of wrong labels. *chosen* is the number of epochs whose networks predict the clean validation images best.
+Means over the seeds that are done; a list that is not there has not run. *missed* is the share of wrong labels that is not found where as
+many images are flagged as are wrong (false negative rate); *right labels* those after relabelling by the rule of each. A CPU second is one
+of one thread, with two runs at a time; in a list of several runs it is the sum of theirs. Instance labels, L2RW and Meta-Weight-Net read
+the clean meta images while they train, and the rule for relabelling is chosen on them; the peers train on them as further images, where
+there are others to choose the number of epochs on. Co-teaching is told the share of wrong labels. *chosen* is the number of epochs whose
+networks predict the clean validation images best.
 """
 
 
