@@ -18,7 +18,7 @@ from analysis.reading.images import Classes, dataset_of
 from analysis.reading.runs import Record, read_record
 from repro.data.types import RawDataset
 from repro.errors import UserError, first_of
-from repro.labels.doubt import Floats, Rule, choose_rule, corrected, likeliest_others, own, ranking, read_predictions
+from repro.labels.doubt import Floats, Rule, choose_rule, corrected, likeliest_others, mean_of, own, ranking, read_predictions
 
 #: How much a run counts that predicts clean images worse than another one: only where no other run was trained on the image.
 _LITTLE = 1e-6
@@ -41,8 +41,8 @@ class Doubts:
         agreement: share of the runs, as they count, for which the suggested class is the likeliest other one, too.
         own: mean probability of the annotated class.
         other: mean probability of the suggested class.
-        rule: how labels are changed: that of the run which shows the largest gain, of those that are not ``worse``.
-        rule_of: the id of this run.
+        rule: how labels are changed: that which shows the largest gain, of runs that are not ``worse``.
+        rule_of: the ids of these runs, by whose mean labels are changed: several where their images are the same.
         worse: the ids of the runs that predict clean images clearly worse than another one and hardly count in the order.
         corrected: classes after the rule.
         true: classes in truth; ``None`` where nobody knows them, which is so where the runs put no noise on labels.
@@ -58,7 +58,7 @@ class Doubts:
     own: Floats
     other: Floats
     rule: Rule
-    rule_of: str
+    rule_of: list[str]
     worse: list[str]
     corrected: Classes
     true: Classes | None
@@ -83,8 +83,8 @@ class Doubts:
             return f"No label is changed: on {tried}, no rule repairs clearly more than it spoils."
         return (
             f"{(self.corrected != self.annotated).sum()} labels are changed: where another class is more than {rule.factor:.3g} times as "
-            f"probable as the annotated one in {self.rule_of}. On {tried}, that adds {rule.gain:.2%} of right labels "
-            f"(standard error {rule.error:.2%})."
+            f"probable as the annotated one, over all visits of {first_of(self.rule_of)}. On {tried}, that adds {rule.gain:.2%} of right "
+            f"labels (standard error {rule.error:.2%})."
         )
 
     def found(self) -> dict[str, float]:
@@ -117,7 +117,7 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
             raise UserError(f"{record['place']} was trained on another dataset, or another part of it, than {records[0]['place']}.")
     positions = np.unique(np.concatenate([run.indices for run in runs]))
     annotated, probabilities = np.full(len(positions), -1), np.zeros((len(positions), raw.num_classes))
-    scores, count = np.zeros(len(positions)), np.zeros(len(positions))
+    scores, count, agreement = np.zeros((3, len(positions)))
     places = [np.searchsorted(positions, run.indices) for run in runs]
     # Where one class is mistaken for one other, a network that learns the mistake ranks worse than chance, and no average mends that.
     accuracies = [run.clean_accuracy.max(initial=0.0) for run in runs]
@@ -134,15 +134,18 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
         scores[place] += weight * (1.0 - (rankdata(run.margins) - 0.5) / len(place))
         count[place] += weight
     probabilities, scores = probabilities / count[:, None], scores / count
-    others = likeliest_others(probabilities)
-    suggested, agreement = own(others, annotated), np.zeros(len(positions))
+    suggested = own(likeliest_others(probabilities), annotated)
     for _, run, place, weight in weighted:
         agreement[place] += weight * (own(likeliest_others(run.probabilities), run.observed) == suggested[place])
-    # Means over the runs would be of other networks than the predictions of the clean images.
-    rules = [choose_rule(run) for run in runs]
-    chosen = int(np.argmax(np.where(worse, -1.0, [rule.gain - rule.error for rule in rules])))
-    after = annotated.copy()
-    after[places[chosen]] = corrected(runs[chosen], rules[chosen])
+    after, keys = annotated.copy(), [(run.indices.tobytes(), run.clean_labels.tobytes(), len(run.clean_accuracy)) for run in runs]
+    ruled = []
+    # A mean needs the same clean images, which none of its networks was trained on.
+    for key in dict.fromkeys(keys):
+        if group := [number for number, other in enumerate(keys) if other == key and not worse[number]]:
+            mean = mean_of([runs[number] for number in group])
+            ruled.append((group, mean, choose_rule(mean)))
+    group, mean, rule = max(ruled, key=lambda of: of[2].gain - of[2].error)
+    after[places[group[0]]] = corrected(mean, rule)
     order, rows = np.argsort(-scores, kind="stable"), raw.rows_of(positions)
     return Doubts(
         records=records,
@@ -154,8 +157,8 @@ def find_doubts(folders: Sequence[Path]) -> Doubts:
         agreement=(agreement / count)[order],
         own=own(probabilities, annotated)[order],
         other=own(probabilities, suggested)[order],
-        rule=rules[chosen],
-        rule_of=str(records[chosen]["run_id"]),
+        rule=rule,
+        rule_of=[records[number]["run_id"] for number in group],
         worse=[record["run_id"] for record, *_, weight in weighted if weight < 1.0],
         corrected=after[order],
         true=None if records[0]["fields"]["noise.name"] == "none" else raw.train.labels[rows[order]],

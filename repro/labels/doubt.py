@@ -12,7 +12,8 @@ labels that would be changed is taken over to the training images, not the ratio
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +80,12 @@ def parse(content: bytes) -> MeanPredictions:
     fields: dict[str, Any] = {name: kept.get(name, np.empty(0)) for name in MeanPredictions.__dataclass_fields__}
     floats = {name: values.astype(np.float64) for name, values in fields.items() if values.dtype.kind == "f"}
     return MeanPredictions(**fields | floats | ({} if "trust" in kept else {"trust": None}))
+
+
+def mean_of(runs: Sequence[MeanPredictions]) -> MeanPredictions:
+    """Return the mean predictions of ``runs`` of the same training and clean images and as many epochs; the rest is that of the first."""
+    names = ("probabilities", "clean_probabilities", "clean_accuracy", "train_accuracy")
+    return replace(runs[0], **{name: np.mean([getattr(run, name) for run in runs], axis=0) for name in names})
 
 
 def own(values: npt.NDArray[Kind], classes: Labels) -> npt.NDArray[Kind]:

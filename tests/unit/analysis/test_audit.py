@@ -64,10 +64,19 @@ def test_several_runs_are_one_list_of_all_their_images(tmp_path: Path) -> None:
     assert both.worse == ["bad"]
     # Nor does it correct anything, as it would by itself.
     assert find_doubts([bad]).rule.factor is not None
-    assert both.rule_of == "good"
+    assert both.rule_of == ["good"]
     assert "alone make the order and the rule: bad." in both.in_words()
     assert len(both.rows) == 30
     assert find_doubts([good]).worse == []
+    # Runs of the same images correct by their mean: a label that only one of them would spoil stays.
+    shown = np.where(np.isin(np.arange(30), [4, 5, 6]), (true + 1) % 10, true)
+    alike = []
+    for spoilt in (2, 7):
+        mistaken = np.where(np.arange(30) == spoilt, (true + 1) % 10, true)
+        alike.append(doubted_run(tmp_path / f"{spoilt}", np.arange(30), shown, np.eye(10)[mistaken] * 0.8 + 0.02, NOISY, **clean(0.8, 0.8)))
+    for found, changed in ((find_doubts(alike[:1]), [2, 4, 5, 6]), (find_doubts(alike), [4, 5, 6])):
+        assert sorted(found.rows[found.corrected != found.annotated]) == changed
+    assert "as probable as the annotated one, over all visits of 2, 7." in found.in_words()
     other = doubted_run(tmp_path / "other", [4], true[[4]], probabilities[[4]], NOISY)
     with pytest.raises(UserError, match=r"other: its images are annotated otherwise than those of .*20\. Noise is drawn anew"):
         find_doubts([runs[0], other])
