@@ -2,9 +2,10 @@
 
 Below the page, ``[noise]: ../paper_tables/claims.csv "noise_over_one_hot"`` names a claim or a comparison of the scale small,
 ``... "verdict of noise_over_one_hot"`` its verdict, ``../paper_tables/small/table6.md "L2RW [18] | CIFAR10, 40%"`` a cell,
-``../sweeps/tuned/small.yaml "rate_of_simplex | 15.0"`` the validation accuracy (%) at a label learning rate that was tried, and
-``../paper_tables/evidence/small/runs.jsonl "runs"`` or ``"core-hours"`` what all runs are. ``python tests/support/held_numbers.py`` puts
-in what stands there now.
+``../sweeps/tuned/small.yaml "rate_of_simplex | 15.0"`` the validation accuracy (%) at a label learning rate that was tried,
+``../paper_tables/evidence/small/runs.jsonl "runs"`` or ``"core-hours"`` what all runs are, and
+``benchmarks/wrong_labels.md "CIFAR10N, worst | One-hot | AUROC (%)"`` a cell of the benchmark's page.
+``python tests/support/held_numbers.py`` puts in what stands there now.
 """
 
 import csv
@@ -31,6 +32,10 @@ def stands(path: Path, title: str) -> str:
             point["values"]["method.learning_rate"]: point["score"] for one in tuned if one["name"] == tuning for point in one["grid"]
         }
         return f"{100 * points[float(rate)]:.1f}"
+    if path.parent.name == "benchmarks":
+        images, what, column = title.split(" | ")
+        table = csv.DictReader(re.findall(r"^\|.*", re.sub(r" *\| *", "|", path.read_text()), re.MULTILINE), delimiter="|")
+        return next(row[column] for row in table if [row["images"], row["list"]] == [images, what])
     if path.suffix == ".md":
         cells = rows(path.with_suffix(".cells.csv"))
         return next(cell["text"] for cell in cells if f"{cell['row']} | {cell['column']}" == title)
