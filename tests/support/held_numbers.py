@@ -35,7 +35,7 @@ def stands(path: Path, title: str) -> str:
     if path.parent.name == "benchmarks":
         images, what, column = title.split(" | ")
         table = csv.DictReader(re.findall(r"^\|.*", re.sub(r" *\| *", "|", path.read_text()), re.MULTILINE), delimiter="|")
-        return next(row[column] for row in table if [row["images"], row["list"]] == [images, what])
+        return next(row[column] for row in table if [row["images"], row["list"].removesuffix(", chosen")] == [images, what])
     if path.suffix == ".md":
         cells = rows(path.with_suffix(".cells.csv"))
         return next(cell["text"] for cell in cells if f"{cell['row']} | {cell['column']}" == title)
