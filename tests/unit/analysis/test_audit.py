@@ -41,8 +41,8 @@ def test_images_of_ones_own_are_listed_by_file_and_what_is_corrected_is_read_bac
 
 def test_several_runs_are_one_list_of_all_their_images(tmp_path: Path) -> None:
     true = digits().train.labels[:30]
-    wrong = (true + 1) % 10
-    observed = np.where(np.arange(30) == 4, wrong, true)
+    every, wrong = np.arange(30), (true + 1) % 10
+    observed = np.where(every == 4, wrong, true)
     runs = []
     for rows, suggested, sure in ((np.arange(20), true[4], 0.8), (np.arange(2, 30), (true[4] + 2) % 10, 0.6)):
         probabilities = np.eye(10)[true] * 0.8 + 0.02
@@ -50,28 +50,31 @@ def test_several_runs_are_one_list_of_all_their_images(tmp_path: Path) -> None:
         runs.append(doubted_run(tmp_path / str(len(rows)), rows, observed[rows], probabilities[rows], NOISY))
     doubts = find_doubts(runs)
     assert (doubts.rows[0], doubts.annotated[0], doubts.suggested[0], doubts.true[0]) == (4, observed[4], true[4], true[4])
+    assert doubts.scores[0] < 1.0
     # Half of the runs suggest it; they keep no predictions of clean images.
     assert doubts.agreement[0] == 0.5
     assert "No label is changed: the runs kept no predictions of clean images" in doubts.in_words()
     assert doubts.by_rank() == [(1, 1.0, 1.0), (10, 0.1, 1.0), (20, 0.05, 1.0)]
     # What a run knows that predicts clean images worse hardly counts.
-    mistaken = np.where(np.isin(np.arange(30), [2, 7, 12, 17]), wrong, observed)
-    bad = doubted_run(tmp_path / "bad", np.arange(30), observed, np.eye(10)[mistaken] * 0.8 + 0.02, NOISY, **clean(0.3, sure=0.8))
+    mistaken = np.where(np.isin(every, [2, 7, 12, 17]), wrong, observed)
+    bad = doubted_run(tmp_path / "bad", every, observed, np.eye(10)[mistaken] * 0.8 + 0.02, NOISY, **clean(0.3, sure=0.8))
     good = doubted_run(tmp_path / "good", np.arange(20), observed[:20], probabilities[:20], NOISY, **clean(0.8))
     both = find_doubts([bad, good])
     assert both.rows[0] == 4
     assert both.scores[1] < 0.5
     # Nor does it correct anything, as it would by itself.
     assert find_doubts([bad]).rule.factor is not None
-    assert (both.worse, both.rule_of) == (["bad"], ["good"])
+    assert both.worse + both.rule_of == ["bad", "good"]
     assert "alone make the order and the rule: bad." in both.in_words()
+    assert len(both.rows) == 30
+    assert find_doubts([good]).worse == []
     # Runs of the same images correct by their mean: a label that only one of them would spoil stays.
-    shown = np.where(np.isin(np.arange(30), [4, 5, 6]), wrong, true)
+    shown = np.where(every // 3 == 1, wrong, true)
     alike = []
     for spoilt in (2, 7):
-        mistaken = np.where(np.arange(30) == spoilt, wrong, true)
-        alike.append(doubted_run(tmp_path / f"{spoilt}", np.arange(30), shown, np.eye(10)[mistaken] * 0.8 + 0.02, NOISY, **clean(0.8, 0.8)))
-    for found, changed in ((find_doubts(alike[:1]), [2, 4, 5, 6]), (find_doubts(alike), [4, 5, 6])):
+        mistaken = np.where(every == spoilt, wrong, true)
+        alike.append(doubted_run(tmp_path / str(spoilt), every, shown, np.eye(10)[mistaken] * 0.8 + 0.02, NOISY, **clean(0.8, 0.8)))
+    for found, changed in ((find_doubts(alike[:1]), [2, 3, 4, 5]), (find_doubts(alike), [3, 4, 5])):
         assert sorted(found.rows[found.corrected != found.annotated]) == changed
     assert "as probable as the annotated one, over all visits of 2, 7." in found.in_words()
     other = doubted_run(tmp_path / "other", [4], true[[4]], probabilities[[4]], NOISY)
@@ -99,6 +102,7 @@ def test_a_real_run_keeps_what_its_network_makes_of_clean_images(tmp_path: Path,
     assert found["average_precision"] == pytest.approx(average_precision_score(wrong, doubts.scores))
     assert found["auroc"] == pytest.approx(roc_auc_score(wrong, doubts.scores)) == final["doubt/auroc"]
     assert final["doubt/right_labels"] == found["right_after"]
+    assert "doubt/trust_auroc" in final
     assert f"right after {(doubts.corrected == doubts.true).mean():.3f}" in said
     page = tmp_path / "runs" / "pages" / run.name / "audit.html"
     shown = json.loads(page.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0])
